@@ -1,0 +1,1 @@
+"""The Typer app: flags to settings to one recipe."""

@@ -1,0 +1,1 @@
+"""Loading, tokenizers, attention and loss."""

@@ -1,0 +1,1 @@
+"""Progress, plots and summaries."""

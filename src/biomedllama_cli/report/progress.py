@@ -1,0 +1,76 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Show how far a long job is, how fast it goes and what is left.
+
+    Args:
+        description: what is being done.
+        total: units of work in all, or None when unknown.
+        unit: name of one unit, plural.
+        every_seconds: least time between two lines when stderr is not a terminal.
+    """
+
+    def __init__(
+        self, description: str, total: float | None, unit: str, *, every_seconds: float = 30.0
+    ) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._every_seconds = every_seconds
+        self._done = 0.0
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        """Start the clock and, on a terminal, the bar."""
+        self._start = self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._description, total=self._total, note="")
+        return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Add finished units; `note` is shown beside them (loss, speed)."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif time.monotonic() - self._last_line >= self._every_seconds:
+            self._last_line = time.monotonic()
+            logger.info("%s", self._line(note))
+
+    def _line(self, note: str) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        speed = self._done / seconds
+        text = f"{self._description}: {self._done:,.0f}"
+        if self._total:
+            left = (self._total - self._done) / speed if speed else float("inf")
+            text += f" of {self._total:,.0f} {self._unit}, {speed:,.1f}/s, {left:,.0f} s left"
+        else:
+            text += f" {self._unit}, {speed:,.1f}/s"
+        return f"{text}  {note}".rstrip()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,141 @@
+"""Settings of `biomedllama pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from biomedllama_cli.settings.base import Settings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class BatchSettings(Settings):
+    """How tokens are grouped into steps."""
+
+    sequence_length: PositiveInt = 2048
+    """Length of one packed sequence (in tokens)."""
+    micro_batch_size: PositiveInt = 1
+    """Sequences one rank forwards at once (in sequences)."""
+    global_batch_size: PositiveInt = 64
+    """Sequences per optimizer step, summed over all ranks (in sequences)."""
+
+
+class DurationSettings(Settings):
+    """How long to train."""
+
+    epochs: PositiveFloat = 1.0
+    """Passes over the training sequences (in epochs)."""
+    max_steps: PositiveInt | None = None
+    """Stop after this many optimizer steps (in steps), whatever the epochs say."""
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    peak_learning_rate: PositiveFloat = 3e-5
+    """Learning rate at the end of the warm-up."""
+    adam_beta1: Fraction = 0.9
+    """Decay of the first moment."""
+    adam_beta2: Fraction = 0.95
+    """Decay of the second moment."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Term added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay; vectors (norms, biases) have none unless `decay_vectors`."""
+    decay_vectors: bool = False
+    """Apply weight decay to vectors as well."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this global L2 norm."""
+
+
+class ScheduleSettings(Settings):
+    """Cosine with linear warm-up."""
+
+    warmup_fraction: Fraction = 0.03
+    """Share of all steps spent warming up (a fraction)."""
+    warmup_steps: NonNegativeInt | None = None
+    """Warm-up in steps; takes the place of `warmup_fraction`."""
+    final_learning_rate_fraction: Fraction = 0.1
+    """Learning rate at the last step as a fraction of the peak."""
+
+
+class NumericsSettings(Settings):
+    """Precision, attention and memory."""
+
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of the forward and backward passes; weights and optimizer states stay fp32."""
+    tf32: bool = True
+    """Allow TF32 matrix products on CUDA."""
+    attention: Literal["auto", "xformers", "sdpa", "eager"] = "auto"
+    """Attention implementation; auto takes xformers where CUDA and its operator are there, else sdpa."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+class ParallelSettings(Settings):
+    """Processes and the device mesh."""
+
+    num_processes: PositiveInt | None = None
+    """Processes on this node (in processes) [default: one per GPU, or one]."""
+    dp_replicate_size: PositiveInt | None = None
+    """Copies of the sharded model, across nodes [default: number of nodes]."""
+    dp_shard_size: PositiveInt | None = None
+    """Ranks one copy is sharded over, inside a node [default: processes per node]."""
+    reshard_after_forward: bool = True
+    """Free gathered parameters between forward and backward; off is hybrid ZeRO-2."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to train on; auto takes CUDA where it is there."""
+    data_workers: NonNegativeInt = 0
+    """Loader processes per rank (in processes)."""
+
+
+class CheckpointSettings(Settings):
+    """Saving."""
+
+    save_every_steps: PositiveInt = 1000
+    """Steps between checkpoints (in steps); the last step is always saved."""
+    keep_checkpoints: PositiveInt = 3
+    """Newest checkpoints kept (in checkpoints)."""
+
+
+class MonitorSettings(Settings):
+    """Validation and metrics."""
+
+    validate_every_steps: PositiveInt = 500
+    """Steps between validations (in steps); the first and the last step are always validated."""
+    validation_sequences: PositiveInt | None = None
+    """Validation sequences used (in sequences) [default: all]."""
+    log_every_steps: PositiveInt = 10
+    """Steps between metric lines on the terminal (in steps); metrics.jsonl has every step."""
+    peak_flops: PositiveFloat | None = None
+    """Peak FLOP/s of one device for MFU [default: known for A100, H100 and H200, else MFU is not shown]."""
+
+
+class PretrainSettings(Settings):
+    """Train a causal language model further (or from scratch) on a prepared corpus."""
+
+    workspace: Path = Path(".")
+    """Folder that holds `corpora/` and `runs/`."""
+    corpus: Path | None = None
+    """Folder written by `prepare` [default: the newest one in the workspace]."""
+    model: str = "huggyllama/llama-7b"
+    """Hub id, local folder, or `scratch:NAME` for a named small configuration with random weights."""
+    output_dir: Path | None = None
+    """Run folder [default: runs/pretrain-CORPUS in the workspace]."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of sequences."""
+    resume: str = "auto"
+    """auto continues the newest checkpoint of the run folder, never refuses one, or a checkpoint's path."""
+    overwrite: bool = False
+    """Replace a run folder that holds another run."""
+    batch: BatchSettings = BatchSettings()
+    duration: DurationSettings = DurationSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    numerics: NumericsSettings = NumericsSettings()
+    parallel: ParallelSettings = ParallelSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    monitor: MonitorSettings = MonitorSettings()

@@ -1,0 +1,1 @@
+"""Medical questions as one record each."""
