@@ -77,7 +77,9 @@ def main() -> int:
     gain = 1 - after / unigram
     (questions,) = evaluated["results"]
     accuracy = questions["accuracy"]
-    next_command = f"biomedllama evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
+    next_command = (
+        f"biomedllama evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
+    )
     print(f"""
 What happened, in {time.monotonic() - started:.0f} s
   text          {prepared["documents"]["kept"]} open-access papers, {prepared["tokens"]["train"]:,} training tokens
@@ -91,7 +93,9 @@ What happened, in {time.monotonic() - started:.0f} s
   checkpoint    {pretrained["checkpoint"]}
 Next, try: {next_command}""")
     if gain < REQUIRED_GAIN:
-        print(f"CHECK FAILED: {gain:.1%} below the unigram model, {REQUIRED_GAIN:.0%} wanted", file=sys.stderr)
+        print(
+            f"CHECK FAILED: {gain:.1%} below the unigram model, {REQUIRED_GAIN:.0%} wanted", file=sys.stderr
+        )
         return 1
     print(f"CHECK PASSED: at least {REQUIRED_GAIN:.0%} below the unigram model")
     return 0
