@@ -1,0 +1,40 @@
+"""PubMedQA in the schema of `ori_pqal.json` and in the hub's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.tasks.question import Question
+from biomedllama_cli.tasks.records import Record
+
+LABELS = ("yes", "no", "maybe")
+
+
+def iter_pubmedqa(records: Iterable[Record]) -> Iterator[Question]:
+    """Turn PubMedQA records into questions whose context is the abstract's parts joined by newlines.
+
+    Raises:
+        DataError: a field is missing or does not fit.
+    """
+    for record in records:
+        original = "QUESTION" in record.fields
+        contexts: Any = record.field("CONTEXTS" if original else "context")
+        if isinstance(contexts, dict):
+            contexts = contexts.get("contexts")
+        if (
+            not isinstance(contexts, list)
+            or not all(isinstance(part, str) for part in contexts)
+            or not contexts
+        ):
+            name = "CONTEXTS" if original else "context.contexts"
+            raise DataError(f"{record.where}: field `{name}` must be a list of texts")
+        label = record.text("final_decision")
+        if label not in LABELS:
+            raise DataError(
+                f"{record.where}: field `final_decision` is {label!r}; it must be yes, no or maybe"
+            )
+        identifier = record.fields.get("pubid", record.key)
+        question = record.text("QUESTION" if original else "question")
+        yield Question(str(identifier), question, LABELS, LABELS.index(label), "\n".join(contexts))

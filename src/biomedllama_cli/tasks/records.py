@@ -1,0 +1,188 @@
+"""Read records from local files strictly: what cannot be read is named by file, line and field."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from biomedllama_cli.errors import DataError
+
+_CHUNK_BYTES = 1 << 20
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet", ".txt")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One raw record: where it stands (for messages), its key or row number, and its fields."""
+
+    where: str
+    key: str
+    fields: Mapping[str, Any]
+
+    def text(self, field: str) -> str:
+        """Return a field that must be text with something in it.
+
+        Raises:
+            DataError: the field is missing, is not text or is blank.
+        """
+        value = self.field(field)
+        if not isinstance(value, str):
+            raise DataError(f"{self.where}: field `{field}` is {type(value).__name__}; it must be text")
+        if not value.strip():
+            raise DataError(f"{self.where}: field `{field}` is blank; it must be text with something in it")
+        return value
+
+    def field(self, field: str) -> Any:
+        """Return a field that must be there.
+
+        Raises:
+            DataError: the record has no such field.
+        """
+        if field not in self.fields:
+            raise DataError(
+                f"{self.where}: field `{field}` is missing",
+                f"The record has: {', '.join(map(str, self.fields))}.",
+            )
+        return self.fields[field]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def iter_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a .jsonl, .json, .parquet (or gzip or zstd compressed) or .txt file in order.
+
+    A JSON object of objects (`ori_pqal.json`) gives one record per key; a JSON file that holds one object
+    per line (the original MedMCQA release) is read as lines; a .txt file is one record with a `text`.
+
+    Raises:
+        DataError: the file is missing, of another kind, or a record of it cannot be read.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path}: there is no such file", "Give --data TASK=FILE the path of an existing file."
+        )
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        yield from _iter_parquet(path)
+    elif name.endswith(".txt"):
+        yield Record(str(path), "0", {"text": _decode(path.read_bytes(), str(path))})
+    elif name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".json")):
+        yield from _iter_json(path)
+    else:
+        raise DataError(f"{path}: files of this kind are not read", f"Readable: {', '.join(SUFFIXES)}.")
+
+
+def _iter_json(path: Path) -> Iterator[Record]:
+    if ".json" in path.suffixes:
+        whole = _decode(b"".join(_iter_bytes(path)), str(path))
+        try:
+            content = json.loads(whole)
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # one object per line under the name .json
+                raise DataError(f"{path} line {error.lineno}: not valid JSON ({error.msg})") from error
+        else:
+            yield from _iter_whole(path, content)
+            return
+    row = 0
+    for number, line in enumerate(_iter_lines(path), start=1):
+        where = f"{path} line {number}"
+        text = _decode(line, where)
+        if not text.strip():
+            continue
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+        yield Record(where, str(row), _checked_object(fields, where))
+        row += 1
+
+
+def _iter_whole(path: Path, content: Any) -> Iterator[Record]:
+    if isinstance(content, list):
+        for row, fields in enumerate(content):
+            where = f"{path} entry {row}"
+            yield Record(where, str(row), _checked_object(fields, where))
+    elif isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
+        for key, fields in content.items():
+            yield Record(f"{path} entry {key}", key, fields)
+    else:  # a single record on a single line
+        yield Record(f"{path} line 1", "0", _checked_object(content, str(path)))
+
+
+def _checked_object(fields: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: a record is {type(fields).__name__}; it must be an object with fields")
+    return fields
+
+
+def _iter_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        row = 0
+        for batch in pq.ParquetFile(path).iter_batches():
+            for fields in batch.to_pylist():
+                yield Record(f"{path} row {row}", str(row), fields)
+                row += 1
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start} is not UTF-8") from error
+
+
+def _iter_lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    for chunk in _iter_bytes(path):
+        # Split at \n only: str.splitlines would also break at characters that JSON strings may hold.
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _iter_bytes(path: Path) -> Iterator[bytes]:
+    if path.suffix.lower() == ".zst":
+        yield from _iter_zstandard(path)
+        return
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip stream is broken or cut short ({error})") from error
+
+
+def _iter_zstandard(path: Path) -> Iterator[bytes]:
+    # The stream reader of the library takes a truncated frame for the end of the file; this loop does not.
+    frame = None
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK_BYTES):
+                while data:
+                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                    yield frame.decompress(data)
+                    data = frame.unused_data if frame.eof else b""
+                    frame = None if frame.eof else frame
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path}: the zstd stream is broken ({error})") from error
+    if frame is not None:
+        raise DataError(f"{path}: the zstd stream is cut short")
