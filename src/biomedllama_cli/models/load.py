@@ -1,0 +1,308 @@
+"""Load a causal language model from the hub, a folder, or a named configuration with random weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from biomedllama_cli.errors import ModelError, UnavailableError
+from biomedllama_cli.models.attention import register_xformers, resolve_attention
+
+__all__ = ["ModelDescription", "describe_model", "load_model", "resolve_attention"]
+
+logger = logging.getLogger(__name__)
+
+SCRATCH_PREFIX = "scratch:"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The facts of a model that a report prints.
+
+    Attributes:
+        architecture: class name, as in `config.json`.
+        parameters: all of them, tied ones once.
+        parameters_without_embeddings: without the input table and an untied output table.
+        matmul_parameters: those that multiply: all but an untied input table (N of the FLOPs formula).
+        layers: decoder layers.
+        hidden_size: width of the residual stream.
+        attention_size: query heads x head size, the width that enters the attention products.
+        vocabulary_size: rows of the input table (padding rows included).
+    """
+
+    architecture: str
+    parameters: int
+    parameters_without_embeddings: int
+    matmul_parameters: int
+    layers: int
+    hidden_size: int
+    attention_size: int
+    vocabulary_size: int
+
+
+def load_model(
+    source: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    vocabulary_size: int | None = None,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Load a causal language model; of a multimodal one, its text part.
+
+    The result is a plain transformers model: `save_pretrained` writes a text-only folder.
+
+    Args:
+        source: hub id, local folder, or `scratch:NAME` for a named LLaMA shape with random weights.
+        dtype: of the weights.
+        attention: `sdpa`, `eager` or `xformers` (an answer of `resolve_attention`).
+        vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
+            at least as many.
+        bos_id: written into the configuration of a `scratch:` model.
+        eos_id: likewise.
+        seed: of the random weights; the caller's random state is left alone.
+
+    Raises:
+        ModelError: the name is unknown, the folder is missing, broken or would run code, or the vocabulary is
+            too small.
+        UnavailableError: the hub cannot be reached and has no copy in the cache.
+    """
+    if attention == "xformers":
+        register_xformers()
+    if source.startswith(SCRATCH_PREFIX):
+        config = build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _build_from_config(config, dtype, attention)
+    model = _load_pretrained(source, dtype, attention)
+    _check_vocabulary(model, source, vocabulary_size)
+    _make_saveable(model)
+    return model
+
+
+def build_scratch_config(
+    source: str, vocabulary_size: int | None = None, *, bos_id: int | None = None, eos_id: int | None = None
+) -> LlamaConfig:
+    """Build the LLaMA configuration named by `scratch:NAME`.
+
+    Raises:
+        ModelError: no configuration has this name.
+    """
+    name = source.removeprefix(SCRATCH_PREFIX)
+    shapes = _load_shapes()
+    if name not in shapes:
+        raise ModelError(
+            f"model: {source!r} names no configuration.", hint="Known: scratch:" + ", scratch:".join(shapes)
+        )
+    return LlamaConfig(
+        vocab_size=vocabulary_size or 32_000,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        rms_norm_eps=1e-5,
+        **shapes[name],
+    )
+
+
+def describe_model(model: PreTrainedModel) -> ModelDescription:
+    """Return the facts of a model that a report prints."""
+    config = model.config
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    tables = {id(embedding): embedding.numel()}
+    if head is not None:
+        tables[id(head.weight)] = head.weight.numel()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelDescription(
+        architecture=type(model).__name__,
+        parameters=parameters,
+        parameters_without_embeddings=parameters - sum(tables.values()),
+        matmul_parameters=parameters - (embedding.numel() if len(tables) > 1 else 0),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        attention_size=config.num_attention_heads * head_size,
+        vocabulary_size=embedding.shape[0],
+    )
+
+
+@cache
+def _load_shapes() -> dict[str, dict[str, Any]]:
+    text = resources.files("biomedllama_cli.models").joinpath("configurations.yaml").read_text("utf-8")
+    shapes: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return shapes
+
+
+def _build_from_config(config: Any, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+
+
+def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    folder = _find_folder(source)
+    try:
+        with _no_background_conversion():
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            attention = _fit_attention(config, attention)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+                # A .bin of a stranger is read by the restricted unpickler, which runs nothing.
+                weights_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise _explain(source, folder, error) from error
+    if missing := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
+        raise ModelError(
+            f"model: {source} lacks the weights of {len(missing)} tensors, first {missing[0]}.",
+            hint="They would be random. Is it a complete causal language model?",
+        )
+    return _extract_text_model(model, source)
+
+
+def _find_folder(source: str) -> Path | None:
+    """Return the local folder that `source` names, or None for a hub id."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"model: the folder {source} has no config.json.",
+                hint="Give the folder of a transformers model, such as RUN/checkpoints/step-....",
+            )
+        return path
+    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source
+    if looks_local:
+        raise ModelError(
+            f"model: {source or 'an empty name'} is not a folder.",
+            hint="Give a hub id, a model folder, or scratch:NAME.",
+        )
+    return None
+
+
+@contextmanager
+def _no_background_conversion() -> Iterator[None]:
+    """Keep transformers from asking the hub, in a thread, to convert a repository to safetensors."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _fit_attention(config: Any, attention: str) -> str:
+    """Return `eager` for a model that caps its attention scores, which the fused operators cannot."""
+    if getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) and attention != "eager":
+        logger.warning(
+            "attention: this model caps its attention scores; eager is used instead of %s", attention
+        )
+        return "eager"
+    return attention
+
+
+def _explain(source: str, folder: Path | None, error: Exception) -> ModelError | UnavailableError:
+    """Turn what transformers raises into one sentence."""
+    reason = " ".join(str(error).split())[:300]
+    if folder is not None:
+        return ModelError(
+            f"model: the folder {source} cannot be loaded: {reason}",
+            hint="A safetensors folder of a causal language model known to transformers is needed; "
+            "code inside a model folder is never run.",
+        )
+    causes = list(_iter_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return UnavailableError(
+            f"model: {source} is gated on the hub.", hint="Accept its terms there, then run `hf auth login`."
+        )
+    absent = (RepositoryNotFoundError, EntryNotFoundError, HFValidationError)
+    if any(isinstance(c, absent) and not isinstance(c, LocalEntryNotFoundError) for c in causes):
+        return ModelError(
+            f"model: the hub has no usable model {source}: {reason}",
+            hint="Check the id, or give a local folder or scratch:NAME.",
+        )
+    if isinstance(error, OSError):
+        return UnavailableError(
+            f"model: {source} is not in the cache and the hub cannot be reached.",
+            hint="Give a local folder (--model FOLDER), a scratch:NAME, or go online once.",
+        )
+    return ModelError(f"model: {source} cannot be loaded: {reason}", hint="Is it a causal language model?")
+
+
+def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _extract_text_model(model: PreTrainedModel, source: str) -> PreTrainedModel:
+    """Return the text model inside a multimodal wrapper, or the model itself.
+
+    The decoder and the output table are moved, not copied; the other towers are dropped.
+    """
+    text_config = model.config.get_text_config(decoder=True)
+    if text_config is model.config:
+        return model
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    with torch.device("meta"):
+        text_model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            text_config, attn_implementation=model.config._attn_implementation
+        )
+    if type(text_model.base_model) is not type(decoder) or head is None:
+        raise ModelError(
+            f"model: {source} is a {type(model).__name__}, whose text part is not a causal language model.",
+            hint="Give a text-only model.",
+        )
+    text_model.config.tie_word_embeddings = head.weight is decoder.get_input_embeddings().weight
+    setattr(text_model, text_model.base_model_prefix, decoder)
+    text_model.set_output_embeddings(head)
+    text_model.generation_config = model.generation_config
+    left = [name for name, tensor in text_model.state_dict().items() if tensor.is_meta]
+    assert not left, f"tensors without weights: {left}"
+    logger.info("model: taking the text part (%s) of %s", type(text_model).__name__, type(model).__name__)
+    return text_model.eval()
+
+
+def _check_vocabulary(model: PreTrainedModel, source: str, vocabulary_size: int | None) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary_size is not None and rows < vocabulary_size:
+        raise ModelError(
+            f"model: {source} has {rows:,} embeddings, fewer than the {vocabulary_size:,} pieces of the tokenizer.",
+            hint="Prepare the corpus with this model's own tokenizer.",
+        )
+
+
+def _make_saveable(model: PreTrainedModel) -> None:
+    """Mend a generation configuration that transformers itself would refuse to save."""
+    generation = model.generation_config
+    if generation is None:
+        return
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        # Published folders carry sampling values with do_sample=false (LLaMA-2-chat); they mean sampling.
+        generation.do_sample = True

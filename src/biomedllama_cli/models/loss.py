@@ -1,0 +1,106 @@
+"""The summed cross entropy of next-token prediction, without the logits of a whole batch in memory.
+
+The sum must be computed inside the forward of the root module: under FSDP2 the output table (and a tied input
+table) is gathered by the root's pre-forward hook and freed after it, so code outside would see a shard.
+`enable_summed_loss` therefore teaches the model's own forward a keyword, `target_ids_BT`. The model keeps its
+class, its parameter names and `save_pretrained`; accelerate, DDP and FSDP2 wrap it as any other.
+
+Letters: B sequences, T tokens, N target tokens, C target tokens of one chunk, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+IGNORED = -100
+"""Label of a position that is not predicted."""
+
+LOGITS_PER_CHUNK = 2**25
+"""Logits that exist at once (in numbers; 128 MiB in fp32): 1,048 tokens of a vocabulary of 32,000."""
+
+# Attributes by which some architectures change the logits after the output table in a way not written here.
+_OTHER_LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logits_bias")
+
+
+def enable_summed_loss(model: PreTrainedModel) -> PreTrainedModel:
+    """Teach a causal language model to return its summed loss, and return the model.
+
+    Afterwards `model(input_ids=..., position_ids=..., target_ids_BT=...)` returns the scalar fp32 sum; without
+    `target_ids_BT` the forward is unchanged. Call it before the model is wrapped. Calling it twice is harmless.
+    """
+    if getattr(model, "_has_summed_loss", False):
+        return model
+    plain_forward = model.forward
+
+    # Bound as a method, because accelerate re-wraps `forward.__func__`.
+    def forward(
+        self: PreTrainedModel, *args: Any, target_ids_BT: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if target_ids_BT is None:
+            return plain_forward(*args, **kwargs)
+        return _sum_loss(self, plain_forward, target_ids_BT, kwargs)
+
+    model.forward = MethodType(forward, model)
+    model._has_summed_loss = True
+    return model
+
+
+def summed_cross_entropy(
+    model: torch.nn.Module, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, position_ids_BT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross entropy summed over the target tokens (in nats, fp32) and their number.
+
+    No attention mask is passed: positions that restart inside a row are the document boundaries, and a mask of
+    ones would silently switch them off. The caller divides by the step's target tokens over all ranks.
+
+    Args:
+        model: one that went through `enable_summed_loss`, wrapped or not.
+        input_ids_BT: token ids.
+        labels_BT: the token that follows each position, already shifted; -100 where nothing is predicted.
+        position_ids_BT: place of each token in its document.
+    """
+    loss_sum = model(
+        input_ids=input_ids_BT, position_ids=position_ids_BT, target_ids_BT=labels_BT, use_cache=False
+    )
+    return loss_sum, (labels_BT != IGNORED).sum()
+
+
+def _sum_loss(
+    model: PreTrainedModel, plain_forward: Any, target_ids_BT: torch.Tensor, kwargs: dict[str, Any]
+) -> torch.Tensor:
+    # Before the forward, so that the copy of the indices to the host waits for no kernel of this forward.
+    target_places_N = (target_ids_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
+    target_ids_N = target_ids_BT.reshape(-1)[target_places_N]
+    if any(hasattr(owner, name) for name in _OTHER_LOGIT_SCALES for owner in (model, model.config)):
+        logits_NV = plain_forward(**kwargs).logits.flatten(0, 1)[target_places_N]
+        return functional.cross_entropy(logits_NV.float(), target_ids_N, reduction="sum")
+    hidden_BTD = model.base_model(**kwargs).last_hidden_state
+    hidden_ND = hidden_BTD.flatten(0, 1)[target_places_N]
+    if target_places_N.numel() == 0:
+        # Every parameter stays in the graph: other ranks wait for its gradient.
+        nothing: torch.Tensor = model.get_output_embeddings()(hidden_BTD[:, :1]) * 0.0
+        return nothing.float().sum()
+    chunk = max(1, LOGITS_PER_CHUNK // model.get_output_embeddings().weight.shape[0])
+    chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
+    if len(chunks) == 1:
+        return _sum_chunk(model, *chunks[0])
+    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    for hidden_CD, target_ids_C in chunks:
+        # The backward pass computes the logits of one chunk again instead of keeping all of them.
+        total = total + checkpoint(
+            _sum_chunk, model, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
+        )
+    return total
+
+
+def _sum_chunk(model: PreTrainedModel, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
+    logits_CV: torch.Tensor = model.get_output_embeddings()(hidden_CD).float()
+    if cap := getattr(model.config, "final_logit_softcapping", None):
+        logits_CV = torch.tanh(logits_CV / cap) * cap
+    return functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
