@@ -1,0 +1,359 @@
+"""The training loop: `Loop.run` -> `train_step`, nothing between them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from biomedllama_cli.engine.checkpoint import (
+    Progress,
+    RunFolder,
+    remove_old_checkpoints,
+    restore_random_states,
+    save_checkpoint,
+)
+from biomedllama_cli.engine.metrics import MetricsWriter
+from biomedllama_cli.engine.optimizer import set_learning_rate
+from biomedllama_cli.engine.order import PADDING_SEQUENCE, BatchPlan, SequenceOrder
+from biomedllama_cli.engine.rows import Batch, PackedRows
+from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
+from biomedllama_cli.engine.signals import StopRequest, keep_signals_from_loader
+from biomedllama_cli.engine.step import StepTensors, train_step
+from biomedllama_cli.engine.validation import Validation, Validator
+from biomedllama_cli.errors import ModelError, Resumable
+from biomedllama_cli.models.flops import model_flops_utilization
+from biomedllama_cli.settings.pretrain import (
+    CheckpointSettings,
+    MonitorSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressReporter(Protocol):
+    """Where the loop tells how far it is."""
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Add finished steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The sections that the loop reads.
+
+    Attributes:
+        data_workers: loader processes of each rank.
+        flops_per_token: of a forward and a backward pass.
+        peak_flops: of one device (FLOP/s), or None where no MFU is shown.
+    """
+
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    checkpoint: CheckpointSettings
+    monitor: MonitorSettings
+    data_workers: int
+    flops_per_token: float
+    peak_flops: float | None
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained, prepared for its devices."""
+
+    accelerator: Accelerator
+    model: PreTrainedModel
+    optimizer: Any
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The rows, and when each is trained on.
+
+    Attributes:
+        rows: training rows.
+        order: the sequences of every step.
+        plan: how a step is split over ranks.
+        validator: of the validation split, or None without one.
+    """
+
+    rows: PackedRows
+    order: SequenceOrder
+    plan: BatchPlan
+    validator: Validator | None
+
+
+@dataclass
+class Tally:
+    """What the loop counts while it runs."""
+
+    step: int
+    tokens_seen: int
+    checkpoint: Path | None = None
+    stop_seen: bool = False
+    train_seconds: float = 0.0
+    trained_tokens: int = 0
+    clock: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose numbers are still on the device."""
+
+    step: int
+    learning_rate: float
+    processed_tokens: int
+    tensors: StepTensors
+
+
+class Loop:
+    """Train from the first or the resumed step to the last.
+
+    Args:
+        trainee: model and optimizer on their devices.
+        data: rows and their order.
+        run_folder: where to write; only rank 0 does.
+        settings: the sections the loop reads.
+        progress: told after every step.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        data: RunData,
+        run_folder: RunFolder,
+        settings: LoopSettings,
+        progress: ProgressReporter,
+    ) -> None:
+        self._accelerator, self._model = trainee.accelerator, trainee.model
+        self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
+        self._settings, self._progress = settings, progress
+        self._warmup_steps = warmup_length(data.order.total_steps, settings.schedule)
+        start = run_folder.progress
+        self._tally = Tally(
+            step=start.step if start else 0,
+            tokens_seen=start.tokens_seen if start else 0,
+            checkpoint=run_folder.resumed_from,
+        )
+
+    def run(self) -> Tally:
+        """Train to the last step.
+
+        Raises:
+            Resumable: a signal came; the step was finished and saved.
+            ModelError: a loss is not finite.
+        """
+        folder = self._run.folder if self._accelerator.is_main_process else None
+        start = self._run.progress.step if self._run.progress else -1
+        with StopRequest() as stop, MetricsWriter(folder, start) as self._metrics:
+            return self._run_steps(stop)
+
+    def _run_steps(self, stop: StopRequest) -> Tally:
+        tally, total = self._tally, self._data.order.total_steps
+        batches = self._iter_micro_batches(tally.step + 1)
+        if self._run.resumed_from is not None and self._run.progress is not None:
+            restore_random_states(self._run.resumed_from, self._accelerator)
+            if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
+                self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
+            self._progress.advance(tally.step)
+        else:
+            self._validate()
+        self._model.train()
+        pending: _Pending | None = None
+        tally.clock = time.perf_counter()
+        for step in range(tally.step + 1, total + 1):
+            current = self._train(step, batches, stop)
+            self._account(pending)
+            pending = current
+            due = self._is_due(step)
+            # On CUDA a step's numbers are read while the next one runs, so that the device never waits for
+            # Python; elsewhere, or when they are needed, at once.
+            if self._accelerator.device.type != "cuda" or due or tally.stop_seen:
+                self._account(pending)
+                pending = None
+            if due or tally.stop_seen:
+                self._look_and_save(step)
+            if tally.stop_seen and step < total:
+                raise self._build_resumable(step)
+        return tally
+
+    def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> _Pending:
+        plan, rate = self._data.plan, self._learning_rate(step)
+        set_learning_rate(self._optimizer, rate)
+        tensors = train_step(
+            self._accelerator,
+            self._model,
+            self._optimizer,
+            list(itertools.islice(batches, plan.grad_accum_steps)),
+            max_grad_norm=self._settings.optimizer.max_grad_norm,
+            stop_requested=stop.requested,
+        )
+        rows = int((self._data.order.step_sequences(step) != PADDING_SEQUENCE).sum())
+        return _Pending(step, rate, rows * self._data.rows.sequence_length, tensors)
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate_at(
+            step,
+            total_steps=self._data.order.total_steps,
+            warmup_steps=self._warmup_steps,
+            peak_learning_rate=self._settings.optimizer.peak_learning_rate,
+            final_fraction=self._settings.schedule.final_learning_rate_fraction,
+        )
+
+    def _account(self, pending: _Pending | None) -> None:
+        """Read a step's numbers (waits for the device), write them and check them."""
+        if pending is None:
+            return
+        losses = pending.tensors.losses.tolist()
+        target_tokens = int(pending.tensors.target_tokens)
+        loss, grad_norm = math.fsum(losses) / max(target_tokens, 1), float(pending.tensors.grad_norm)
+        self._check_finite(pending.step, losses, grad_norm)
+        tally, now = self._tally, time.perf_counter()
+        seconds, tally.clock = now - tally.clock, now
+        tally.step, tally.stop_seen = pending.step, bool(pending.tensors.ranks_asked_to_stop)
+        tally.tokens_seen += target_tokens
+        tally.train_seconds += seconds
+        tally.trained_tokens += pending.processed_tokens
+        speed = pending.processed_tokens / seconds
+        line: dict[str, Any] = {
+            "step": pending.step,
+            "train/loss": loss,
+            "train/learning_rate": pending.learning_rate,
+            "train/grad_norm": grad_norm,
+            "train/tokens_per_second": speed,
+            "tokens_seen": tally.tokens_seen,
+        }
+        note = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
+        if (mfu := self.mfu(speed)) is not None:
+            line["mfu"] = mfu
+            note += f"  MFU {mfu:.3f}"
+        self._metrics.write(line)
+        self._progress.advance(1, note)
+        if pending.step % self._settings.monitor.log_every_steps == 0:
+            logger.debug("step %d: %s", pending.step, note)
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Return the share of the devices' peak (a fraction), or None where the peak is not known."""
+        if self._settings.peak_flops is None:
+            return None
+        return model_flops_utilization(
+            tokens_per_second,
+            self._settings.flops_per_token,
+            self._settings.peak_flops,
+            devices=self._accelerator.num_processes,
+        )
+
+    def _check_finite(self, step: int, losses: list[float], grad_norm: float) -> None:
+        broken = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+        # In fp16 an infinite gradient is ordinary: the loss scaling skips that update and lowers its factor.
+        if not broken and (math.isfinite(grad_norm) or self._accelerator.scaler is not None):
+            return
+        size = self._data.plan.micro_batch_size
+        ids = self._data.order.step_sequences(step).reshape(-1, size)
+        named = ids[broken or slice(None)].ravel().tolist()
+        what = "loss" if broken else "gradient"
+        shown = ", ".join(map(str, named[:16])) + (", ..." if len(named) > 16 else "")
+        raise ModelError(
+            f"The {what} of step {step} is not finite (learning rate {self._learning_rate(step):.3g}, "
+            f"sequences {shown}).",
+            hint="The last checkpoint is from before. Lower --peak-learning-rate, lengthen the warm-up, or use "
+            "--precision bf16 or fp32.",
+        )
+
+    def _is_due(self, step: int) -> bool:
+        monitor, checkpoint = self._settings.monitor, self._settings.checkpoint
+        return (
+            step == self._data.order.total_steps
+            or step % monitor.validate_every_steps == 0
+            or step % checkpoint.save_every_steps == 0
+        )
+
+    def _look_and_save(self, step: int) -> None:
+        """Validate and save where this step asks for it; the time does not count as training."""
+        last = step == self._data.order.total_steps
+        if last or step % self._settings.monitor.validate_every_steps == 0:
+            self._validate()
+        if last or self._tally.stop_seen or step % self._settings.checkpoint.save_every_steps == 0:
+            self._save()
+        self._tally.clock = time.perf_counter()
+
+    def _validate(self) -> Validation | None:
+        if self._data.validator is None:
+            return None
+        result = self._data.validator.run(self._accelerator, self._model)
+        self._metrics.write(
+            {
+                "step": self._tally.step,
+                "validation/loss": result.loss,
+                "validation/bits_per_byte": result.bits_per_byte,
+            }
+        )
+        if self._accelerator.is_main_process:
+            logger.info(
+                "step %d: validation loss %.4f, %.4f bits per byte",
+                self._tally.step,
+                result.loss,
+                result.bits_per_byte,
+            )
+        return result
+
+    def _save(self) -> None:
+        scaler = self._accelerator.scaler
+        progress = Progress(
+            step=self._tally.step,
+            tokens_seen=self._tally.tokens_seen,
+            order=self._run.order,
+            grad_scaler=scaler.state_dict() if scaler is not None else {},
+        )
+        self._tally.checkpoint = save_checkpoint(self._run, self._accelerator, self._model, self._optimizer, progress)
+        if self._accelerator.is_main_process:
+            remove_old_checkpoints(self._run.folder, self._settings.checkpoint.keep_checkpoints)
+
+    def _build_resumable(self, step: int) -> Resumable:
+        return Resumable(
+            f"Stopped by a signal after step {step} of {self._data.order.total_steps}; saved {self._tally.checkpoint}.",
+            hint="The same command continues from there.",
+        )
+
+    def _iter_micro_batches(self, start_step: int) -> Iterator[Batch]:
+        """Generate this rank's micro-batches from a step on, read ahead by `data_workers` processes."""
+        ids = _MicroBatchIds(self._data, self._accelerator.process_index, start_step)
+        loader = DataLoader(
+            self._data.rows,
+            batch_sampler=ids,
+            num_workers=self._settings.data_workers,
+            collate_fn=_keep,
+            pin_memory=self._accelerator.device.type == "cuda",
+            worker_init_fn=keep_signals_from_loader,
+            generator=torch.Generator(),  # its own, so that loading never moves the run's random state
+        )
+        return iter(loader)
+
+
+@dataclass(frozen=True)
+class _MicroBatchIds:
+    """One rank's micro-batches as lists of ids, for a DataLoader."""
+
+    data: RunData
+    rank: int
+    start_step: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.data.order.iter_micro_batches(self.data.plan, self.rank, self.start_step)
+
+
+def _keep(batch: Batch) -> Batch:
+    return batch

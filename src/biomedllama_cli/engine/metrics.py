@@ -1,0 +1,59 @@
+"""metrics.jsonl: one JSON object per step and per validation, appended and flushed as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Append metric lines to a run's `metrics.jsonl`.
+
+    Lines after `resumed_step` are cut off first: the resumed run writes them again.
+
+    Args:
+        run_folder: folder of the run, or None on ranks that write nothing.
+        resumed_step: step of the checkpoint the run starts from, -1 for a fresh start.
+    """
+
+    def __init__(self, run_folder: Path | None, resumed_step: int) -> None:
+        self._file: TextIO | None = None
+        if run_folder is not None:
+            path = run_folder / METRICS_FILE
+            kept = [json.dumps(line) + "\n" for line in iter_metrics(path) if line["step"] <= resumed_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line; it holds a `step`."""
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> MetricsWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def iter_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Generate the lines of a metrics file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for text in lines:
+            if text.endswith("\n"):
+                yield json.loads(text)

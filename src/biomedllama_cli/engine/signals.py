@@ -1,0 +1,56 @@
+"""Stop politely: the first signal asks for a checkpoint, a second Ctrl-C stops at once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class StopRequest:
+    """Turn SIGTERM and SIGINT into a request that the loop answers at the end of its step.
+
+    A context manager; outside the main thread, where Python allows no handlers, signals keep their meaning.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Return whether this process was asked to stop."""
+        return self.signal_name is not None
+
+    def __enter__(self) -> StopRequest:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGINT and self.signal_name == name:
+            raise KeyboardInterrupt
+        self.signal_name = name
+        again = " (Ctrl-C again stops at once, without saving)" if number == signal.SIGINT else ""
+        logger.warning("%s: finishing the step and saving%s", name, again)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
+def keep_signals_from_loader(worker: int) -> None:
+    """Let a loader process die by SIGTERM and ignore Ctrl-C, which is its parent's business."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,107 @@
+"""Held-out loss and bits per byte during a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from biomedllama_cli.engine.order import PADDING_SEQUENCE
+from biomedllama_cli.engine.rows import PackedRows
+from biomedllama_cli.engine.step import count_targets, forward_loss, move_batch
+
+if TYPE_CHECKING:
+    from biomedllama_cli.corpus.shards import Shard
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One look at the held-out documents.
+
+    Attributes:
+        loss: mean negative log-likelihood per target token (in nats).
+        bits_per_byte: bits per UTF-8 byte of the held-out text.
+    """
+
+    loss: float
+    bits_per_byte: float
+
+
+class Validator:
+    """Score the validation split, or an evenly spaced part of it, with the model in training.
+
+    Args:
+        rows: rows of the validation shards.
+        split_target_tokens: target tokens of the whole split.
+        split_bytes: UTF-8 bytes of the whole split's text.
+        micro_batch_size: rows one rank forwards at once.
+        max_sequences: rows used at most; None takes all.
+    """
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        *,
+        split_target_tokens: int,
+        split_bytes: int,
+        micro_batch_size: int,
+        max_sequences: int | None,
+    ) -> None:
+        self._rows = rows
+        self._tokens_per_byte = split_target_tokens / split_bytes
+        self._micro_batch_size = micro_batch_size
+        count = min(len(rows), max_sequences or len(rows))
+        self._ids = np.arange(count) * len(rows) // count
+        self.is_sampled = count < len(rows)
+
+    @torch.no_grad()
+    def run(self, accelerator: Accelerator, model: torch.nn.Module) -> Validation:
+        """Score the rows on all ranks; every rank must call it, and all get the same result."""
+        unit = self._micro_batch_size * accelerator.num_processes
+        padding = np.full(-len(self._ids) % unit, PADDING_SEQUENCE)  # every rank forwards equally often
+        shape = (-1, accelerator.num_processes, self._micro_batch_size)
+        mine = np.concatenate([self._ids, padding]).reshape(shape)[:, accelerator.process_index]
+        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        was_training = model.training
+        model.eval()
+        for ids in mine.tolist():
+            batch = self._rows.__getitems__(ids)
+            totals[1] += count_targets([batch])
+            with accelerator.autocast():
+                totals[0] += forward_loss(model, move_batch(batch, accelerator.device))
+        model.train(was_training)
+        if accelerator.num_processes > 1:
+            torch.distributed.all_reduce(totals)
+        nats, target_tokens = totals.tolist()
+        loss = nats / target_tokens
+        return Validation(loss, bits_per_byte(loss, self._tokens_per_byte))
+
+
+def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
+    """Return bits per byte for a mean loss per target token.
+
+    Over the whole split this is the summed loss / ln 2 / bytes exactly; over a part of it, an estimate by the
+    tokens per byte of the whole.
+
+    Args:
+        loss: mean negative log-likelihood per target token (in nats).
+        tokens_per_byte: target tokens per UTF-8 byte.
+
+    >>> bits_per_byte(math.log(2) * 4, tokens_per_byte=0.25)
+    1.0
+    """
+    return loss / math.log(2) * tokens_per_byte
+
+
+def count_split_targets(shards: Sequence[Shard], *, has_bos: bool) -> int:
+    """Return the target tokens of whole shards: all but the first of each, and but the BOS of every document."""
+    total = 0
+    for shard in shards:
+        documents = len(shard.document_starts) - 1
+        total += max(len(shard.token_ids) - (documents if has_bos else 1), 0)
+    return total
