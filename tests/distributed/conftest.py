@@ -1,0 +1,80 @@
+"""Start several Python processes that form one gloo job on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent.parent / "src"
+# What a job around the tests may have set must not reach the jobs that the tests start.
+_JOB_PREFIXES = ("SLURM_", "ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "_BIOMEDLLAMA_", "TORCHELASTIC_")
+_JOB_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes, so that `-m "not distributed"` leaves it out."""
+    for item in items:
+        if HERE in item.path.parents and "job_environment" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.distributed)
+
+
+@pytest.fixture
+def job_environment() -> dict[str, str]:
+    """Return an environment for child processes: this package, one thread, no job around them."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _JOB_NAMES and not name.startswith(_JOB_PREFIXES)
+    }
+    environment["PYTHONPATH"] = os.pathsep.join([str(SOURCE), environment.get("PYTHONPATH", "")])
+    return {**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., None]:
+    """Return a function that runs a script of this folder in `world_size` processes and fails with their output."""
+
+    def run(script: str, *arguments: str, world_size: int) -> None:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(HERE / script), *arguments],
+                env={
+                    **job_environment,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(world_size),
+                    "LOCAL_WORLD_SIZE": str(world_size),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(free_port),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(world_size)
+        ]
+        try:
+            outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+        failed = {n: outputs[n] for n, rank in enumerate(ranks) if rank.returncode}
+        assert not failed, "\n".join(f"rank {n}:\n{text}" for n, text in failed.items())
+
+    return run

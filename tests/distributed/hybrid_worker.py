@@ -1,0 +1,172 @@
+"""One rank of the hybrid sharding test: `hybrid_worker.py OUTPUT_FOLDER dp_replicate_size`.
+
+Rank 0 first trains in plain PyTorch on all rows (the reference), then all ranks train on their parts with the
+engine's accelerator; rank 0 writes both trajectories and the collectives it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from biomedllama_cli.engine.accelerator import (
+    build_accelerator,
+    clip_gradients,
+    prepare,
+    set_gradient_sync,
+    sum_over_ranks,
+)
+from biomedllama_cli.models import loss as loss_module
+from biomedllama_cli.models.loss import enable_summed_loss, summed_cross_entropy
+from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
+
+STEPS, MICRO_BATCHES, WORLD, LENGTH, VOCABULARY = 20, 4, 4, 16, 64
+ROWS_PER_STEP = MICRO_BATCHES * WORLD
+LEARNING_RATE, MAX_GRAD_NORM = 3e-3, 0.5
+
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class CollectiveLog(TorchDispatchMode):
+    """Record each collective as (phase, operation, process group)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = ""
+        self.seen: list[tuple[str, str, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # DTensor unwraps itself and comes back with its collectives
+        if func.namespace == "c10d":
+            groups = [distributed.ProcessGroup.unbox(arg) for arg in args if _is_group(arg)]
+            self.seen.append((self.phase, func.__name__.split(".")[0], groups[0].group_name))
+        elif func.namespace == "_c10d_functional" and "wait" not in func.__name__:
+            self.seen.append((self.phase, func.__name__.split(".")[0], str(args[-1])))
+        return func(*args, **(kwargs or {}))
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, torch.ScriptObject) and "ProcessGroup" in str(value._type())
+
+
+def build_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    configuration = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(configuration)
+
+
+def build_step(step: int) -> Rows:
+    """Rows of very different numbers of targets: dividing per row or per rank would be seen."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    ids = torch.randint(0, VOCABULARY, (ROWS_PER_STEP, LENGTH + 1), generator=generator)
+    labels = ids[:, 1:].clone()
+    for row in range(ROWS_PER_STEP):
+        labels[row, 1 + (row * 7 + step) % LENGTH :] = -100
+    labels[3] = -100  # a row that pads the last batch: no target at all
+    return ids[:, :-1], labels, torch.arange(LENGTH).repeat(ROWS_PER_STEP, 1)
+
+
+def train_reference() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    model = build_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    losses, norms = [], []
+    for step in range(STEPS):
+        input_ids, labels, _ = build_step(step)
+        logits = model(input_ids=input_ids, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    return losses, norms, model.state_dict()
+
+
+def train_sharded(dp_replicate_size: int, log: CollectiveLog):
+    parallel = ParallelSettings(dp_replicate_size=dp_replicate_size, device="cpu")
+    accelerator = build_accelerator(parallel, NumericsSettings(precision="fp32"))
+    model = enable_summed_loss(build_model())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    losses, norms = [], []
+    for step in range(STEPS):
+        rows = build_step(step)
+        parts = [tuple(part[n * world + rank : n * world + rank + 1] for part in rows) for n in range(MICRO_BATCHES)]
+        log.phase = f"{step}:metrics"
+        targets = sum_over_ranks(accelerator, sum(int((labels != -100).sum()) for _, labels, _ in parts))
+        loss_sum = torch.zeros(())
+        for n, (input_ids, labels, position_ids) in enumerate(parts):
+            log.phase = f"{step}:{n}"
+            set_gradient_sync(model, is_last_micro_batch=n == MICRO_BATCHES - 1)
+            micro_sum, _ = summed_cross_entropy(model, input_ids, labels, position_ids)
+            # FSDP averages gradients over the ranks, so the world size stands in the numerator.
+            accelerator.backward(micro_sum * world / targets)
+            loss_sum += micro_sum.detach()
+        log.phase = f"{step}:clip"
+        norms.append(float(clip_gradients(accelerator, model, MAX_GRAD_NORM)))
+        log.phase = f"{step}:update"
+        optimizer.step()
+        optimizer.zero_grad()
+        log.phase = f"{step}:metrics"
+        losses.append(sum_over_ranks(accelerator, float(loss_sum)) / targets)
+    return accelerator, model, losses, norms
+
+
+def main(output: Path, dp_replicate_size: int) -> None:
+    loss_module.LOGITS_PER_CHUNK = 5 * VOCABULARY  # several chunks of logits in every row
+    is_first = os.environ["RANK"] == "0"
+    reference = train_reference() if is_first else None
+    log = CollectiveLog()
+    with log:
+        accelerator, model, losses, norms = train_sharded(dp_replicate_size, log)
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    mesh = accelerator.torch_device_mesh
+    groups = {name: mesh.get_group(name).group_name for name in mesh.mesh_dim_names}
+    fsdp_groups = {
+        id(group)
+        for module in model.modules()
+        if hasattr(module, "_get_fsdp_state")
+        for group in module._get_fsdp_state()._fsdp_param_groups
+    }
+    accelerator.wait_for_everyone()
+    if is_first:
+        reference_losses, reference_norms, reference_weights = reference
+        tied = "lm_head.weight"
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        weights.setdefault(tied, weights["model.embed_tokens.weight"])
+        save_file({name: value.clone() for name, value in weights.items()}, output / "sharded.safetensors")
+        save_file({n: v.clone() for n, v in reference_weights.items()}, output / "reference.safetensors")
+        report = {
+            "mesh": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
+            "groups": groups,
+            "fsdp_groups": len(fsdp_groups),
+            "losses": [reference_losses, losses],
+            "norms": [reference_norms, norms],
+            "collectives": log.seen,
+        }
+        (output / "report.json").write_text(json.dumps(report))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
