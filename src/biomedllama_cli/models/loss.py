@@ -90,7 +90,7 @@ def _sum_loss(
     chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
     if len(chunks) == 1:
         return _sum_chunk(model, *chunks[0])
-    total = hidden_ND.new_zeros((), dtype=torch.float32)
+    total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
     for hidden_CD, target_ids_C in chunks:
         # The backward pass computes the logits of one chunk again instead of keeping all of them.
         total = total + checkpoint(
@@ -103,4 +103,5 @@ def _sum_chunk(model: PreTrainedModel, hidden_CD: torch.Tensor, target_ids_C: to
     logits_CV: torch.Tensor = model.get_output_embeddings()(hidden_CD).float()
     if cap := getattr(model.config, "final_logit_softcapping", None):
         logits_CV = torch.tanh(logits_CV / cap) * cap
-    return functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
+    loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
+    return loss
