@@ -1,0 +1,346 @@
+"""Text to token ids and back, for SentencePiece files and for Hugging Face folders.
+
+Whatever tokenises the corpus has to be provably the tokenizer the model is used with, so every tokenizer
+carries a fingerprint of its vocabulary, and a `tokenizer.model` is always read by SentencePiece itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError
+from biomedllama_cli.models import sentencepiece_export
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "tokenizer.model"
+_HUB_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "config.json",
+    "chat_template*",
+)
+_OFFLINE_HINT = (
+    "Give a local folder or a SentencePiece file with --tokenizer PATH, train a vocabulary with "
+    "--vocabulary-size N, or set HF_TOKEN and the network up for the hub."
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A loaded tokenizer.
+
+    Attributes:
+        kind: who turns text into ids: the SentencePiece library, or Hugging Face `tokenizers`.
+        vocabulary_size: number of ids (one more than the largest).
+        bos_id: id of the beginning-of-sequence token, or None.
+        eos_id: id of the end-of-sequence token.
+        adds_bos: whether the tokenizer's own default call puts BOS first.
+        fingerprint: SHA-256 over the sorted (id, piece) pairs and the special ids, whatever the kind.
+        digest: SHA-256 over the tokenizer's whole definition (merges and normalisation included).
+        source: what it was loaded from, as given.
+    """
+
+    kind: Literal["sentencepiece", "huggingface"]
+    vocabulary_size: int
+    bos_id: int | None
+    eos_id: int
+    adds_bos: bool
+    fingerprint: str
+    digest: str
+    source: str
+    _backend: Any
+    _model_path: Path | None = None
+    threads: int = -1
+    """Threads SentencePiece may use for one batch; -1 means one per core."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without BOS or EOS; special tokens spelled in it stay text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of every text, in order."""
+        if self.kind == "sentencepiece":
+            return list(self._backend.encode(list(texts), num_threads=self.threads))
+        ids = self._backend(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return list(ids["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`; special tokens are left out."""
+        if self.kind == "sentencepiece":
+            return str(self._backend.decode([int(i) for i in ids]))
+        return str(
+            self._backend.decode(
+                [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `transformers.AutoTokenizer` loads to the same vocabulary.
+
+        A SentencePiece tokenizer keeps its `tokenizer.model` and gets a `tokenizer.json` whose merges are
+        ranked by SentencePiece's own scores, so that both give the same ids.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.kind == "huggingface":
+            self._backend.save_pretrained(folder)
+            return
+        assert self._model_path is not None
+        target = folder / MODEL_FILE
+        if not (target.exists() and target.samefile(self._model_path)):
+            shutil.copyfile(self._model_path, target)
+        sentencepiece_export.write_transformers_files(self._backend, folder, adds_bos=self.adds_bos)
+
+
+def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
+    """Load a tokenizer from a folder, a SentencePiece `.model` file or the hub.
+
+    Args:
+        source: path or hub id.
+        revision: branch, tag or commit of the hub repository.
+
+    Raises:
+        ModelError: there is no usable tokenizer at `source`.
+        UnavailableError: the hub cannot be reached and nothing is cached.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _load_sentencepiece(path, adds_bos=True, source=source)
+    if path.is_dir() and source.strip():
+        return _load_folder(path, source)
+    looks_local = source.startswith(("/", "./", "../", "~")) or source.endswith(".model")
+    if looks_local or source.count("/") > 1 or not source.strip():
+        raise ModelError(
+            f"tokenizer: {source!r} is neither a folder nor a file.",
+            "Give a tokenizer folder, a SentencePiece .model file or a hub id such as huggyllama/llama-7b.",
+        )
+    return _load_folder(_fetch_from_hub(source, revision), source)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int, folder: Path, seed: int) -> Tokenizer:
+    """Train a LLaMA-like SentencePiece BPE vocabulary with byte fallback and save it into `folder`.
+
+    Ids 0, 1, 2 are `<unk>`, `<s>`, `</s>`, then 256 bytes; digits are split and text is not normalised, as
+    in LLaMA's own `tokenizer.model`. The result depends on the texts alone as long as no sampling is needed.
+
+    Args:
+        texts: documents; each line is one SentencePiece sentence.
+        vocabulary_size: number of pieces, special ones and bytes included.
+        folder: where the tokenizer is saved.
+        seed: SentencePiece's random seed.
+
+    Raises:
+        SettingsError: the texts cannot give a vocabulary of that size.
+    """
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # No newline is ever inside a piece (it is one of the 256 bytes), so lines are independent sentences.
+    sentences = (line for text in texts for line in text.split("\n") if line.strip())
+    sentencepiece.set_random_generator_seed(seed)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_prefix=str(folder / "tokenizer"),
+            vocab_size=vocabulary_size,
+            model_type="bpe",
+            byte_fallback=True,
+            # LLaMA's 0.99995, less where a small vocabulary could not hold so many characters.
+            character_coverage=0.99995 if vocabulary_size >= 4096 else 0.9995,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            max_sentence_length=1 << 24,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
+        raise SettingsError(
+            f"tokenization.vocabulary_size = {vocabulary_size} cannot be trained on this text: {reason}",
+            "Take a number between 300 and what the text can carry; 1024 suits the bundled sample.",
+        ) from None
+    (folder / "tokenizer.vocab").unlink(missing_ok=True)
+    tokenizer = _load_sentencepiece(folder / MODEL_FILE, adds_bos=True, source=str(folder))
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def vocabulary_fingerprint(pieces: Iterable[tuple[int, str]], bos_id: int | None, eos_id: int | None) -> str:
+    """Return the SHA-256 over the (id, piece) pairs in order of id, and the special ids.
+
+    >>> a = vocabulary_fingerprint([(0, "<s>"), (1, "a")], 0, 1)
+    >>> a == vocabulary_fingerprint([(1, "a"), (0, "<s>")], 0, 1)
+    True
+    >>> a == vocabulary_fingerprint([(0, "<s>"), (1, "b")], 0, 1)
+    False
+    """
+    digest = hashlib.sha256()
+    for token_id, piece in sorted(pieces):
+        digest.update(json.dumps([token_id, piece]).encode() + b"\n")
+    digest.update(json.dumps({"bos": bos_id, "eos": eos_id}).encode())
+    return digest.hexdigest()
+
+
+def _load_sentencepiece(path: Path, *, adds_bos: bool, source: str) -> Tokenizer:
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError, ValueError):
+        raise ModelError(
+            f"tokenizer: {source!r} is not a SentencePiece model.",
+            "Give a tokenizer.model file or a folder with a tokenizer.json.",
+        ) from None
+    problem = sentencepiece_export.find_obstacle(path, processor)
+    if problem is not None:
+        raise ModelError(
+            f"tokenizer: the SentencePiece model {source!r} {problem}, which has no equal tokenizer.json.",
+            "Give a tokenizer folder with its own tokenizer.json.",
+        )
+    eos_id = processor.eos_id()
+    if eos_id < 0:
+        raise ModelError(f"tokenizer: {source!r} has no end-of-sequence token.", _EOS_HINT)
+    bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+    pieces = [(i, processor.id_to_piece(i)) for i in range(processor.get_piece_size())]
+    return Tokenizer(
+        kind="sentencepiece",
+        vocabulary_size=len(pieces),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        adds_bos=adds_bos and bos_id is not None,
+        fingerprint=vocabulary_fingerprint(pieces, bos_id, eos_id),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        source=source,
+        _backend=processor,
+        _model_path=path,
+    )
+
+
+_EOS_HINT = "Documents are separated by it: set eos_token in tokenizer_config.json."
+
+
+def _load_folder(folder: Path, source: str) -> Tokenizer:
+    """Read a tokenizer folder: by SentencePiece where that is the same vocabulary, else by transformers."""
+    model_file = folder / MODEL_FILE
+    config = _read_json(folder / "tokenizer_config.json")
+    if model_file.is_file() and _is_plain_sentencepiece(folder):
+        adds_bos = bool(config.get("add_bos_token", True))
+        return _load_sentencepiece(model_file, adds_bos=adds_bos, source=source)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", MODEL_FILE, "vocab.json")):
+        raise ModelError(
+            f"tokenizer: {source!r} holds no tokenizer.json, tokenizer.model or vocab.json.",
+            "Give the folder that save_pretrained wrote the tokenizer into.",
+        )
+    return _load_huggingface(folder, source)
+
+
+def _is_plain_sentencepiece(folder: Path) -> bool:
+    """Tell whether the folder's tokenizer.model stands for the whole tokenizer (no tokens added beside it)."""
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
+    except (RuntimeError, OSError, ValueError):
+        return False
+    if sentencepiece_export.find_obstacle(folder / MODEL_FILE, processor) is not None:
+        return False
+    definition = _read_json(folder / "tokenizer.json")
+    if not definition:
+        return not _read_json(folder / "added_tokens.json")
+    vocabulary = dict(definition.get("model", {}).get("vocab", {}))
+    vocabulary.update({token["content"]: token["id"] for token in definition.get("added_tokens", [])})
+    return vocabulary == {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+
+
+def _load_huggingface(folder: Path, source: str) -> Tokenizer:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        # transformers raises nearly anything here, from KeyError to Rust panics in `tokenizers`.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"tokenizer: transformers cannot load {source!r}: {reason}",
+            "Give a folder with tokenizer.json and tokenizer_config.json.",
+        ) from None
+    if backend.eos_token_id is None:
+        raise ModelError(f"tokenizer: {source!r} has no end-of-sequence token.", _EOS_HINT)
+    vocabulary = backend.get_vocab()
+    bos_id = backend.bos_token_id
+    probe = list(backend("a")["input_ids"])
+    definition = backend.backend_tokenizer.to_str() if getattr(backend, "is_fast", False) else str(vocabulary)
+    return Tokenizer(
+        kind="huggingface",
+        vocabulary_size=max(vocabulary.values()) + 1,
+        bos_id=bos_id,
+        eos_id=int(backend.eos_token_id),
+        adds_bos=bos_id is not None and bool(probe) and probe[0] == bos_id,
+        fingerprint=vocabulary_fingerprint(
+            ((i, piece) for piece, i in vocabulary.items()), bos_id, backend.eos_token_id
+        ),
+        digest=hashlib.sha256(definition.encode()).hexdigest(),
+        source=source,
+        _backend=backend,
+    )
+
+
+def _fetch_from_hub(source: str, revision: str | None) -> Path:
+    """Download the tokenizer's files (never weights or code) and return the cached folder."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_PATTERNS)))
+    except HFValidationError:
+        raise ModelError(f"tokenizer: {source!r} is neither a path nor a hub id.", _OFFLINE_HINT) from None
+    except GatedRepoError:
+        raise UnavailableError(
+            f"tokenizer: the hub repository {source!r} asks for an agreement first.",
+            "Accept its terms on the hub and log in with `hf auth login`.",
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"tokenizer: {source!r} is neither a local path nor a hub repository.", _OFFLINE_HINT
+        ) from None
+    except Exception as error:
+        # Connection, timeout, offline mode: the hub client has a type of its own for each.
+        logger.debug("hub: %r", error)
+        raise UnavailableError(
+            f"tokenizer: the hub cannot be reached for {source!r} and it is not cached here.", _OFFLINE_HINT
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
