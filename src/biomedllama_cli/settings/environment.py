@@ -38,7 +38,8 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         if name not in known:
             near = suggest(
-                name.removeprefix(ENVIRONMENT_PREFIX), [each.removeprefix(ENVIRONMENT_PREFIX) for each in known]
+                name.removeprefix(ENVIRONMENT_PREFIX),
+                [each.removeprefix(ENVIRONMENT_PREFIX) for each in known],
             )
             raise SettingsError(
                 f"The environment variable {name} is not a setting of any command.",

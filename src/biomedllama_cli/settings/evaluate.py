@@ -20,7 +20,8 @@ class ProtocolSettings(Settings):
     task: tuple[TaskName, ...] = ("medqa",)
     """Task to run; repeatable. medqa has 4 options, medqa-5 has 5."""
     data: tuple[str, ...] = ()
-    """TASK=FILE: read a task from a local file in its original schema; TASK.train=FILE: its few-shot pool; repeatable."""
+    """TASK=FILE: read a task from a local file in its original schema; TASK.train=FILE: its few-shot
+    pool; repeatable."""
     shots: NonNegativeInt = 0
     """Few-shot examples before each question (in examples)."""
     limit: PositiveInt | None = None

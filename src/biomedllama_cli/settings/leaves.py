@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pydantic.fields import FieldInfo
 from biomedllama_cli.settings.base import Settings
 
 ENVIRONMENT_PREFIX = "BIOMEDLLAMA_"
+
+_EXPLAINED_DEFAULT = re.compile(r"\s*\[default: ([^\]]+)\]")
 
 TREES = {
     "prepare": ("biomedllama_cli.settings.prepare", "PrepareSettings"),
@@ -61,8 +64,20 @@ class Leaf:
 
     @property
     def description(self) -> str:
-        """Return its attribute docstring on one line."""
-        return " ".join((self.field.description or "").split())
+        """Return its attribute docstring on one line, without a default it explains."""
+        return _EXPLAINED_DEFAULT.sub("", self._docstring).rstrip(".") + "."
+
+    @property
+    def default_text(self) -> str:
+        """Return its default as help shows it: the docstring's words where None stands for something."""
+        explained = _EXPLAINED_DEFAULT.search(self._docstring)
+        if explained:
+            return explained[1]
+        if self.default is None or self.default == ():
+            return "none"
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        return ", ".join(self.default) if isinstance(self.default, tuple) else str(self.default)
 
     @property
     def optional(self) -> bool:
@@ -94,7 +109,11 @@ class Leaf:
         while get_origin(kind) is not None:  # Annotated[int, ...] is an int with a rule
             kind = get_args(kind)[0]
         names = {str: "text", Path: "path", bool: "on|off"}
-        return names.get(kind, kind.__name__)
+        return names.get(kind) or str(kind.__name__)
+
+    @property
+    def _docstring(self) -> str:
+        return " ".join((self.field.description or "").split())
 
     @property
     def _alternatives(self) -> tuple[Any, ...]:

@@ -78,7 +78,9 @@ def resolve_settings(
         for leaf, raw in _flatten(content, leaves, str(config), tree):
             chosen[leaf.path] = _Choice(raw, f"file {config}", f"{leaf.dotted} in {config}")
     for leaf, raw in _flatten(read_environment(tree, environment), leaves, "the environment", tree):
-        chosen[leaf.path] = _Choice(_read_none(leaf, raw), f"environment {leaf.environment}", leaf.environment)
+        chosen[leaf.path] = _Choice(
+            _read_none(leaf, raw), f"environment {leaf.environment}", leaf.environment
+        )
     by_name = {leaf.name: leaf for leaf in leaves.values()}
     for name, raw in flags.items():
         leaf = by_name[name]
@@ -86,7 +88,8 @@ def resolve_settings(
 
     settings = _validate(tree, leaves, chosen)
     origins = {
-        leaf.dotted: chosen[leaf.path].origin if leaf.path in chosen else "default" for leaf in leaves.values()
+        leaf.dotted: chosen[leaf.path].origin if leaf.path in chosen else "default"
+        for leaf in leaves.values()
     }
     return Resolved(settings, origins)
 

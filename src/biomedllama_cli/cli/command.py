@@ -1,0 +1,47 @@
+"""A Typer command whose options are made from its settings tree when it is invoked."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+from typer.core import TyperCommand
+
+from biomedllama_cli.cli.logs import configure_logging
+from biomedllama_cli.cli.output import print_error, print_report
+
+
+class SettingsCommand(TyperCommand):
+    """Generates its options at the first look at them, so that `biomedllama --help` pays for none."""
+
+    _generated = False
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, generated from the settings tree of this command."""
+        if not self._generated:
+            from biomedllama_cli.cli.options import build_options
+
+            self._generated = True
+            self.params = build_options(str(self.name))
+        return super().get_params(ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        from biomedllama_cli.cli.help import print_help
+
+        print_help(self, ctx)
+
+    def invoke(self, ctx: Any) -> int:
+        """Run the command and return its exit code; every failure becomes one sentence."""
+        options = ctx.params
+        configure_logging(options["verbose"])
+        assert self.callback is not None
+        try:
+            with redirect_stdout(sys.stderr):  # stdout belongs to the report alone
+                report = ctx.invoke(self.callback)
+        except (Exception, KeyboardInterrupt) as error:
+            return print_error(error, as_json=options["json"], debug=options["debug"])
+        if report is not None:
+            print_report(report, as_json=options["json"])
+        return 0
