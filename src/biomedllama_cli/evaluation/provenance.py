@@ -1,0 +1,47 @@
+"""The facts that let somebody else repeat a result: weights, versions, items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from biomedllama_cli import __version__
+from biomedllama_cli.tasks.question import Document, Question
+from biomedllama_cli.tasks.records import file_sha256
+
+_PACKAGES = ("torch", "transformers", "lm-eval", "datasets", "tokenizers", "sentencepiece", "numpy", "scipy")
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of this package, Python and what takes part in the numbers."""
+    versions = {"biomedllama-cli": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def hash_weights(folder: Path) -> str | None:
+    """Return one SHA-256 over the weight files of a model folder, or None where there is none.
+
+    Hashed are the lines `name sha256` of its .safetensors files (else .bin files) in order of name.
+    """
+    for pattern in ("*.safetensors", "*.bin"):
+        if files := sorted(folder.glob(pattern)):
+            lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
+            return hashlib.sha256(lines.encode()).hexdigest()
+    return None
+
+
+def hash_items(items: Sequence[Question] | Sequence[Document]) -> str:
+    """Return the SHA-256 over the content of all items in the order of their file, wherever they came from."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps(vars(item), ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
