@@ -1,0 +1,133 @@
+"""The documentation holds what it promises: marked examples run, links lead somewhere, translations keep up."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from biomedllama_cli import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "README.zh-CN.md", "README.ja.md")
+PAGES = sorted(
+    [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")],
+    key=lambda path: path.relative_to(REPOSITORY),
+)
+BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def find_blocks(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def find_executed_blocks(page: Path) -> list[str]:
+    return [block for block in find_blocks(page) if block.splitlines()[0] == "# executed"]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    """Return an environment whose `biomedllama` is this checkout's, and which holds no setting of the user's."""
+    command = tmp_path / "bin" / "biomedllama"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m biomedllama_cli "$@"\n')
+    command.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BIOMEDLLAMA_")}
+    return kept | {
+        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        ),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if find_executed_blocks(page)], ids=name_of)
+def test_executed_examples_run_in_order(
+    page: Path, tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for block in find_executed_blocks(page):
+        command = ["bash", "-euo", "pipefail", "-c", block]
+        done = subprocess.run(
+            command, cwd=folder, env=shell_environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_getting_started_runs_every_command_of_the_main_job() -> None:
+    executed = "".join(find_executed_blocks(REPOSITORY / "docs/getting-started.md"))
+    assert re.findall(r"^biomedllama (\w+)", executed, re.MULTILINE) == ["prepare", "pretrain", "evaluate"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = [link.partition("#")[0] for link in LINK.findall(page.read_text(encoding="utf-8"))]
+    missing = [
+        target for target in targets if target and "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not missing
+
+
+def test_readmes_have_the_same_commands_and_structure() -> None:
+    english, *translations = [(REPOSITORY / name).read_text(encoding="utf-8") for name in READMES]
+    for text in translations:
+        assert BLOCK.findall(text) == BLOCK.findall(english)
+        for mark in (r"^#+ ", r"^- ", r"^\|"):
+            assert len(re.findall(mark, text, re.MULTILINE)) == len(
+                re.findall(mark, english, re.MULTILINE)
+            ), mark
+        assert set(LINK.findall(text)) ^ set(LINK.findall(english)) <= set(READMES)
+
+
+def test_readmes_link_to_each_other() -> None:
+    for name in READMES:
+        head = (REPOSITORY / name).read_text(encoding="utf-8").partition("\n## ")[0]
+        assert set(LINK.findall(head)) >= set(READMES) - {name}
+
+
+def test_readme_leads_with_the_two_commands_then_install_then_the_main_job() -> None:
+    blocks = [block.strip() for block in find_blocks(REPOSITORY / "README.md")]
+    assert blocks[:3] == ["make demo", "make test", "pip install biomedllama-cli"]
+    assert blocks[3].splitlines() == [
+        "biomedllama prepare --subset pubmed-central",
+        "biomedllama pretrain",
+        "biomedllama evaluate --task medqa --shots 3",
+    ]
+
+
+def test_citation_names_this_version_and_licence() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
+
+
+def test_changelog_has_an_unreleased_section_first() -> None:
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+
+
+def test_site_navigation_holds_every_page() -> None:
+    def pages(entries: object) -> set[str]:
+        if isinstance(entries, str):
+            return {entries}
+        children = entries.values() if isinstance(entries, dict) else entries
+        return set().union(*(pages(child) for child in children))  # type: ignore[attr-defined]
+
+    docs = REPOSITORY / "docs"
+    listed = pages(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"])
+    assert listed == {str(page.relative_to(docs)) for page in docs.glob("**/*.md")}
