@@ -21,7 +21,14 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    PreTrainedModel,
+)
 
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
@@ -161,11 +168,12 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
     try:
         with _no_background_conversion():
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            attention = _fit_attention(config, attention)
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            is_causal_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+            loader = AutoModelForCausalLM if is_causal_model else AutoModelForImageTextToText
+            model, loading = loader.from_pretrained(
                 source,
                 dtype=dtype,
-                attn_implementation=attention,
+                attn_implementation=_fit_attention(config, attention),
                 trust_remote_code=False,
                 # A .bin of a stranger is read by the restricted unpickler, which runs nothing.
                 weights_only=True,
