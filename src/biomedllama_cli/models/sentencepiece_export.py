@@ -16,7 +16,7 @@ SPACE = "\u2581"
 
 def find_obstacle(path: Path, processor: Any) -> str | None:
     """Say why the model cannot be written as an equal tokenizer.json, or return None when it can."""
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
