@@ -10,8 +10,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -19,20 +21,17 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from biomedllama_cli.engine.accelerator import (
-    build_accelerator,
-    clip_gradients,
-    prepare,
-    set_gradient_sync,
-    sum_over_ranks,
-)
+from biomedllama_cli.engine import step as step_module
+from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
+from biomedllama_cli.engine.step import train_step
 from biomedllama_cli.models import loss as loss_module
-from biomedllama_cli.models.loss import enable_summed_loss, summed_cross_entropy
-from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
+from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 
 STEPS, MICRO_BATCHES, WORLD, LENGTH, VOCABULARY = 20, 4, 4, 16, 64
 ROWS_PER_STEP = MICRO_BATCHES * WORLD
-LEARNING_RATE, MAX_GRAD_NORM = 3e-3, 0.5
+OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-3, max_grad_norm=0.5, weight_decay=0.1)
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -51,9 +50,30 @@ class CollectiveLog(TorchDispatchMode):
         if func.namespace == "c10d":
             groups = [distributed.ProcessGroup.unbox(arg) for arg in args if _is_group(arg)]
             self.seen.append((self.phase, func.__name__.split(".")[0], groups[0].group_name))
-        elif func.namespace == "_c10d_functional" and "wait" not in func.__name__:
+        elif func.namespace == "_c10d_functional" and "all_reduce" in func.__name__:
             self.seen.append((self.phase, func.__name__.split(".")[0], str(args[-1])))
         return func(*args, **(kwargs or {}))
+
+    def start_step(self, step: int) -> None:
+        self._step, self._micro_batch = step, -1
+        self.phase = f"{step}:before"
+
+    def watch(self, accelerator: Accelerator, module: ModuleType) -> None:
+        """Learn the phase from the calls that the step makes."""
+        sync, clip = module.set_gradient_sync, accelerator.clip_grad_norm_
+
+        def note_micro_batch(*args, **kwargs):
+            self._micro_batch += 1
+            self.phase = f"{self._step}:{self._micro_batch}"
+            return sync(*args, **kwargs)
+
+        def note_clipping(*args, **kwargs):
+            self.phase = f"{self._step}:clip"
+            norm = clip(*args, **kwargs)
+            self.phase = f"{self._step}:after"
+            return norm
+
+        module.set_gradient_sync, accelerator.clip_grad_norm_ = note_micro_batch, note_clipping
 
 
 def _is_group(value: object) -> bool:
@@ -87,17 +107,20 @@ def build_step(step: int) -> Rows:
 
 def train_reference() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     model = build_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, foreach=False)
     losses, norms = [], []
     for step in range(STEPS):
         input_ids, labels, _ = build_step(step)
         logits = model(input_ids=input_ids, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses, norms, model.state_dict()
 
 
@@ -105,31 +128,34 @@ def train_sharded(dp_replicate_size: int, log: CollectiveLog):
     parallel = ParallelSettings(dp_replicate_size=dp_replicate_size, device="cpu")
     accelerator = build_accelerator(parallel, NumericsSettings(precision="fp32"))
     model = enable_summed_loss(build_model())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    optimizer = build_optimizer(model, OPTIMIZER)
     model, optimizer = prepare(accelerator, model, optimizer)
-    rank, world = accelerator.process_index, accelerator.num_processes
+    log.watch(accelerator, step_module)
     losses, norms = [], []
     for step in range(STEPS):
-        rows = build_step(step)
-        parts = [tuple(part[n * world + rank : n * world + rank + 1] for part in rows) for n in range(MICRO_BATCHES)]
-        log.phase = f"{step}:metrics"
-        targets = sum_over_ranks(accelerator, sum(int((labels != -100).sum()) for _, labels, _ in parts))
-        loss_sum = torch.zeros(())
-        for n, (input_ids, labels, position_ids) in enumerate(parts):
-            log.phase = f"{step}:{n}"
-            set_gradient_sync(model, is_last_micro_batch=n == MICRO_BATCHES - 1)
-            micro_sum, _ = summed_cross_entropy(model, input_ids, labels, position_ids)
-            # FSDP averages gradients over the ranks, so the world size stands in the numerator.
-            accelerator.backward(micro_sum * world / targets)
-            loss_sum += micro_sum.detach()
-        log.phase = f"{step}:clip"
-        norms.append(float(clip_gradients(accelerator, model, MAX_GRAD_NORM)))
-        log.phase = f"{step}:update"
-        optimizer.step()
-        optimizer.zero_grad()
-        log.phase = f"{step}:metrics"
-        losses.append(sum_over_ranks(accelerator, float(loss_sum)) / targets)
+        log.start_step(step)
+        set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
+        micro_batches = build_micro_batches(step, accelerator.process_index, accelerator.num_processes)
+        measured = train_step(
+            accelerator, model, optimizer, micro_batches, max_grad_norm=OPTIMIZER.max_grad_norm
+        )
+        losses.append(float(measured.losses.sum() / measured.target_tokens))
+        norms.append(float(measured.grad_norm))
     return accelerator, model, losses, norms
+
+
+def build_micro_batches(step: int, rank: int, world_size: int) -> list[dict[str, torch.Tensor]]:
+    """The rows of one rank, one row per micro-batch."""
+    input_ids, labels, position_ids = build_step(step)
+    mine = range(rank, ROWS_PER_STEP, world_size)
+    return [
+        {
+            "input_ids": input_ids[n : n + 1],
+            "labels": labels[n : n + 1],
+            "position_ids": position_ids[n : n + 1],
+        }
+        for n in mine
+    ]
 
 
 def main(output: Path, dp_replicate_size: int) -> None:

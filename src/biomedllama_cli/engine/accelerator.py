@@ -16,7 +16,6 @@ from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import DistributedType, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 
 from biomedllama_cli.engine.sharding import MeshShape, World, choose_mesh, read_world
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
@@ -230,21 +229,3 @@ def set_gradient_sync(model: torch.nn.Module, *, is_last_micro_batch: bool) -> N
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(is_last_micro_batch)
         model.set_is_last_backward(is_last_micro_batch)
-
-
-def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, max_grad_norm: float) -> torch.Tensor:
-    """Scale the gradients down to a global L2 norm and return the norm they had, a plain scalar on every rank.
-
-    fp16 gradients are unscaled first. Call it once per step, after the last micro-batch.
-    """
-    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def sum_over_ranks(accelerator: Accelerator, value: float) -> float:
-    """Return the sum of one number over all ranks (in fp64), the same on each."""
-    if accelerator.num_processes == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
-    torch.distributed.all_reduce(total)
-    return float(total)

@@ -47,6 +47,7 @@ def enable_summed_loss(model: PreTrainedModel) -> PreTrainedModel:
         return _sum_loss(self, plain_forward, target_ids_BT, kwargs)
 
     model.forward = MethodType(forward, model)
+    _teach_head(model)
     model._has_summed_loss = True
     return model
 
@@ -81,27 +82,49 @@ def _sum_loss(
         logits_NV = plain_forward(**kwargs).logits.flatten(0, 1)[target_places_N]
         return functional.cross_entropy(logits_NV.float(), target_ids_N, reduction="sum")
     hidden_BTD = model.base_model(**kwargs).last_hidden_state
-    hidden_ND = hidden_BTD.flatten(0, 1)[target_places_N]
     if target_places_N.numel() == 0:
         # Every parameter stays in the graph: other ranks wait for its gradient.
         nothing: torch.Tensor = model.get_output_embeddings()(hidden_BTD[:, :1]) * 0.0
         return nothing.float().sum()
-    chunk = max(1, LOGITS_PER_CHUNK // model.get_output_embeddings().weight.shape[0])
-    chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
-    if len(chunks) == 1:
-        return _sum_chunk(model, *chunks[0])
-    total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
-    for hidden_CD, target_ids_C in chunks:
-        # The backward pass computes the logits of one chunk again instead of keeping all of them.
-        total = total + checkpoint(
-            _sum_chunk, model, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
-        )
-    return total
+    hidden_ND = hidden_BTD.flatten(0, 1)[target_places_N]
+    loss_sum: torch.Tensor = model.get_output_embeddings()(hidden_ND, target_ids_N=target_ids_N)
+    return loss_sum
 
 
-def _sum_chunk(model: PreTrainedModel, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
-    logits_CV: torch.Tensor = model.get_output_embeddings()(hidden_CD).float()
-    if cap := getattr(model.config, "final_logit_softcapping", None):
-        logits_CV = torch.tanh(logits_CV / cap) * cap
-    loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
-    return loss
+def _teach_head(model: PreTrainedModel) -> None:
+    """Teach the output table to return the summed loss of hidden states, chunk by chunk.
+
+    The chunks are inside one call of the module, because FSDP2 gathers and reduces once per call: with one call
+    per chunk the output table would be reduced once per chunk, and ranks with different numbers of target tokens
+    would disagree about the number of collectives.
+    """
+    head: Any = model.get_output_embeddings()
+    plain_forward = head.forward
+    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def sum_chunk(hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
+        logits_CV: torch.Tensor = plain_forward(hidden_CD).float()
+        if cap:
+            logits_CV = torch.tanh(logits_CV / cap) * cap
+        loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
+        return loss
+
+    def forward(
+        self: Any, hidden_ND: torch.Tensor, *, target_ids_N: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if target_ids_N is None:
+            logits: torch.Tensor = plain_forward(hidden_ND)
+            return logits
+        chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
+        chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
+        if len(chunks) == 1:
+            return sum_chunk(*chunks[0])
+        total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
+        for hidden_CD, target_ids_C in chunks:
+            # The backward pass computes the logits of one chunk again instead of keeping all of them.
+            total = total + checkpoint(
+                sum_chunk, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
+            )
+        return total
+
+    head.forward = MethodType(forward, head)
