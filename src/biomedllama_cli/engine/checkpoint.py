@@ -99,7 +99,9 @@ def save_checkpoint(
         save_file(random_states, state / "rng.safetensors")
         (state / "progress.json").write_text(json.dumps(progress.__dict__, indent=2), encoding="utf-8")
         flush_folder(temporary)
-        if final.exists():  # of an earlier attempt; unmarked first, so that a kill leaves no half folder complete
+        if (
+            final.exists()
+        ):  # of an earlier attempt; unmarked first, so that a kill leaves no half folder complete
             (final / MARKER).unlink(missing_ok=True)
             shutil.rmtree(final)
         temporary.rename(final)
@@ -195,7 +197,16 @@ def load_progress(checkpoint: Path) -> Progress:
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return a run's complete checkpoints, oldest step first."""
     found = (run_folder / CHECKPOINTS).glob(f"{PREFIX}*/{MARKER}")
-    return sorted((marker.parent for marker in found), key=lambda folder: int(folder.name[len(PREFIX) :]))
+    return sorted((marker.parent for marker in found), key=read_step)
+
+
+def read_step(checkpoint: Path) -> int:
+    """Return the step in a checkpoint folder's name.
+
+    >>> read_step(Path("checkpoints/step-00000020"))
+    20
+    """
+    return int(checkpoint.name[len(PREFIX) :])
 
 
 def find_checkpoint(run_folder: Path) -> Path | None:

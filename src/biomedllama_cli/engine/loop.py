@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.checkpoint import (
@@ -23,14 +21,15 @@ from biomedllama_cli.engine.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from biomedllama_cli.engine.loader import RunData, iter_micro_batches
 from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.optimizer import set_learning_rate
-from biomedllama_cli.engine.order import PADDING_SEQUENCE, BatchPlan, SequenceOrder
-from biomedllama_cli.engine.rows import Batch, PackedRows
+from biomedllama_cli.engine.order import PADDING_SEQUENCE
+from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
-from biomedllama_cli.engine.signals import StopRequest, keep_signals_from_loader
+from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.engine.step import StepTensors, train_step
-from biomedllama_cli.engine.validation import Validation, Validator
+from biomedllama_cli.engine.validation import Validation
 from biomedllama_cli.errors import ModelError, Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
 from biomedllama_cli.settings.pretrain import (
@@ -77,23 +76,6 @@ class Trainee:
     accelerator: Accelerator
     model: PreTrainedModel
     optimizer: Any
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The rows, and when each is trained on.
-
-    Attributes:
-        rows: training rows.
-        order: the sequences of every step.
-        plan: how a step is split over ranks.
-        validator: of the validation split, or None without one.
-    """
-
-    rows: PackedRows
-    order: SequenceOrder
-    plan: BatchPlan
-    validator: Validator | None
 
 
 @dataclass
@@ -163,7 +145,9 @@ class Loop:
 
     def _run_steps(self, stop: StopRequest) -> Tally:
         tally, total = self._tally, self._data.order.total_steps
-        batches = self._iter_micro_batches(tally.step + 1)
+        batches = iter_micro_batches(
+            self._data, self._accelerator, tally.step + 1, data_workers=self._settings.data_workers
+        )
         if self._run.resumed_from is not None and self._run.progress is not None:
             restore_random_states(self._run.resumed_from, self._accelerator)
             if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
@@ -318,7 +302,9 @@ class Loop:
             order=self._run.order,
             grad_scaler=scaler.state_dict() if scaler is not None else {},
         )
-        self._tally.checkpoint = save_checkpoint(self._run, self._accelerator, self._model, self._optimizer, progress)
+        self._tally.checkpoint = save_checkpoint(
+            self._run, self._accelerator, self._model, self._optimizer, progress
+        )
         if self._accelerator.is_main_process:
             remove_old_checkpoints(self._run.folder, self._settings.checkpoint.keep_checkpoints)
 
@@ -327,33 +313,3 @@ class Loop:
             f"Stopped by a signal after step {step} of {self._data.order.total_steps}; saved {self._tally.checkpoint}.",
             hint="The same command continues from there.",
         )
-
-    def _iter_micro_batches(self, start_step: int) -> Iterator[Batch]:
-        """Generate this rank's micro-batches from a step on, read ahead by `data_workers` processes."""
-        ids = _MicroBatchIds(self._data, self._accelerator.process_index, start_step)
-        loader = DataLoader(
-            self._data.rows,
-            batch_sampler=ids,
-            num_workers=self._settings.data_workers,
-            collate_fn=_keep,
-            pin_memory=self._accelerator.device.type == "cuda",
-            worker_init_fn=keep_signals_from_loader,
-            generator=torch.Generator(),  # its own, so that loading never moves the run's random state
-        )
-        return iter(loader)
-
-
-@dataclass(frozen=True)
-class _MicroBatchIds:
-    """One rank's micro-batches as lists of ids, for a DataLoader."""
-
-    data: RunData
-    rank: int
-    start_step: int
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.data.order.iter_micro_batches(self.data.plan, self.rank, self.start_step)
-
-
-def _keep(batch: Batch) -> Batch:
-    return batch

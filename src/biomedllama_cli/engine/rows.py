@@ -1,8 +1,9 @@
 """Rows of fixed length cut from the token stream of a shard, each document in a segment of its own.
 
-Row `i` of a shard has the inputs `tokens[i*T : (i+1)*T]` and the targets `tokens[i*T+1 : (i+1)*T+1]`; no token is
-dropped, and every token but the first of a shard is a target once. Inside a row every document is a segment with positions from 0, from which the models build the
-block-diagonal mask themselves, provided that no `attention_mask` is passed.
+Row `i` of a shard has the inputs `tokens[i*T : (i+1)*T]` and the targets `tokens[i*T+1 : (i+1)*T+1]`; no token
+is dropped, and every token but the first of a shard is a target once. Inside a row every document is a segment
+with positions from 0, from which the models build the block-diagonal mask themselves, provided that no
+`attention_mask` is passed.
 
 * Corpora without BOS: the EOS that ends a document is the first input of the next document's segment, so that a
   document's first token is predicted from EOS alone, just as evaluation conditions rolling text on EOS.
@@ -41,9 +42,7 @@ class PackedRows(Dataset[Batch]):
         has_bos: whether every document starts with BOS.
     """
 
-    def __init__(
-        self, shards: Sequence[Shard], sequence_length: int, *, eos_id: int, has_bos: bool
-    ) -> None:
+    def __init__(self, shards: Sequence[Shard], sequence_length: int, *, eos_id: int, has_bos: bool) -> None:
         self._shards = list(shards)
         self.sequence_length = sequence_length
         self._eos_id, self._has_bos = eos_id, has_bos
