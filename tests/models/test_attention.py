@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def _reference_attend(
 
 
 @pytest.fixture
-def reference_operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def reference_operator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand in for the operator and collect the biases it is called with."""
     register_xformers()
     biases: list[Any] = []
@@ -73,7 +72,7 @@ def reference_operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return _reference_attend(*args, **kwargs)
 
     monkeypatch.setattr(attention_module, "_attend", attend)
-    yield biases
+    return biases
 
 
 @needs_xformers

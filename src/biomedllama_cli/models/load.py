@@ -6,14 +6,10 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,43 +22,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    LlamaConfig,
+    GenerationConfig,
     PreTrainedModel,
 )
 
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
+from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 
-__all__ = ["ModelDescription", "describe_model", "load_model", "resolve_attention"]
+__all__ = ["ModelDescription", "build_scratch_config", "describe_model", "load_model", "resolve_attention"]
 
 logger = logging.getLogger(__name__)
-
-SCRATCH_PREFIX = "scratch:"
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """The facts of a model that a report prints.
-
-    Attributes:
-        architecture: class name, as in `config.json`.
-        parameters: all of them, tied ones once.
-        parameters_without_embeddings: without the input table and an untied output table.
-        matmul_parameters: those that multiply: all but an untied input table (N of the FLOPs formula).
-        layers: decoder layers.
-        hidden_size: width of the residual stream.
-        attention_size: query heads x head size, the width that enters the attention products.
-        vocabulary_size: rows of the input table (padding rows included).
-    """
-
-    architecture: str
-    parameters: int
-    parameters_without_embeddings: int
-    matmul_parameters: int
-    layers: int
-    hidden_size: int
-    attention_size: int
-    vocabulary_size: int
 
 
 def load_model(
@@ -107,58 +78,6 @@ def load_model(
     return model
 
 
-def build_scratch_config(
-    source: str, vocabulary_size: int | None = None, *, bos_id: int | None = None, eos_id: int | None = None
-) -> LlamaConfig:
-    """Build the LLaMA configuration named by `scratch:NAME`.
-
-    Raises:
-        ModelError: no configuration has this name.
-    """
-    name = source.removeprefix(SCRATCH_PREFIX)
-    shapes = _load_shapes()
-    if name not in shapes:
-        raise ModelError(
-            f"model: {source!r} names no configuration.", hint="Known: scratch:" + ", scratch:".join(shapes)
-        )
-    return LlamaConfig(
-        vocab_size=vocabulary_size or 32_000,
-        bos_token_id=bos_id,
-        eos_token_id=eos_id,
-        rms_norm_eps=1e-5,
-        **shapes[name],
-    )
-
-
-def describe_model(model: PreTrainedModel) -> ModelDescription:
-    """Return the facts of a model that a report prints."""
-    config = model.config
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    tables = {id(embedding): embedding.numel()}
-    if head is not None:
-        tables[id(head.weight)] = head.weight.numel()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return ModelDescription(
-        architecture=type(model).__name__,
-        parameters=parameters,
-        parameters_without_embeddings=parameters - sum(tables.values()),
-        matmul_parameters=parameters - (embedding.numel() if len(tables) > 1 else 0),
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        attention_size=config.num_attention_heads * head_size,
-        vocabulary_size=embedding.shape[0],
-    )
-
-
-@cache
-def _load_shapes() -> dict[str, dict[str, Any]]:
-    text = resources.files("biomedllama_cli.models").joinpath("configurations.yaml").read_text("utf-8")
-    shapes: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return shapes
-
-
 def _build_from_config(config: Any, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
@@ -192,7 +111,7 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
 def _find_folder(source: str) -> Path | None:
     """Return the local folder that `source` names, or None for a hub id."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"model: the folder {source} has no config.json.",
@@ -305,12 +224,19 @@ def _check_vocabulary(model: PreTrainedModel, source: str, vocabulary_size: int 
 
 
 def _make_saveable(model: PreTrainedModel) -> None:
-    """Mend a generation configuration that transformers itself would refuse to save."""
+    """Mend a generation configuration that transformers would warn about, or refuse to save once touched."""
     generation = model.generation_config
-    if generation is None:
+    if generation is None or _is_valid(generation):
         return
+    # Published folders carry sampling values with do_sample=false (LLaMA-2-chat); they mean sampling.
+    generation.do_sample = True
+    if not _is_valid(generation):
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+
+
+def _is_valid(generation: GenerationConfig) -> bool:
     try:
         generation.validate(strict=True)
     except ValueError:
-        # Published folders carry sampling values with do_sample=false (LLaMA-2-chat); they mean sampling.
-        generation.do_sample = True
+        return False
+    return True

@@ -36,17 +36,8 @@ def enable_summed_loss(model: PreTrainedModel) -> PreTrainedModel:
     """
     if getattr(model, "_has_summed_loss", False):
         return model
-    plain_forward = model.forward
-
-    # Bound as a method, because accelerate re-wraps `forward.__func__`.
-    def forward(
-        self: PreTrainedModel, *args: Any, target_ids_BT: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        if target_ids_BT is None:
-            return plain_forward(*args, **kwargs)
-        return _sum_loss(self, plain_forward, target_ids_BT, kwargs)
-
-    model.forward = MethodType(forward, model)
+    # Bound as a method, because accelerate re-wraps `forward.__func__`; no closure, because models are copied.
+    model.forward = MethodType(_forward, model)
     _teach_head(model)
     model._has_summed_loss = True
     return model
@@ -72,14 +63,20 @@ def summed_cross_entropy(
     return loss_sum, (labels_BT != IGNORED).sum()
 
 
-def _sum_loss(
-    model: PreTrainedModel, plain_forward: Any, target_ids_BT: torch.Tensor, kwargs: dict[str, Any]
-) -> torch.Tensor:
+def _forward(
+    self: PreTrainedModel, *args: Any, target_ids_BT: torch.Tensor | None = None, **kwargs: Any
+) -> Any:
+    if target_ids_BT is None:
+        return type(self).forward(self, *args, **kwargs)
+    return _sum_loss(self, target_ids_BT, kwargs)
+
+
+def _sum_loss(model: PreTrainedModel, target_ids_BT: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
     # Before the forward, so that the copy of the indices to the host waits for no kernel of this forward.
     target_places_N = (target_ids_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
     target_ids_N = target_ids_BT.reshape(-1)[target_places_N]
     if any(hasattr(owner, name) for name in _OTHER_LOGIT_SCALES for owner in (model, model.config)):
-        logits_NV = plain_forward(**kwargs).logits.flatten(0, 1)[target_places_N]
+        logits_NV = type(model).forward(model, **kwargs).logits.flatten(0, 1)[target_places_N]
         return functional.cross_entropy(logits_NV.float(), target_ids_N, reduction="sum")
     hidden_BTD = model.base_model(**kwargs).last_hidden_state
     if target_places_N.numel() == 0:

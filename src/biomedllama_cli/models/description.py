@@ -1,0 +1,54 @@
+"""The facts of a model that reports print and that its FLOPs are counted from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The facts of a model that a report prints.
+
+    Attributes:
+        architecture: class name, as in `config.json`.
+        parameters: all of them, tied ones once.
+        parameters_without_embeddings: without the input table and an untied output table.
+        matmul_parameters: those that multiply: all but an untied input table (N of the FLOPs formula).
+        layers: decoder layers.
+        hidden_size: width of the residual stream.
+        attention_size: query heads x head size, the width that enters the attention products.
+        vocabulary_size: rows of the input table (padding rows included).
+    """
+
+    architecture: str
+    parameters: int
+    parameters_without_embeddings: int
+    matmul_parameters: int
+    layers: int
+    hidden_size: int
+    attention_size: int
+    vocabulary_size: int
+
+
+def describe_model(model: PreTrainedModel) -> ModelDescription:
+    """Return the facts of a model that a report prints."""
+    config = model.config
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    tables = {id(embedding): embedding.numel()}
+    if head is not None:
+        tables[id(head.weight)] = head.weight.numel()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelDescription(
+        architecture=type(model).__name__,
+        parameters=parameters,
+        parameters_without_embeddings=parameters - sum(tables.values()),
+        matmul_parameters=parameters - (embedding.numel() if len(tables) > 1 else 0),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        attention_size=config.num_attention_heads * head_size,
+        vocabulary_size=embedding.shape[0],
+    )

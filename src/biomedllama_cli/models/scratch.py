@@ -1,0 +1,44 @@
+"""Named LLaMA shapes to train from random weights: `scratch:NAME`, as configurations.yaml lists them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+from transformers import LlamaConfig
+
+from biomedllama_cli.errors import ModelError
+
+SCRATCH_PREFIX = "scratch:"
+
+
+def build_scratch_config(
+    source: str, vocabulary_size: int | None = None, *, bos_id: int | None = None, eos_id: int | None = None
+) -> LlamaConfig:
+    """Build the LLaMA configuration named by `scratch:NAME`.
+
+    Raises:
+        ModelError: no configuration has this name.
+    """
+    name = source.removeprefix(SCRATCH_PREFIX)
+    shapes = _load_shapes()
+    if name not in shapes:
+        raise ModelError(
+            f"model: {source!r} names no configuration.", hint="Known: scratch:" + ", scratch:".join(shapes)
+        )
+    return LlamaConfig(
+        vocab_size=vocabulary_size or 32_000,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        rms_norm_eps=1e-5,
+        **shapes[name],
+    )
+
+
+@cache
+def _load_shapes() -> dict[str, dict[str, Any]]:
+    text = resources.files("biomedllama_cli.models").joinpath("configurations.yaml").read_text("utf-8")
+    shapes: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return shapes
