@@ -13,6 +13,16 @@ from lxml import etree
 
 LARGEST_FORMULA_SHARE = 0.25  # of an article's paragraphs; more mathematics than that leaves too many holes
 
+# Not every file spells out its journal; its DOI, 10.1371/journal.CODE.NUMBER, always names it.
+JOURNALS = {
+    "pbio": "PLOS Biology",
+    "pcbi": "PLOS Computational Biology",
+    "pgen": "PLOS Genetics",
+    "pmed": "PLOS Medicine",
+    "pntd": "PLOS Neglected Tropical Diseases",
+    "pone": "PLOS ONE",
+    "ppat": "PLOS Pathogens",
+}
 XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 DROPPED = {
     "fig",
@@ -201,16 +211,13 @@ def read_article(root: etree._Element, licence: tuple[str, str]) -> Article | No
     blocks = reader.read(root.find("body"))
     if reader.formula_paragraphs > LARGEST_FORMULA_SHARE * reader.paragraphs:
         return None
-    meta = root.find("./front/article-meta")
-    journal = root.find("./front/journal-meta//journal-title")
-    if journal is None:
-        journal = root.find("./front/journal-meta/journal-id[@journal-id-type='nlm-ta']")
+    meta, doi = root.find("./front/article-meta"), read_doi(root)
     years = sorted(year.text for year in meta.findall("./pub-date/year"))
     return Article(
-        doi=read_doi(root),
+        doi=doi,
         title=read_line(meta.find("./title-group/article-title")),
         authors=tuple(iter_authors(meta)),
-        journal=read_line(journal).replace("PLoS", "PLOS"),
+        journal=JOURNALS[doi.split(".")[2]],
         year=years[0],
         copyright_holder=read_line(meta.find("./permissions/copyright-holder")),
         licence=licence[0],
