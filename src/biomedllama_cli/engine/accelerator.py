@@ -14,18 +14,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import DistributedType, PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from accelerate.utils import (
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
+from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.sharding import MeshShape, World, choose_mesh, read_world
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-EXPECTED_WORLD_SIZE = "_BIOMEDLLAMA_EXPECTED_WORLD_SIZE"
-"""Set by our own launcher: the number of processes it was asked for."""
 
 # A rank that loads a large model or writes a checkpoint alone keeps the others waiting this long at most.
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
@@ -68,7 +70,8 @@ def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) ->
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision="no" if numerics.precision == "fp32" else numerics.precision,
-        gradient_accumulation_steps=1,
+        # A plugin, because an environment variable would win over a plain number.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         fsdp_plugin=_build_fsdp_plugin(parallel, numerics) if several else None,
         parallelism_config=_build_mesh_config(mesh) if several else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)] if several else None,
@@ -195,7 +198,6 @@ def prepare(
         return model, accelerator.prepare_optimizer(optimizer)
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = find_decoder_layer_names(model)
     model, optimizer = accelerator.prepare(model, optimizer)
-    assert isinstance(model, FSDPModule)
     shard_mesh = accelerator.torch_device_mesh
     for name, parameter in model.named_parameters():
         found = getattr(parameter, "device_mesh", None)

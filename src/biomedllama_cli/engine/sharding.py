@@ -56,7 +56,7 @@ def read_world(environment: Mapping[str, str] | None = None) -> World:
         SettingsError: a variable is not a whole number of at least 1.
     """
     environment = os.environ if environment is None else environment
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         text = environment.get(name, "1" if name == "WORLD_SIZE" else str(sizes["WORLD_SIZE"]))
         if not text.isdigit() or int(text) < 1:
