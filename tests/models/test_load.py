@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from biomedllama_cli.errors import ModelError, UnavailableError
+from biomedllama_cli.models import hub
 from biomedllama_cli.models.load import build_scratch_config, describe_model, load_model
 
 
@@ -159,6 +160,29 @@ def test_a_hub_id_offline_is_unavailable_with_a_way_out() -> None:
     with pytest.raises(UnavailableError, match="nobody/nothing") as caught:
         load_model("nobody/nothing")
     assert "local folder" in caught.value.hint
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class NoNetwork:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(url)
+            raise OSError("Name or service not known")
+
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"the hub was asked by {name}")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_session", NoNetwork)
+    monkeypatch.setattr("huggingface_hub.utils._http.get_session", NoNetwork)
+    hub.is_hub_reachable.cache_clear()
+    try:
+        with pytest.raises(UnavailableError, match="nobody/nothing"):
+            load_model("nobody/nothing")
+    finally:
+        hub.is_hub_reachable.cache_clear()
+    assert len(asked) == 1
 
 
 def test_a_folder_with_a_missing_tensor_is_refused_instead_of_filled_at_random(

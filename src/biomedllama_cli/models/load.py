@@ -29,6 +29,7 @@ from transformers import (
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 
 __all__ = ["ModelDescription", "build_scratch_config", "describe_model", "load_model", "resolve_attention"]
@@ -86,7 +87,9 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
     folder = _find_folder(source)
     try:
         with _no_background_conversion():
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            # A hub that does not answer is not asked again and again: the cache alone decides.
+            cached_only = folder is None and not is_hub_reachable()
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached_only)
             is_causal_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
             loader = AutoModelForCausalLM if is_causal_model else AutoModelForImageTextToText
             model, loading = loader.from_pretrained(
@@ -94,6 +97,7 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
                 dtype=dtype,
                 attn_implementation=_fit_attention(config, attention),
                 trust_remote_code=False,
+                local_files_only=cached_only,
                 # A .bin of a stranger is read by the restricted unpickler, which runs nothing.
                 weights_only=True,
                 output_loading_info=True,
