@@ -45,3 +45,19 @@ def hash_items(items: Sequence[Question] | Sequence[Document]) -> str:
     for item in items:
         digest.update(json.dumps(vars(item), ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def locate_model(source: str, revision: str | None) -> Path | None:
+    """Return the folder a loaded model's files are in: the given one, or the hub cache's; None if neither.
+
+    Args:
+        source: folder or hub id.
+        revision: commit of the hub repository.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None

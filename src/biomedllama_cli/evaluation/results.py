@@ -150,7 +150,7 @@ def score_documents(
         interval = statistics.bootstrap_rate_interval(log_likelihoods, units, seed)
         return Estimate(
             value=statistics.perplexity(total, sum(units)),
-            interval=interval and tuple(statistics.perplexity(-rate, 1) for rate in interval),  # type: ignore[arg-type]
+            interval=interval and tuple(statistics.perplexity(-rate, 1) for rate in interval),
         )
 
     rates = statistics.bootstrap_rate_interval(log_likelihoods, utf8_bytes, seed)
@@ -166,7 +166,7 @@ def score_documents(
         token_perplexity=perplexity_per(token_counts),
         bits_per_byte=Estimate(
             value=statistics.bits_per_byte(total, sum(utf8_bytes)),
-            interval=rates and tuple(statistics.bits_per_byte(-rate, 1) for rate in rates),  # type: ignore[arg-type]
+            interval=rates and tuple(statistics.bits_per_byte(-rate, 1) for rate in rates),
         ),
     )
     samples = [

@@ -1,0 +1,77 @@
+"""Write an evaluation's folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.errors import OutputError
+
+RESULTS_FILE = "results.json"
+
+
+def check_output_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that must not be written.
+
+    Raises:
+        OutputError: it is a file, or holds something and may not be replaced.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"output_dir {folder} is a file; it must be a folder")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / RESULTS_FILE).is_file():
+        raise OutputError(
+            f"output_dir {folder} is not empty and holds no {RESULTS_FILE}; only results are replaced",
+            "Give another --output-dir.",
+        )
+    if not overwrite:
+        raise OutputError(
+            f"output_dir {folder} holds results already", "Give another --output-dir, or --overwrite."
+        )
+
+
+def write_results(
+    folder: Path,
+    report: Mapping[str, Any],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write results.json and one samples-TASK.jsonl per task; the folder appears complete or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written, or has been filled in the meantime.
+    """
+    check_output_folder(folder, overwrite=overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for task, rows in samples.items():
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                (staging / f"samples-{task}.jsonl").write_text(lines, encoding="utf-8")
+            content = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
+            (staging / RESULTS_FILE).write_text(content, encoding="utf-8")
+            staging.chmod(0o755)  # mkdtemp makes it private
+            _replace(folder, staging)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"output_dir {folder} cannot be written ({error.strerror or error})") from error
+
+
+def _replace(folder: Path, staging: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        staging.replace(folder)  # a rename may take the place of an empty folder
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.replace(old)
+    staging.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
