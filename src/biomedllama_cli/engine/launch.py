@@ -37,6 +37,8 @@ from biomedllama_cli.settings.pretrain import ParallelSettings, PretrainSettings
 
 logger = logging.getLogger(__name__)
 
+MODULE = "biomedllama_cli"
+"""What every process runs, with `python -m`."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 """How long the other ranks have to report after the first failure, whose cause may be theirs."""
@@ -133,7 +135,7 @@ def build_command(folder: Path, processes: int, arguments: Sequence[str]) -> lis
         *("--main_process_port", "0"),  # any free one
     ]
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    return [*launch, "--module", "biomedllama_cli", *arguments]
+    return [*launch, "--module", MODULE, *arguments]
 
 
 def build_environment(folder: Path, processes: int, on_cpu: bool) -> dict[str, str]:

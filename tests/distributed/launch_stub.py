@@ -1,0 +1,96 @@
+"""A command that launches itself like `biomedllama pretrain`, with light stories instead of training.
+
+python -m launch_stub STORY FOLDER PROCESSES
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from biomedllama_cli.engine import launch
+from biomedllama_cli.engine.rank import run_as_rank
+from biomedllama_cli.errors import DataError, Resumable, UserError
+from biomedllama_cli.settings.pretrain import ParallelSettings, PretrainSettings
+
+FOLDER = Path(sys.argv[2])
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def tell() -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")
+    facts = {name: os.environ.get(name) for name in names}
+    facts["arguments"] = sys.argv[1:]
+    (FOLDER / f"told-{os.getpid()}.json").write_text(json.dumps(facts))
+
+
+def wait_for_a_signal() -> None:
+    got: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    (FOLDER / f"listening-{RANK}").write_text(str(os.getpid()))
+    while not got:
+        time.sleep(0.05)
+    time.sleep(0.5 * RANK)  # ranks need not end together
+    raise Resumable("Stopped by a signal after step 7; saved.", "The same command continues.")
+
+
+def sleep_without_listening() -> None:
+    (FOLDER / f"listening-{RANK}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def fail_with_bad_data() -> None:
+    if RANK == 1:
+        raise DataError("Shard 3 is broken.", "Run prepare again.")
+    time.sleep(600)
+
+
+def fail_unexpectedly() -> None:
+    if RANK == 1:
+        raise ZeroDivisionError("a bug of ours")
+    time.sleep(600)
+
+
+def be_killed() -> None:
+    if RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+STORIES: dict[str, Callable[[], None]] = {
+    story.__name__: story
+    for story in (
+        tell,
+        wait_for_a_signal,
+        sleep_without_listening,
+        fail_with_bad_data,
+        fail_unexpectedly,
+        be_killed,
+    )
+}
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    launch.MODULE = "launch_stub"
+    processes = int(arguments[2]) if len(arguments) > 2 else None
+    settings = PretrainSettings(parallel=ParallelSettings(num_processes=processes, device="cpu"))
+    try:
+        if launch.launch_if_needed(settings, arguments) is None:
+            run_as_rank(STORIES[arguments[0]])
+    except UserError as error:
+        print(f"{type(error).__name__}: {error.message} {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
