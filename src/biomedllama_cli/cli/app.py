@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from biomedllama_cli.cli.command import SettingsCommand
+from biomedllama_cli.cli.command import CommandGroup, SettingsCommand
 from biomedllama_cli.cli.evaluate import evaluate
 from biomedllama_cli.cli.prepare import prepare
 from biomedllama_cli.cli.pretrain import pretrain
-from biomedllama_cli.cli.usage import explain_usage_error
 
 app = typer.Typer(
     name="biomedllama",
+    cls=CommandGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -48,14 +48,13 @@ def run(arguments: list[str]) -> int:
         arguments: what stands after `biomedllama`.
     """
     try:
-        code = get_command(app).main(arguments or ["--help"], prog_name="biomedllama", standalone_mode=False)
+        code = get_command(app).main(
+            arguments or ["--help"], prog_name="biomedllama", standalone_mode=False, obj=arguments
+        )
     except typer.TyperException as error:  # what Typer itself refuses: unknown commands and options
         from biomedllama_cli.cli.output import print_error
+        from biomedllama_cli.cli.usage import explain_usage_error
 
-        return print_error(explain_usage_error(error), as_json="--json" in arguments, debug=False)
-    except BrokenPipeError:  # the reader of the help has left
-        from biomedllama_cli.cli.output import silence_stdout
-
-        silence_stdout()
-        return 0
+        explained = explain_usage_error(error, arguments)
+        return print_error(explained, as_json="--json" in arguments, debug="--debug" in arguments)
     return int(code or 0)

@@ -6,10 +6,20 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from biomedllama_cli.cli.logs import configure_logging
 from biomedllama_cli.cli.output import print_error, print_report
+
+
+class CommandGroup(TyperGroup):
+    """The root: the same help page as its commands have."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        from biomedllama_cli.cli.help import print_help
+
+        print_help(self, ctx)
 
 
 class SettingsCommand(TyperCommand):

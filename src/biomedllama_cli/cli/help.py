@@ -1,4 +1,4 @@
-"""The help page of a command: one panel per section, nothing cut off on a narrow terminal.
+"""Help pages: one panel per section, nothing cut off on a narrow terminal.
 
 Typer's own page puts flags, types and texts into columns and cuts what does not fit, which on 80 columns
 is most environment names; here every text has the whole width.
@@ -14,21 +14,30 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
+from typer.core import TyperGroup
+
+from biomedllama_cli.cli.output import print_text
 
 PLAIN_WIDTH = 100
 """Columns of a page that does not go to a terminal."""
 
 
 def print_help(command: Any, context: Any) -> None:
-    """Print usage, what the command does, and its options by panel, in the order they were made."""
+    """Print usage, what the command does, its options by panel, and the commands of a group."""
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PLAIN_WIDTH
-    console.print(Padding(Text(command.get_usage(context), style="bold"), (1, 1, 0, 1)))
-    console.print(Padding(Text(command.help or ""), 1))
-    for title, options in group_options(command, context).items():
-        rows = [row for option in options for row in _rows(option)]
-        console.print(Panel(Group(*rows), title=escape(title), title_align="left", border_style="dim"))
+    with console.capture() as page:
+        console.print(Padding(Text(command.get_usage(context), style="bold"), (1, 1, 0, 1)))
+        console.print(Padding(Text(command.help or ""), 1))
+        for title, options in group_options(command, context).items():
+            _print_panel(console, title, [row for option in options for row in _option_rows(option)])
+        if isinstance(command, TyperGroup):
+            rows = [row for each in command.commands.values() for row in _rows(each.name, each.help)]
+            _print_panel(console, "Commands", rows)
+        if command.epilog:
+            console.print(Padding(Text(command.epilog), (0, 1)))
+    print_text(page.get().removesuffix("\n"))
 
 
 def group_options(command: Any, context: Any) -> dict[str, list[Any]]:
@@ -39,10 +48,19 @@ def group_options(command: Any, context: Any) -> dict[str, list[Any]]:
     return panels
 
 
-def _rows(option: Any) -> list[RenderableType]:
+def _print_panel(console: Console, title: str, rows: list[RenderableType]) -> None:
+    console.print(Panel(Group(*rows), title=escape(title), title_align="left", border_style="dim"))
+
+
+def _option_rows(option: Any) -> list[RenderableType]:
     name = Text(", ".join(sorted(option.opts, reverse=True)), style="bold cyan")
     if option.secondary_opts:
         name.append(" / ", style="dim").append(option.secondary_opts[0], style="bold magenta")
     if option.metavar:
         name.append(f" {option.metavar}", style="yellow")
-    return [name, Padding(Text.from_markup(option.help or ""), (0, 0, 0, 4))]
+    return _rows(name, option.help)
+
+
+def _rows(name: str | Text | None, text: str | None) -> list[RenderableType]:
+    shown = name if isinstance(name, Text) else Text(name or "", style="bold cyan")
+    return [shown, Padding(Text.from_markup(text or ""), (0, 0, 0, 4))]

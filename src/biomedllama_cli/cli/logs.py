@@ -5,8 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import TextIO
 
 PACKAGE = "biomedllama_cli"
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stderr is at the moment of writing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Formatter(logging.Formatter):
@@ -33,10 +43,12 @@ def configure_logging(verbose: int) -> None:
         verbose: 0 shows our progress and everybody's warnings, 1 our details, 2 the libraries' progress too.
     """
     terminal = sys.stderr.isatty()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_Formatter(colour=terminal and "NO_COLOR" not in os.environ))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for earlier in [each for each in root.handlers if isinstance(each, _StderrHandler)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
     root.setLevel(logging.INFO if verbose >= 2 else logging.WARNING)
     # Every rank but the first repeats what the first says: only its warnings are news.
     ours = logging.DEBUG if verbose else logging.INFO

@@ -29,7 +29,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
     """Print a report on stdout, unless another process of the same job does."""
     if is_follower():
         return
-    _print(_to_json(report.model_dump(mode="json")) if as_json else "\n".join(report.lines()))
+    print_text(_to_json(report.model_dump(mode="json")) if as_json else "\n".join(report.lines()))
 
 
 def print_error(error: BaseException, *, as_json: bool, debug: bool) -> int:
@@ -41,11 +41,14 @@ def print_error(error: BaseException, *, as_json: bool, debug: bool) -> int:
     kind, message, hint, code = _describe(error)
     if debug:
         traceback.print_exception(error)
-    if as_json and not is_follower():
+    # A process our own launcher started leaves stdout to the launcher, which tells what failed first.
+    if as_json and not is_follower() and "_BIOMEDLLAMA_OUTCOME" not in os.environ:
         content = {"message": message, "hint": hint, "exit_code": int(code), "kind": kind}
-        _print(_to_json({"error": content}))
+        print_text(_to_json({"error": content}))
     else:
-        print(f"Error: {message}" + (f"\nHint: {hint}" if hint else ""), file=sys.stderr)
+        # Stopped by a signal or by Ctrl-C is no error: the message says what happened.
+        word = "" if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) else "Error: "
+        print(f"{word}{message}" + (f"\nHint: {hint}" if hint else ""), file=sys.stderr)
     return int(code)
 
 
@@ -70,16 +73,13 @@ def _to_json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False)
 
 
-def _print(text: str) -> None:
+def print_text(text: str) -> None:
+    """Print on stdout, whether or not somebody still reads it and whatever letters it can show."""
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `| head`: the reader has what it wanted, and the work is done
-        silence_stdout()
+        # The interpreter's last flush must not find the closed pipe either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnicodeEncodeError:  # a terminal that is not UTF-8
         sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace") + b"\n")
         sys.stdout.flush()
-
-
-def silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush finds no closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import typer
 
 from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.settings.leaves import TREES
 from biomedllama_cli.settings.suggest import suggest
 
 
-def explain_usage_error(error: typer.TyperException) -> SettingsError:
+def explain_usage_error(error: typer.TyperException, arguments: list[str]) -> SettingsError:
     """Turn an error of Typer's parser into one of ours, with a suggestion where there is one."""
     context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "biomedllama"
+    command = next((each for each in arguments[:1] if each in TREES), "")
+    where = context.command_path if context is not None else f"biomedllama {command}".strip()
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):  # an option nobody has
         return SettingsError(f"{option} is not an option of `{where}`.", _suggest_option(option, context))

@@ -44,7 +44,9 @@ def parse_settings(text: str, name: str) -> dict[str, Any]:
         where = f" in line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
         raise SettingsError(f"{name} is not valid YAML{where}: {problem}.") from error
-    except (RecursionError, ValueError) as error:
+    except RecursionError as error:
+        raise SettingsError(f"{name} is not a settings file: it is nested too deeply.") from error
+    except ValueError as error:  # such as the date 2024-99-99
         raise SettingsError(f"{name} is not valid YAML: {error}.") from error
     if content is None:
         return {}

@@ -22,7 +22,7 @@ from biomedllama_cli.settings.preset import load_preset
 from biomedllama_cli.settings.suggest import suggest
 
 T = TypeVar("T", bound=Settings)
-Path_ = tuple[str, ...]
+LeafPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def resolve_settings(
         SettingsError: a source names an unknown setting, or a value breaks its rule.
     """
     leaves = {leaf.path: leaf for leaf in iter_leaves(tree)}
-    chosen: dict[Path_, _Choice] = {}
+    chosen: dict[LeafPath, _Choice] = {}
     if preset is not None:
         source = f"preset {preset}"
         for leaf, raw in _flatten(load_preset(find_command(tree), preset), leaves, source, tree):
@@ -84,7 +84,8 @@ def resolve_settings(
     by_name = {leaf.name: leaf for leaf in leaves.values()}
     for name, raw in flags.items():
         leaf = by_name[name]
-        chosen[leaf.path] = _Choice(_read_none(leaf, raw), f"flag {leaf.flag}", leaf.flag)
+        flag = leaf.flag if raw is not False else leaf.flag.replace("--", "--no-", 1)
+        chosen[leaf.path] = _Choice(_read_none(leaf, raw), f"flag {flag}", flag)
 
     settings = _validate(tree, leaves, chosen)
     origins = {
@@ -112,11 +113,11 @@ def _check_command(content: dict[str, Any], config: Path, tree: type[Settings]) 
 
 def _flatten(
     content: Mapping[str, Any],
-    leaves: Mapping[Path_, Leaf],
+    leaves: Mapping[LeafPath, Leaf],
     source: str,
     tree: type[Settings],
     *,
-    path: Path_ = (),
+    path: LeafPath = (),
 ) -> Iterator[tuple[Leaf, Any]]:
     """Yield each leaf a nested mapping sets, refusing keys the tree does not have."""
     sections = {known[: len(path) + 1] for known in leaves if len(known) > len(path) + 1}
@@ -135,7 +136,7 @@ def _flatten(
 
 
 def _unknown_key(
-    path: Path_, source: str, leaves: Mapping[Path_, Leaf], tree: type[Settings]
+    path: LeafPath, source: str, leaves: Mapping[LeafPath, Leaf], tree: type[Settings]
 ) -> SettingsError:
     dotted, mine = ".".join(path), find_command(tree)
     for command in TREES:
@@ -149,7 +150,7 @@ def _unknown_key(
     return SettingsError(f"{dotted} in {source} is not a setting of {mine}.", suggest(dotted, known))
 
 
-def _validate(tree: type[T], leaves: Mapping[Path_, Leaf], chosen: Mapping[Path_, _Choice]) -> T:
+def _validate(tree: type[T], leaves: Mapping[LeafPath, Leaf], chosen: Mapping[LeafPath, _Choice]) -> T:
     nested: dict[str, Any] = {}
     for path, choice in chosen.items():
         section = nested
