@@ -157,3 +157,11 @@ def test_the_model_stays_a_plain_transformers_model(tiny: Any, tmp_path: Path) -
     model.save_pretrained(tmp_path)
     assert torch.equal(load_model(str(tmp_path))(input_ids=input_ids).logits, expected)
     summed_cross_entropy(model, input_ids, labels, positions)
+
+
+def test_a_copy_trains_its_own_weights(tiny: Any) -> None:
+    model = enable_summed_loss(tiny.build_model("llama"))
+    copied = copy.deepcopy(model)
+    summed_cross_entropy(copied, *_batch())[0].backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in copied.parameters())

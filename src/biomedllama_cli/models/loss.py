@@ -1,9 +1,10 @@
 """The summed cross entropy of next-token prediction, without the logits of a whole batch in memory.
 
-The sum must be computed inside the forward of the root module: under FSDP2 the output table (and a tied input
-table) is gathered by the root's pre-forward hook and freed after it, so code outside would see a shard.
-`enable_summed_loss` therefore teaches the model's own forward a keyword, `target_ids_BT`. The model keeps its
-class, its parameter names and `save_pretrained`; accelerate, DDP and FSDP2 wrap it as any other.
+The sum must be computed inside module calls: under FSDP2 the output table (and a tied input table) is gathered
+by the pre-forward hook of the module that holds it, the root or the table itself, and freed after the call; code
+outside would see a shard. `enable_summed_loss` therefore teaches the model's own forward, and the table's, a
+keyword for the targets. The model keeps its class, its parameter names and `save_pretrained`; accelerate, DDP and
+FSDP2 wrap it as any other.
 
 Letters: B sequences, T tokens, N target tokens, C target tokens of one chunk, D hidden size, V vocabulary.
 """
@@ -96,32 +97,33 @@ def _teach_head(model: PreTrainedModel) -> None:
     would disagree about the number of collectives.
     """
     head: Any = model.get_output_embeddings()
-    plain_forward = head.forward
-    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    head.logit_cap = getattr(model.config, "final_logit_softcapping", None)
+    head.forward = MethodType(_head_forward, head)
 
-    def sum_chunk(hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
-        logits_CV: torch.Tensor = plain_forward(hidden_CD).float()
-        if cap:
-            logits_CV = torch.tanh(logits_CV / cap) * cap
-        loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
-        return loss
 
-    def forward(
-        self: Any, hidden_ND: torch.Tensor, *, target_ids_N: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        if target_ids_N is None:
-            logits: torch.Tensor = plain_forward(hidden_ND)
-            return logits
-        chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
-        chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
-        if len(chunks) == 1:
-            return sum_chunk(*chunks[0])
-        total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
-        for hidden_CD, target_ids_C in chunks:
-            # The backward pass computes the logits of one chunk again instead of keeping all of them.
-            total = total + checkpoint(
-                sum_chunk, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
-            )
-        return total
+def _head_forward(
+    self: Any, hidden_ND: torch.Tensor, *, target_ids_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    if target_ids_N is None:
+        logits: torch.Tensor = type(self).forward(self, hidden_ND)
+        return logits
+    chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
+    chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
+    if len(chunks) == 1:
+        return _sum_chunk(self, *chunks[0])
+    total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
+    for hidden_CD, target_ids_C in chunks:
+        # The backward pass computes the logits of one chunk again instead of keeping all of them.
+        total = total + checkpoint(
+            _sum_chunk, self, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
+        )
+    return total
 
-    head.forward = MethodType(forward, head)
+
+def _sum_chunk(head: Any, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
+    # Not `head(...)`: its hooks, such as FSDP2's, have run for the call that this chunk is part of.
+    logits_CV: torch.Tensor = type(head).forward(head, hidden_CD).float()
+    if head.logit_cap:
+        logits_CV = torch.tanh(logits_CV / head.logit_cap) * head.logit_cap
+    loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
+    return loss
