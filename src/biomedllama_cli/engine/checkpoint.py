@@ -137,7 +137,7 @@ def load_optimizer(checkpoint: Path, model: torch.nn.Module, optimizer: Any) -> 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     # The parameter groups are those of the settings; only the moments come from the file.
     groups = get_optimizer_state_dict(model, plain, options=StateDictOptions())["param_groups"]
-    state: dict[str, dict[str, torch.Tensor]] = {}
+    state: dict[str, Any] = {}
     for key, tensor in load_file(checkpoint / STATE / "optimizer.safetensors").items():
         parameter, moment = key.rsplit(".", 1)
         state.setdefault(parameter, {})[moment] = tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -58,9 +59,10 @@ def iter_micro_batches(
     """
     loader: DataLoader[Batch] = DataLoader(
         data.rows,
-        batch_sampler=MicroBatchIds(data, accelerator.process_index, start_step),  # type: ignore[arg-type]
+        batch_sampler=MicroBatchIds(data, accelerator.process_index, start_step),
         num_workers=data_workers,
-        collate_fn=_keep,
+        collate_fn=_keep,  # PackedRows.__getitems__ made the batch already
+        multiprocessing_context="fork" if data_workers else None,  # maps stay maps; pickling would read them whole
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=keep_signals_from_loader,
         generator=torch.Generator(),  # its own, so that loading never moves the run's random state
@@ -68,5 +70,5 @@ def iter_micro_batches(
     return iter(loader)
 
 
-def _keep(batch: Batch) -> Batch:
+def _keep(batch: Any) -> Any:
     return batch

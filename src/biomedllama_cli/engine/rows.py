@@ -13,17 +13,14 @@ with positions from 0, from which the models build the block-diagonal mask thems
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
-
-if TYPE_CHECKING:
-    from biomedllama_cli.corpus.shards import Shard
 
 IGNORED_LABEL = -100
 """Label of a position that is no target."""

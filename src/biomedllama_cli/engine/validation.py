@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from biomedllama_cli.corpus.manifest import TOKEN_COUNTS_FILE, Corpus
+from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.step import count_targets, forward_loss, move_batch
-
-if TYPE_CHECKING:
-    from biomedllama_cli.corpus.shards import Shard
+from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,36 @@ class Validator:
         nats, target_tokens = totals.tolist()
         loss = nats / target_tokens
         return Validation(loss, bits_per_byte(loss, self._tokens_per_byte))
+
+
+def build_validator(
+    corpus: Corpus, *, sequence_length: int, micro_batch_size: int, max_sequences: int | None
+) -> Validator | None:
+    """Build the validator of a corpus, or None when it holds nothing out."""
+    manifest = corpus.manifest
+    rows = PackedRows(corpus.validation, sequence_length, eos_id=manifest.eos_id, has_bos=manifest.adds_bos)
+    if not len(rows) or not manifest.bytes.validation:
+        return None
+    return Validator(
+        rows,
+        split_target_tokens=count_split_targets(corpus.validation, has_bos=manifest.adds_bos),
+        split_bytes=manifest.bytes.validation,
+        micro_batch_size=micro_batch_size,
+        max_sequences=max_sequences,
+    )
+
+
+def score_unigram(corpus: Corpus) -> float | None:
+    """Return the held-out bits per byte of a unigram model of the training tokens, on the same targets."""
+    manifest = corpus.manifest
+    if not manifest.bytes.validation:
+        return None
+    return unigram_bits_per_byte(
+        np.load(corpus.folder / TOKEN_COUNTS_FILE),
+        corpus.validation,
+        manifest.bytes.validation,
+        bos_id=manifest.bos_id if manifest.adds_bos else None,
+    )
 
 
 def bits_per_byte(loss: float, tokens_per_byte: float) -> float:

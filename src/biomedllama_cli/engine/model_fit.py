@@ -1,0 +1,104 @@
+"""Whether a model and a corpus belong together."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, UserError
+from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
+from biomedllama_cli.models.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def load_text_config(source: str, manifest: CorpusManifest) -> Any:
+    """Load the configuration of a model's text part, without weights.
+
+    Raises:
+        ModelError: the folder or name is no model.
+        UnavailableError: the hub cannot be reached.
+    """
+    if source.startswith(SCRATCH_PREFIX):
+        return build_scratch_config(
+            source, manifest.vocabulary_size, bos_id=manifest.bos_id, eos_id=manifest.eos_id
+        )
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config(decoder=True)
+    except (OSError, ValueError) as error:
+        if Path(source).expanduser().is_dir() or isinstance(error, ValueError):
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"model: {source} has no configuration that can be read: {reason}") from error
+        raise UnavailableError(
+            f"model: the configuration of {source} is not in the cache and the hub cannot be reached.",
+            hint="Give a local folder (--model FOLDER), a scratch:NAME, or go online once.",
+        ) from error
+
+
+def describe_config(config: Any) -> ModelDescription:
+    """Return the facts of the model a configuration describes; no memory is taken for its weights."""
+    with torch.device("meta"):
+        return describe_model(AutoModelForCausalLM.from_config(config))
+
+
+def check_model_fits(source: str, config: Any, manifest: CorpusManifest, sequence_length: int) -> None:
+    """Check vocabulary, positions and tokenizer of a model against a corpus.
+
+    Args:
+        source: hub id, folder or `scratch:NAME`, as given.
+        config: configuration of the text model.
+        manifest: of the corpus.
+        sequence_length: of the packed sequences (in tokens).
+
+    Raises:
+        ModelError: the vocabulary is too small, or the tokenizer is another.
+        SettingsError: the sequences are longer than the model's positions.
+    """
+    if config.vocab_size < manifest.vocabulary_size:
+        raise ModelError(
+            f"model: {source} has {config.vocab_size:,} embeddings, fewer than the {manifest.vocabulary_size:,} "
+            f"pieces of the corpus {manifest.name}.",
+            hint="Prepare the corpus with this model's own tokenizer.",
+        )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and sequence_length > longest:
+        raise SettingsError(
+            f"batch.sequence_length = {sequence_length} must be at most {longest}, the positions of {source}.",
+            hint=f"Use --sequence-length {longest} or less.",
+        )
+    check_tokenizer(source, manifest)
+
+
+def check_tokenizer(source: str, manifest: CorpusManifest) -> None:
+    """Check that a model's own tokenizer, where it has one, is the one that made the corpus.
+
+    Raises:
+        ModelError: it is another.
+    """
+    if source.startswith(SCRATCH_PREFIX):
+        return
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        logger.info("model: %s has no tokenizer of its own to compare with the corpus", source)
+        return
+    try:
+        tokenizer = load_tokenizer(source)
+    except UserError as error:
+        logger.warning("model: its tokenizer could not be compared with the corpus: %s", error.message)
+        return
+    if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+        raise ModelError(
+            f"model: the tokenizer of {source} ({tokenizer.vocabulary_size:,} pieces, fingerprint "
+            f"{tokenizer.fingerprint[:12]}) is not the one that made the corpus {manifest.name} "
+            f"({manifest.tokenizer.source}, {manifest.vocabulary_size:,} pieces, fingerprint "
+            f"{manifest.tokenizer.fingerprint[:12]}).",
+            hint=f"Prepare the corpus again with --tokenizer {source}.",
+        )

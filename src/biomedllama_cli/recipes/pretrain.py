@@ -1,0 +1,271 @@
+"""`biomedllama pretrain`: train a causal language model further on a prepared corpus."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type, prepare
+from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer
+from biomedllama_cli.engine.loader import RunData
+from biomedllama_cli.engine.loop import Loop, LoopSettings, ProgressReporter, Tally, Trainee
+from biomedllama_cli.engine.metrics import METRICS_FILE
+from biomedllama_cli.engine.model_fit import check_model_fits, describe_config, load_text_config
+from biomedllama_cli.engine.optimizer import build_optimizer
+from biomedllama_cli.engine.run_folder import (
+    REPORT_FILE,
+    open_run_folder,
+    write_atomically,
+)
+from biomedllama_cli.engine.sharding import choose_mesh
+from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
+from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
+from biomedllama_cli.models.load import load_model, resolve_attention
+from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run, plan_world
+from biomedllama_cli.recipes.pretrain_report import (
+    PretrainReport,
+    load_report,
+    read_validations,
+    read_versions,
+)
+from biomedllama_cli.report.plots import plot_loss_curve
+from biomedllama_cli.report.progress import Progress
+from biomedllama_cli.settings.pretrain import PretrainSettings
+
+__all__ = ["PretrainReport", "pretrain"]
+
+logger = logging.getLogger(__name__)
+
+LOSS_CURVE_FILE = "loss_curve.png"
+
+
+def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainReport:
+    """Train a model on a corpus, or go on where the run folder's newest checkpoint stands.
+
+    Args:
+        settings: the whole tree of this command.
+        dry_run: say what would be trained; no weights are loaded and nothing is written.
+
+    Raises:
+        SettingsError: batch, mesh, precision or sequence length do not fit.
+        DataError: the corpus or a checkpoint is missing, broken or does not fit.
+        ModelError: the model does not fit the corpus, or a loss is not finite.
+        UnavailableError: the hub or the device is not to be had.
+        OutputError: the run folder holds something else.
+        Resumable: a signal stopped the run after saving.
+    """
+    plan = plan_run(settings, plan_world(settings, dry_run=dry_run))
+    if dry_run:
+        return report_dry_run(plan)
+    if report := find_finished_run(plan):
+        return report
+    return train(plan)
+
+
+def find_finished_run(plan: Plan) -> PretrainReport | None:
+    """Return the report of the same run, where its folder holds its last step and its report already."""
+    start = plan.start
+    if start.replaces or start.progress is None or start.progress.step < plan.order.total_steps:
+        return None
+    report = load_report(start.folder)
+    if report is None or report.checkpoint is None or not report.checkpoint.is_dir():
+        return None
+    logger.info("%s is finished: nothing to do", start.folder)
+    return report.model_copy(update={"status": "already trained"})
+
+
+def train(plan: Plan) -> PretrainReport:
+    """Load the model, train it to the last step, and report."""
+    began, settings, manifest = time.perf_counter(), plan.settings, plan.corpus.manifest
+    accelerator = build_accelerator(settings.parallel, settings.numerics)
+    attention = resolve_attention(settings.numerics.attention, accelerator.device)
+    source = str(plan.start.checkpoint or settings.model)
+    torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
+    model = load_model(
+        source,
+        attention=attention,
+        vocabulary_size=manifest.vocabulary_size,
+        bos_id=manifest.bos_id,
+        eos_id=manifest.eos_id,
+        seed=settings.seed,
+    )
+    check_model_fits(source, model.config, manifest, settings.batch.sequence_length)
+    description = describe_model(model)
+    trainee = build_trainee(accelerator, model, plan)
+    data = RunData(plan.rows, plan.order, plan.batch, build_run_validator(plan))
+    loop_settings = build_loop_settings(settings, description, accelerator)
+    if loop_settings.peak_flops is not None:
+        logger.info("%s", describe_mfu(loop_settings, description))
+    unigram = score_unigram(plan.corpus)
+    accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
+    with open_for_writing(accelerator, plan):
+        with open_progress(accelerator, plan) as progress:
+            loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress)
+            tally = loop.run()
+        facts = describe_run(plan, description, attention, accelerator.device.type)
+        facts |= measure(loop, tally, wall_seconds=time.perf_counter() - began)
+        if loop_settings.peak_flops is not None:
+            facts["mfu_formula"] = describe_mfu(loop_settings, description)
+        if data.validator is not None:
+            facts |= {"bits_per_byte_unigram": unigram, "validation_is_sampled": data.validator.is_sampled}
+        report = PretrainReport(
+            status="trained", **facts, **read_validations(plan.start.folder / METRICS_FILE)
+        )
+        if accelerator.is_main_process:
+            plot_loss_curve(plan.start.folder / METRICS_FILE, report.run_folder / LOSS_CURVE_FILE)
+            write_atomically(report.run_folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
+    return report
+
+
+def report_dry_run(plan: Plan) -> PretrainReport:
+    """Check the model by its configuration alone and return what would be done."""
+    settings, start = plan.settings, plan.start
+    source = str(start.checkpoint or settings.model)
+    config = load_text_config(source, plan.corpus.manifest)
+    check_model_fits(source, config, plan.corpus.manifest, settings.batch.sequence_length)
+    device = choose_device_type(settings.parallel)
+    attention = resolve_attention(settings.numerics.attention, torch.device(device))
+    return PretrainReport(
+        status="would continue" if start.checkpoint else "would train",
+        checkpoint=start.checkpoint,
+        **describe_run(plan, describe_config(config), attention, device),
+    )
+
+
+def describe_run(plan: Plan, description: ModelDescription, attention: str, device: str) -> dict[str, Any]:
+    """Return the facts of a report that are known before the run."""
+    settings = plan.settings
+    mesh = choose_mesh(settings.parallel, plan.world)
+    return {
+        "run_folder": plan.start.folder,
+        "corpus": plan.corpus.folder,
+        "model": settings.model,
+        "parameters": description.parameters,
+        "steps": plan.order.total_steps,
+        "resumed_step": plan.start.progress.step if plan.start.progress else None,
+        "sequences": plan.order.sequence_count,
+        "sequence_length": settings.batch.sequence_length,
+        "global_batch_size": plan.batch.global_batch_size,
+        "micro_batch_size": plan.batch.micro_batch_size,
+        "grad_accum_steps": plan.batch.grad_accum_steps,
+        "world_size": plan.world.world_size,
+        "mesh": {"dp_replicate": mesh.dp_replicate_size, "dp_shard": mesh.dp_shard_size},
+        "device": device,
+        "attention": attention,
+        "settings": settings.model_dump(mode="json"),
+        "versions": read_versions(),
+    }
+
+
+def measure(loop: Loop, tally: Tally, *, wall_seconds: float) -> dict[str, Any]:
+    """Return the facts of a report that the run gave."""
+    assert tally.checkpoint is not None
+    speed = tally.trained_tokens / tally.train_seconds if tally.train_seconds else None
+    return {
+        "checkpoint": tally.checkpoint,
+        "loss_curve": tally.checkpoint.parent.parent / LOSS_CURVE_FILE,
+        "tokens_seen": tally.tokens_seen,
+        "tokens_per_second": speed,
+        "mfu": loop.mfu(speed) if speed else None,
+        "wall_seconds": wall_seconds,
+    }
+
+
+def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:
+    """Return the sentence that goes with every MFU."""
+    assert settings.peak_flops is not None
+    return format_mfu_formula(
+        matmul_parameters=description.matmul_parameters,
+        flops_per_token=settings.flops_per_token,
+        peak_flops=settings.peak_flops,
+    )
+
+
+def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: Plan) -> Trainee:
+    """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
+    if plan.settings.numerics.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable_summed_loss(model)
+    optimizer = build_optimizer(model, plan.settings.optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    if plan.start.checkpoint is not None:
+        load_optimizer(plan.start.checkpoint, model, optimizer)
+    return Trainee(accelerator, model, optimizer)
+
+
+def build_run_validator(plan: Plan) -> Validator | None:
+    """Return the validator of the corpus, or None when it holds nothing out."""
+    return build_validator(
+        plan.corpus,
+        sequence_length=plan.settings.batch.sequence_length,
+        micro_batch_size=plan.settings.batch.micro_batch_size,
+        max_sequences=plan.settings.monitor.validation_sequences,
+    )
+
+
+def build_loop_settings(
+    settings: PretrainSettings, description: ModelDescription, accelerator: Accelerator
+) -> LoopSettings:
+    """Return the sections the loop reads, and the numbers of the MFU."""
+    on_cuda = accelerator.device.type == "cuda"
+    known = find_peak_flops(torch.cuda.get_device_name(accelerator.device)) if on_cuda else None
+    return LoopSettings(
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        checkpoint=settings.checkpoint,
+        monitor=settings.monitor,
+        data_workers=settings.parallel.data_workers,
+        flops_per_token=training_flops_per_token(
+            matmul_parameters=description.matmul_parameters,
+            layers=description.layers,
+            attention_size=description.attention_size,
+            sequence_length=settings.batch.sequence_length,
+        ),
+        peak_flops=settings.monitor.peak_flops or known,
+    )
+
+
+def build_run_folder(plan: Plan) -> RunFolder:
+    """Return where the loop writes and what it continues."""
+    start = plan.start
+    return RunFolder(
+        start.folder, plan.corpus.tokenizer_folder, plan.job.order, start.checkpoint, start.progress
+    )
+
+
+def open_for_writing(accelerator: Accelerator, plan: Plan) -> AbstractContextManager[None]:
+    """Open the run folder on rank 0; the other ranks write nothing."""
+    if not accelerator.is_main_process:
+        return nullcontext()
+    facts = {
+        "settings": plan.settings.model_dump(mode="json"),
+        "versions": read_versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+    return open_run_folder(plan.start, plan.job, facts)
+
+
+class NoProgress:
+    """Tells nobody: for the ranks other than the first."""
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Do nothing."""
+
+
+def open_progress(accelerator: Accelerator, plan: Plan) -> AbstractContextManager[ProgressReporter]:
+    """Return the progress bar of rank 0."""
+    if not accelerator.is_main_process:
+        return nullcontext(NoProgress())
+    return Progress("pretrain", plan.order.total_steps, "steps")

@@ -1,0 +1,117 @@
+"""What a training run will be: known before any weight is loaded, and changing nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_corpus, load_corpus
+from biomedllama_cli.engine.launch import count_processes
+from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
+from biomedllama_cli.engine.rows import PackedRows
+from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
+from biomedllama_cli.engine.sharding import World, read_world
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.settings.pretrain import PretrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is known before its weights are loaded.
+
+    Attributes:
+        settings: the whole tree.
+        corpus: the opened corpus.
+        rows: its training rows.
+        order: the sequences of every step.
+        batch: how a step is split over ranks.
+        job: what is trained, for the run folder.
+        start: how the run begins.
+        world: processes of the job.
+    """
+
+    settings: PretrainSettings
+    corpus: Corpus
+    rows: PackedRows
+    order: SequenceOrder
+    batch: BatchPlan
+    job: Job
+    start: RunStart
+    world: World
+
+
+def plan_world(settings: PretrainSettings, *, dry_run: bool) -> World:
+    """Return the processes of this job; for a dry run outside a job, those that would be started."""
+    world = read_world()
+    if dry_run and world.world_size == 1:
+        processes = count_processes(settings.parallel)
+        return World(processes, processes)
+    return world
+
+
+def plan_run(settings: PretrainSettings, world: World) -> Plan:
+    """Open the corpus and lay out the run; changes nothing."""
+    corpus = load_corpus(find_corpus(settings))
+    manifest = corpus.manifest
+    batch = build_batch_plan(settings.batch, world.world_size)
+    rows = PackedRows(
+        corpus.train, settings.batch.sequence_length, eos_id=manifest.eos_id, has_bos=manifest.adds_bos
+    )
+    order = build_sequence_order(len(rows), settings.batch, settings.duration, settings.seed)
+    job = describe_job(settings, manifest)
+    folder = settings.output_dir or settings.workspace / "runs" / f"pretrain-{corpus.folder.resolve().name}"
+    start = plan_start(folder, job, resume=settings.resume, overwrite=settings.overwrite)
+    return Plan(settings, corpus, rows, order, batch, job, start, world)
+
+
+def find_corpus(settings: PretrainSettings) -> Path:
+    """Return the corpus folder: the one given, else the newest of the workspace.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = settings.corpus or find_newest_corpus(settings.workspace)
+    if folder is None:
+        raise DataError(
+            f"corpus: none was given and {settings.workspace / 'corpora'} has none.",
+            hint="Make one with `biomedllama prepare`, or give --corpus FOLDER.",
+        )
+    if settings.corpus is None:
+        logger.info("corpus: taking the newest of the workspace, %s", folder)
+    return folder
+
+
+def describe_job(settings: PretrainSettings, manifest: CorpusManifest) -> Job:
+    """Return what a run trains, as flat names and values; how fast and where it runs is left out."""
+    order = {
+        "corpus": fingerprint_corpus(manifest),
+        "seed": settings.seed,
+        "batch.sequence_length": settings.batch.sequence_length,
+        "batch.global_batch_size": settings.batch.global_batch_size,
+    }
+    sections = {
+        "duration": settings.duration,
+        "optimizer": settings.optimizer,
+        "schedule": settings.schedule,
+    }
+    other = {"model": settings.model, "numerics.precision": settings.numerics.precision} | {
+        f"{section}.{name}": value
+        for section, group in sections.items()
+        for name, value in group.model_dump(mode="json").items()
+    }
+    return Job(order, other)
+
+
+def fingerprint_corpus(manifest: CorpusManifest) -> str:
+    """Return one SHA-256 over the shards, their tokenizer and their BOS; a copied or renamed corpus keeps it."""
+    facts = {
+        "shards": [entry.model_dump(mode="json") for entry in manifest.shards],
+        "tokenizer": manifest.tokenizer.fingerprint,
+        "adds_bos": manifest.adds_bos,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""What `biomedllama pretrain` hands back."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from biomedllama_cli import __version__
+from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.run_folder import REPORT_FILE
+
+
+class PretrainReport(BaseModel):
+    """The facts of one training run, or with `dry_run` of the run that would be."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    schema_version: str = "biomedllama.pretrain/1"
+    """Changes when a reader of this report would have to."""
+    status: Literal["trained", "already trained", "would train", "would continue"]
+    """What was done; `would ...` for a dry run."""
+    run_folder: Path
+    """Settings, metrics, loss curve and checkpoints."""
+    corpus: Path
+    """Corpus folder."""
+    model: str
+    """Model the run started from."""
+    checkpoint: Path | None = None
+    """Newest checkpoint: a plain transformers folder."""
+    loss_curve: Path | None = None
+    """Picture of the losses and the learning rate."""
+    parameters: int
+    """Parameters of the model, tied ones once."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    resumed_step: int | None = None
+    """Step of the checkpoint that was continued, if any."""
+    sequences: int
+    """Training sequences of the corpus."""
+    sequence_length: int
+    """Tokens per sequence."""
+    global_batch_size: int
+    """Sequences per step over all ranks."""
+    micro_batch_size: int
+    """Sequences one rank forwards at once."""
+    grad_accum_steps: int
+    """Micro-batches per rank and step."""
+    tokens_seen: int | None = None
+    """Target tokens trained on, over all passes."""
+    validation_loss_before: float | None = None
+    """Mean loss per held-out target token before the first step (in nats)."""
+    validation_loss_after: float | None = None
+    """The same after the last step."""
+    bits_per_byte_before: float | None = None
+    """Bits per UTF-8 byte of the held-out text before the first step; EOS is scored, BOS is not."""
+    bits_per_byte_after: float | None = None
+    """The same after the last step."""
+    bits_per_byte_unigram: float | None = None
+    """The same for a unigram model of the training tokens."""
+    validation_is_sampled: bool = False
+    """Whether only a part of the held-out sequences was scored; bits per byte are then estimates."""
+    tokens_per_second: float | None = None
+    """Over all devices, validation and saving not counted; of this start of the run."""
+    mfu: float | None = None
+    """Share of the devices' peak (a fraction), where the peak is known."""
+    mfu_formula: str | None = None
+    """How `mfu` is computed, with its numbers."""
+    wall_seconds: float | None = None
+    """From loading the model to the last checkpoint; of this start of the run."""
+    world_size: int
+    """Processes."""
+    mesh: dict[str, int]
+    """Sizes of the mesh axes."""
+    device: str
+    """Type of device trained on."""
+    attention: str
+    """Attention implementation."""
+    settings: dict[str, Any]
+    """All settings of the command."""
+    versions: dict[str, str]
+    """Versions of this program and of the libraries that touch the result."""
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        batch = (
+            f"{self.steps:,} steps of {self.global_batch_size} sequences x {self.sequence_length} tokens "
+            f"({self.world_size} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
+        )
+        head = f"{self.model}, {self.parameters:,} parameters, on {self.corpus}: {batch}"
+        if self.status.startswith("would"):
+            return self._dry_run_lines(head)
+        verb = "Was trained already" if self.status == "already trained" else "Trained"
+        lines = [f"{verb}: {head}.", *self._validation_lines()]
+        if self.tokens_seen is not None and self.tokens_per_second is not None:
+            speed = f"{self.tokens_seen:,} target tokens, {self.tokens_per_second:,.0f} tokens/s"
+            lines.append(
+                speed + (f", MFU {self.mfu:.3f} ({self.mfu_formula})" if self.mfu is not None else "")
+            )
+        return [
+            *lines,
+            f"Loss curve: {self.loss_curve}",
+            f"Checkpoint: {self.checkpoint}",
+            f"Next: biomedllama evaluate --model {self.checkpoint} --task medqa --shots 3",
+        ]
+
+    def _dry_run_lines(self, head: str) -> list[str]:
+        tokens = self.steps * self.global_batch_size * self.sequence_length
+        lines = [
+            f"Would train {head}.",
+            f"{self.sequences:,} training sequences; {tokens:,} tokens in all steps, on {self.device} with "
+            f"{self.attention} attention.",
+            f"Run folder: {self.run_folder}",
+        ]
+        if self.status == "would continue":
+            lines.append(f"Would continue {self.checkpoint} after step {self.resumed_step}.")
+        return [*lines, "Nothing was written."]
+
+    def _validation_lines(self) -> list[str]:
+        if self.bits_per_byte_after is None or self.validation_loss_after is None:
+            return ["The corpus holds no documents out, so nothing was validated."]
+        line = "Held-out text:"
+        if self.bits_per_byte_before is not None:
+            line += f" {self.bits_per_byte_before:.3f} ->"
+        line += f" {self.bits_per_byte_after:.3f} bits per byte"
+        if self.validation_is_sampled:
+            line += " (estimated from a part of it)"
+        lines = [line + f", loss {self.validation_loss_after:.3f}."]
+        if self.bits_per_byte_unigram is not None:
+            better = 1 - self.bits_per_byte_after / self.bits_per_byte_unigram
+            comparison = f"{abs(better):.0%} {'below' if better >= 0 else 'above'}"
+            lines.append(
+                f"Unigram model: {self.bits_per_byte_unigram:.3f} bits per byte; this one is {comparison} it."
+            )
+        return lines
+
+
+def load_report(run_folder: Path) -> PretrainReport | None:
+    """Return the report of a finished run, or None where there is none (any more)."""
+    try:
+        return PretrainReport.model_validate(
+            json.loads((run_folder / REPORT_FILE).read_text(encoding="utf-8"))
+        )
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def read_validations(metrics_file: Path) -> dict[str, float]:
+    """Return the first and the last look at the held-out text, under their names in the report."""
+    looks = [line for line in iter_metrics(metrics_file) if "validation/loss" in line]
+    facts: dict[str, float] = {}
+    if looks and looks[0]["step"] == 0:
+        facts["validation_loss_before"] = looks[0]["validation/loss"]
+        facts["bits_per_byte_before"] = looks[0]["validation/bits_per_byte"]
+    if looks:
+        facts["validation_loss_after"] = looks[-1]["validation/loss"]
+        facts["bits_per_byte_after"] = looks[-1]["validation/bits_per_byte"]
+    return facts
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of this program, of Python and of the libraries that touch the result."""
+    versions = {"biomedllama-cli": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "accelerate", "safetensors", "numpy", "xformers"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
