@@ -62,7 +62,9 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
 
     def build(folder: Path, *, progress: Any = None, resume: Path | None = None, **changes: Any) -> Loop:
         generator = np.random.default_rng(0)
-        documents = [(3 + generator.integers(0, 8, size) ** 2).tolist() for size in generator.integers(3, 40, 120)]
+        documents = [
+            (3 + generator.integers(0, 8, size) ** 2).tolist() for size in generator.integers(3, 40, 120)
+        ]
         shards = [build_shard(documents[:70]), build_shard(documents[70:])]
         batch = BatchSettings(
             sequence_length=16, global_batch_size=8, micro_batch_size=changes.pop("micro_batch_size", 4)

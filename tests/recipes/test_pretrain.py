@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+import zstandard
+from accelerate.state import AcceleratorState
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import biomedllama_cli
+from biomedllama_cli.corpus.manifest import (
+    ByteCounts,
+    CorpusManifest,
+    DocumentCounts,
+    ShardEntry,
+    TokenCounts,
+    TokenizerIdentity,
+    load_corpus,
+)
+from biomedllama_cli.corpus.shards import ShardWriter
+from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_checkpoint, load_progress
+from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.signals import StopRequest
+from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.tokenizer import train_tokenizer
+from biomedllama_cli.recipes.pretrain import pretrain
+from biomedllama_cli.settings.pretrain import PretrainSettings
+
+
+def read_sample(documents: int) -> list[str]:
+    """Return passages of the bundled open-access papers."""
+    packed = resources.files("biomedllama_cli").joinpath("data/sample/plos-00.jsonl.zst").read_bytes()
+    lines = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed)).read().splitlines()
+    paragraphs = [
+        part for line in lines for part in orjson.loads(line)["text"].split("\n") if 200 < len(part) < 1500
+    ]
+    return paragraphs[:documents]
+
+
+def write_corpus(folder: Path, texts: list[str], vocabulary_size: int = 400, *, bos: bool = False) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = train_tokenizer(texts, vocabulary_size, folder / "tokenizer", seed=0)
+    splits = {"validation": texts[:8], "train": texts[8:]}
+    counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
+    shards, sizes = [], {}
+    for split, part in splits.items():
+        writer = ShardWriter(folder / f"{split}-00000", np.uint16)
+        for text in part:
+            ids = [*([tokenizer.bos_id] if bos else []), *tokenizer.encode(text), tokenizer.eos_id]
+            writer.append(np.array(ids))
+            if split == "train":
+                counts += np.bincount(ids, minlength=len(counts))
+        sizes[split] = writer.tokens
+        shards.append(
+            ShardEntry(
+                split=split,
+                file=f"{split}-00000",
+                tokens=writer.tokens,
+                documents=len(part),
+                sha256=writer.close(),
+            )
+        )
+    np.save(folder / "token_counts.npy", counts)
+    manifest = CorpusManifest(
+        name=folder.name,
+        job="0" * 64,
+        documents=DocumentCounts(
+            read=len(texts), kept=len(texts), train=len(texts) - 8, validation=8, dropped={}
+        ),
+        tokens=TokenCounts(**sizes, dropped={}),
+        bytes=ByteCounts(**{split: sum(len(t.encode()) for t in part) for split, part in splits.items()}),
+        adds_bos=bos,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        vocabulary_size=tokenizer.vocabulary_size,
+        tokenizer=TokenizerIdentity(
+            source="trained",
+            kind=tokenizer.kind,
+            fingerprint=tokenizer.fingerprint,
+            digest=tokenizer.digest,
+            adds_bos=tokenizer.adds_bos,
+        ),
+        shards=tuple(shards),
+        inputs=(),
+        settings={},
+        versions={},
+        created="2026-01-01T00:00:00Z",
+        command="",
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("work") / "corpora" / "papers", read_sample(120))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def build(corpus: Path, tmp_path: Path) -> Callable[..., PretrainSettings]:
+    """Return a builder of settings for short runs; sections are merged."""
+
+    def build_settings(**changes: object) -> PretrainSettings:
+        tree: dict[str, object] = {
+            "workspace": tmp_path,
+            "corpus": corpus,
+            "model": "scratch:tiny",
+            "output_dir": tmp_path / "runs" / "run",
+            "batch": {"sequence_length": 64, "micro_batch_size": 4, "global_batch_size": 8},
+            "duration": {"max_steps": 12},
+            "optimizer": {"peak_learning_rate": 1e-2},
+            "numerics": {"precision": "fp32"},
+            "parallel": {"device": "cpu"},
+            "checkpoint": {"save_every_steps": 5},
+        }
+        for name, value in changes.items():
+            tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value  # type: ignore[operator]
+        return PretrainSettings.model_validate(tree)
+
+    return build_settings
+
+
+def test_it_trains_and_leaves_a_plain_transformers_folder(
+    build: Callable[..., PretrainSettings], corpus: Path
+) -> None:
+    report = pretrain(build(duration={"epochs": 3, "max_steps": None}))
+    assert report.status == "trained"
+    assert report.bits_per_byte_before is not None
+    assert report.bits_per_byte_after is not None
+    assert report.bits_per_byte_after < report.bits_per_byte_before
+    assert report.loss_curve is not None
+    assert report.loss_curve.read_bytes().startswith(b"\x89PNG")
+    assert report.checkpoint == find_newest_checkpoint(build().workspace)
+    model = AutoModelForCausalLM.from_pretrained(report.checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(report.checkpoint)
+    assert model.config.vocab_size == len(tokenizer)
+    assert tokenizer("heart failure", add_special_tokens=False).input_ids
+    metrics = list(iter_metrics(report.run_folder / "metrics.jsonl"))
+    assert [line["step"] for line in metrics if "train/loss" in line] == list(range(1, report.steps + 1))
+    assert json.loads((report.run_folder / "report.json").read_text())["steps"] == report.steps
+    lines = "\n".join(report.lines())
+    assert str(report.loss_curve) in lines
+    assert f"biomedllama evaluate --model {report.checkpoint}" in lines
+
+
+def test_bits_per_byte_equal_a_plain_loop_over_the_held_out_documents(
+    build: Callable[..., PretrainSettings], corpus: Path
+) -> None:
+    """Each document from EOS alone where it fits in a row: here rows are longer than the documents."""
+    report = pretrain(
+        build(batch={"sequence_length": 512, "global_batch_size": 4}, duration={"max_steps": 2})
+    )
+    opened = load_corpus(corpus)
+    model = AutoModelForCausalLM.from_pretrained(report.checkpoint)
+    tokens, starts = opened.validation[0].token_ids, opened.validation[0].document_starts
+    nats = 0.0
+    for row in range(0, len(tokens) - 1, 512):
+        stop = min(row + 512, len(tokens) - 1)
+        cuts = sorted({row, stop, *(s - 1 for s in starts[1:-1].tolist() if row < s - 1 < stop)})
+        for first, last in pairwise(cuts):
+            ids = torch.from_numpy(tokens[first : last + 1].astype(np.int64))
+            with torch.no_grad():
+                logits = model(ids[None, :-1]).logits[0]
+            nats += torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()
+    expected = nats / np.log(2) / opened.manifest.bytes.validation
+    assert report.bits_per_byte_after == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_learned_model_is_held_against_a_unigram_model(
+    build: Callable[..., PretrainSettings], corpus: Path
+) -> None:
+    report = pretrain(build())
+    assert report.bits_per_byte_unigram is not None
+    counts = np.load(corpus / "token_counts.npy") + 1.0
+    tokens = np.asarray(load_corpus(corpus).validation[0].token_ids[1:])
+    bits = -np.log2(counts / counts.sum())[tokens].sum()
+    expected = bits / load_corpus(corpus).manifest.bytes.validation
+    assert report.bits_per_byte_unigram == pytest.approx(expected)
+
+
+def test_a_finished_run_is_not_trained_again(build: Callable[..., PretrainSettings]) -> None:
+    first = pretrain(build())
+    metrics = (first.run_folder / "metrics.jsonl").read_bytes()
+    again = pretrain(build())
+    assert again.status == "already trained"
+    assert again.model_copy(update={"status": "trained"}) == first
+    assert (first.run_folder / "metrics.jsonl").read_bytes() == metrics
+    assert again.lines()[0].startswith("Was trained already")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ask for a stop as a signal does, when the flag is looked at for the given time."""
+    looks = iter(range(1, 10_000))
+    monkeypatch.setattr(StopRequest, "requested", property(lambda self: next(looks) == step))
+
+
+def test_a_stopped_run_goes_on_with_the_same_command(
+    build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = pretrain(build(output_dir=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(Resumable, match="after step 7 of 12"):
+            pretrain(build())
+    report = pretrain(build())
+    assert report.resumed_step == 7
+    assert whole.checkpoint is not None
+    assert report.checkpoint is not None
+    for name in ("model.safetensors", "training_state/optimizer.safetensors"):
+        assert (whole.checkpoint / name).read_bytes() == (report.checkpoint / name).read_bytes()
+    assert report.bits_per_byte_before == whole.bits_per_byte_before
+    assert report.bits_per_byte_after == whole.bits_per_byte_after
+    assert report.tokens_seen == whole.tokens_seen
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, "seed was 0 and is 5"),
+        ({"batch": {"global_batch_size": 16}}, "batch.global_batch_size was 8 and is 16"),
+        ({"batch": {"sequence_length": 32}}, "batch.sequence_length was 64 and is 32"),
+        ({"optimizer": {"peak_learning_rate": 0.5}}, "optimizer.peak_learning_rate was 0.01 and is 0.5"),
+    ],
+)
+def test_another_job_in_the_run_folder_is_refused(
+    build: Callable[..., PretrainSettings], change: dict[str, object], named: str
+) -> None:
+    pretrain(build(duration={"max_steps": 1}))
+    with pytest.raises(OutputError, match=named):
+        pretrain(build(duration={"max_steps": 1}, **change))
+
+
+def test_overwrite_replaces_a_run_but_never_foreign_files(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    pretrain(build(duration={"max_steps": 2}))
+    report = pretrain(build(duration={"max_steps": 1}, overwrite=True))
+    assert report.steps == 1
+    assert [f.name for f in (report.run_folder / "checkpoints").iterdir()] == ["step-00000001"]
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="no run of"):
+        pretrain(build(output_dir=foreign, overwrite=True))
+    assert (foreign / "thesis.tex").read_text() == "years of work"
+
+
+def test_resume_never_refuses_a_run_that_is_there(build: Callable[..., PretrainSettings]) -> None:
+    pretrain(build(duration={"max_steps": 1}))
+    with pytest.raises(OutputError, match="resume is never"):
+        pretrain(build(duration={"max_steps": 1}, resume="never"))
+
+
+def test_a_named_checkpoint_continues_in_a_new_folder_with_a_longer_run(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    first = pretrain(build(duration={"max_steps": 6}))
+    report = pretrain(
+        build(duration={"max_steps": 9}, resume=str(first.checkpoint), output_dir=tmp_path / "longer")
+    )
+    steps = [
+        line["step"] for line in iter_metrics(report.run_folder / "metrics.jsonl") if "train/loss" in line
+    ]
+    assert (report.resumed_step, steps) == (6, [7, 8, 9])
+    with pytest.raises(DataError, match="seed was 0 and is 1"):
+        pretrain(build(seed=1, resume=str(first.checkpoint), output_dir=tmp_path / "other"))
+    with pytest.raises(DataError, match="not a complete checkpoint"):
+        pretrain(build(resume=str(tmp_path), output_dir=tmp_path / "other"))
+
+
+def test_an_earlier_checkpoint_of_the_same_run_takes_it_back(build: Callable[..., PretrainSettings]) -> None:
+    first = pretrain(build())
+    folder = first.run_folder / "checkpoints"
+    before = (folder / "step-00000012" / "model.safetensors").read_bytes()
+    report = pretrain(build(resume=str(folder / "step-00000005")))
+    assert report.resumed_step == 5
+    assert (folder / "step-00000012" / "model.safetensors").read_bytes() == before
+    steps = [
+        line["step"] for line in iter_metrics(report.run_folder / "metrics.jsonl") if "train/loss" in line
+    ]
+    assert steps == list(range(1, 13))
+
+
+def test_a_dry_run_writes_nothing_and_loads_no_weights(
+    build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.recipes.pretrain.load_model", None)
+    settings = build(model="scratch:7b", duration={"max_steps": 3})
+    report = pretrain(settings, dry_run=True)
+    assert (report.status, report.steps, report.grad_accum_steps) == ("would train", 3, 2)
+    assert report.parameters > 6_000_000_000
+    assert not report.run_folder.exists()
+    assert report.lines()[-1] == "Nothing was written."
+
+
+def test_sequences_longer_than_the_models_positions_are_refused(
+    build: Callable[..., PretrainSettings],
+) -> None:
+    with pytest.raises(SettingsError, match=r"sequence_length = 513 must be at most 512"):
+        pretrain(build(batch={"sequence_length": 513}), dry_run=True)
+
+
+def test_a_batch_that_does_not_divide_is_refused(build: Callable[..., PretrainSettings]) -> None:
+    with pytest.raises(SettingsError, match=r"10 must be a multiple of .* 4 x 1 = 4"):
+        pretrain(build(batch={"global_batch_size": 10}))
+
+
+def test_a_model_of_another_tokenizer_is_refused(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    other = write_corpus(tmp_path / "other", read_sample(60), vocabulary_size=380)
+    folder = tmp_path / "model"
+    load_model("scratch:tiny", vocabulary_size=400).save_pretrained(folder)
+    shutil.copytree(other / "tokenizer", folder, dirs_exist_ok=True)
+    with pytest.raises(ModelError, match=r"tokenizer of .* \(380 pieces.*400 pieces"):
+        pretrain(build(model=str(folder)))
+    assert not build().output_dir.exists()  # type: ignore[union-attr]
+
+
+def test_a_model_with_a_smaller_vocabulary_is_refused(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    load_model("scratch:tiny", vocabulary_size=100).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="100 embeddings, fewer than the 400"):
+        pretrain(build(model=str(tmp_path / "model")), dry_run=True)
+    with pytest.raises(ModelError, match="100 embeddings, fewer than the 400"):
+        pretrain(build(model=str(tmp_path / "model")))
+
+
+def test_without_a_corpus_the_newest_of_the_workspace_is_taken(
+    build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="none was given"):
+        pretrain(build(corpus=None))
+    settings = build(corpus=None, workspace=corpus.parent.parent, duration={"max_steps": 1})
+    assert pretrain(settings).corpus == corpus
+
+
+def test_a_corpus_with_bos_trains(build: Callable[..., PretrainSettings], tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "with-bos", read_sample(60), bos=True)
+    report = pretrain(build(corpus=folder, duration={"max_steps": 2}))
+    assert report.bits_per_byte_after is not None
+    assert report.bits_per_byte_unigram is not None
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    losses = []
+    for on in (False, True):
+        report = pretrain(
+            build(
+                numerics={"gradient_checkpointing": on},
+                output_dir=tmp_path / str(on),
+                duration={"max_steps": 4},
+            )
+        )
+        losses.append(report.validation_loss_after)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_kill_leaves_the_last_complete_checkpoint(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    """A real process, killed as soon as a checkpoint is there; the same run then goes on from a whole one."""
+    settings = build(duration={"max_steps": 400, "epochs": 500}, checkpoint={"save_every_steps": 2})
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    program = (
+        "import sys; from biomedllama_cli.recipes.pretrain import pretrain;"
+        "from biomedllama_cli.settings.pretrain import PretrainSettings;"
+        "pretrain(PretrainSettings.model_validate_json(open(sys.argv[1]).read()))"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(biomedllama_cli.__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "settings.json")], env=environment
+    )
+    run_folder = settings.output_dir
+    assert run_folder is not None
+    while find_checkpoint(run_folder) is None:
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.05)
+    with pytest.raises(OutputError, match="in use by another process"):
+        pretrain(settings)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    checkpoint = find_checkpoint(run_folder)
+    assert checkpoint is not None
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+    step = load_progress(checkpoint).step
+    assert step % 2 == 0
+    assert step < 400
+    dry = pretrain(settings, dry_run=True)
+    assert (dry.status, dry.resumed_step) == ("would continue", step)
