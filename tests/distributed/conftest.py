@@ -9,8 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from biomedllama_cli.corpus.manifest import (
+    ByteCounts,
+    CorpusManifest,
+    DocumentCounts,
+    ShardEntry,
+    TokenCounts,
+    TokenizerIdentity,
+)
+from biomedllama_cli.corpus.shards import ShardWriter
+
+EOS, VOCABULARY = 2, 64
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent.parent / "src"
 # What a job around the tests may have set must not reach the jobs that the tests start.
@@ -78,3 +90,53 @@ def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., 
         assert not failed, "\n".join(f"rank {n}:\n{text}" for n, text in failed.items())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small corpus of random documents, as `prepare` lays one out."""
+    folder = tmp_path_factory.mktemp("workspace") / "corpora" / "random"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    generator = np.random.default_rng(0)
+    shards, tokens, documents = [], {}, {}
+    for split, count in (("train", 400), ("validation", 30)):
+        writer = ShardWriter(folder / f"{split}-00000", np.uint16)
+        sizes = generator.integers(5, 60, count)
+        for size in sizes:
+            writer.append(np.append(3 + generator.integers(0, 7, size) ** 2, EOS))
+        digest = writer.close()
+        tokens[split], documents[split] = int(sizes.sum()) + count, count
+        shards.append(
+            ShardEntry(
+                split=split,
+                file=f"{split}-00000",
+                tokens=tokens[split],
+                documents=count,
+                sha256=digest,
+            )
+        )
+    kept = sum(documents.values())
+    manifest = CorpusManifest(
+        name="random",
+        job="0" * 64,
+        documents=DocumentCounts(read=kept, kept=kept, **documents, dropped={}),
+        tokens=TokenCounts(**tokens, dropped={}),
+        bytes=ByteCounts(**{split: 3 * count for split, count in tokens.items()}),
+        adds_bos=False,
+        bos_id=None,
+        eos_id=EOS,
+        vocabulary_size=VOCABULARY,
+        tokenizer=TokenizerIdentity(
+            source="random", kind="huggingface", fingerprint="0" * 64, digest="0" * 64, adds_bos=False
+        ),
+        shards=tuple(shards),
+        inputs=(),
+        settings={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+        command="none",
+    )
+    np.save(folder / "token_counts.npy", np.full(VOCABULARY, tokens["train"] // VOCABULARY, dtype=np.int64))
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
