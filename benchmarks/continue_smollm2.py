@@ -124,7 +124,7 @@ def measure(model: str, paths: dict[str, Path], folder: Path, name: str) -> dict
             "evaluate", "--model", model, "--task", "pubmed-abstracts", "--data", f"pubmed-abstracts={paths[part]}",
             "--dtype", "fp32", "--output-dir", str(folder / f"evaluate-{name}-{part}"), "--overwrite",
         )  # fmt: skip
-        (scores[part],) = report["results"]
+        scores[part] = report["texts"]["pubmed-abstracts"]["metrics"]
     return scores
 
 
@@ -154,9 +154,9 @@ def table(scores: dict[str, dict[str, Any]]) -> list[str]:
     for name, parts in scores.items():
         cells = []
         for part in ("medical-held-out", "general-held-out"):
-            bits = parts[part]["bits_per_byte"]
-            cells.append(f"{parts[part]['word_perplexity']:.2f}")
-            cells.append(f"{bits['value']:.4f} [{bits['low']:.4f}, {bits['high']:.4f}]")
+            for metric, digits in (("word_perplexity", 2), ("bits_per_byte", 4)):
+                value, (low, high) = parts[part][metric]["value"], parts[part][metric]["interval"]
+                cells.append(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -186,7 +186,7 @@ def main() -> int:
         note = f"{arm}: {minutes[arm]:.1f} minutes with loading and saving"
         print(note, flush=True)
 
-    word = {name: part["medical-held-out"]["word_perplexity"] for name, part in scores.items()}
+    word = {name: part["medical-held-out"]["word_perplexity"]["value"] for name, part in scores.items()}
     base, medical, control = word.values()
     lines = [
         f"Both arms: {options.steps} steps of 4 x 512 tokens, peak rate 9e-5, bf16 autocast, seed {options.seed}; "

@@ -75,8 +75,8 @@ def main() -> int:
     before, after = pretrained["bits_per_byte_before"], pretrained["bits_per_byte_after"]
     unigram = pretrained["bits_per_byte_unigram"]
     gain = 1 - after / unigram
-    (questions,) = evaluated["results"]
-    accuracy = questions["accuracy"]
+    accuracy = evaluated["questions"]["sample-questions"]["metrics"]["acc"]
+    low, high = accuracy["interval"]
     next_command = (
         f"biomedllama evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
     )
@@ -87,8 +87,8 @@ What happened, in {time.monotonic() - started:.0f} s
     before training            {before:.3f}
     unigram, same vocabulary   {unigram:.3f}
     after training             {after:.3f}   ({gain:+.1%} below the unigram model)
-  questions     {accuracy["k"]} of {accuracy["n"]} right: {accuracy["value"]:.3f} \
-(95 % interval {accuracy["low"]:.3f} to {accuracy["high"]:.3f}; chance is 0.250: a model this small only guesses)
+  questions     {accuracy["correct"]} of {accuracy["n"]} right: {accuracy["value"]:.3f} \
+(95 % interval {low:.3f} to {high:.3f}; chance is 0.250: a model this small only guesses)
   loss curve    {pretrained["loss_curve"]}
   checkpoint    {pretrained["checkpoint"]}
 Next, try: {next_command}""")
