@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -69,10 +69,10 @@ def unigram_bits_per_byte(
 def random_accuracy(option_counts: Sequence[int]) -> float:
     """Return the expected accuracy of guessing, given each question's number of options.
 
-    >>> random_accuracy([4, 4, 2])
-    0.3333333333333333
+    >>> random_accuracy([4, 4, 2]), random_accuracy([5] * 640)
+    (0.3333333333333333, 0.2)
     """
-    return math.fsum(1.0 / count for count in option_counts) / len(option_counts)
+    return float(sum(Fraction(1, count) for count in option_counts) / len(option_counts))
 
 
 def majority_accuracy(answer_indices: Sequence[int]) -> float:

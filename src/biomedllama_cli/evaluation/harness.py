@@ -9,17 +9,19 @@ is too long, running text conditioned on EOS.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from lm_eval.evaluator import evaluate as run_harness
@@ -34,6 +36,16 @@ from biomedllama_cli.models.tokenizer import Tokenizer
 TASK_FOLDER = Path(__file__).resolve().parent / "harness_tasks"
 LOGITS_BUDGET_BYTES = 4 * 2**30
 """Rows per batch are lowered until one batch of fp32 logits (rows x tokens x vocabulary) fits in this."""
+
+_TEXT_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string()})
+_QUESTION_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "prompt": pa.large_string(),
+        "options": pa.list_(pa.large_string()),
+        "answer_index": pa.int64(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -74,16 +86,18 @@ class ProtocolModel(HFLM):  # type: ignore[misc]
         self._protocol_tokenizer = tokenizer
         self._asked_batch_size = batch_size
         self.truncated = 0
-        super().__init__(
-            pretrained=model,
-            backend="causal",
-            max_length=context_length,
-            batch_size=batch_size,
-            add_bos_token=False,
-            prefix_token_id=tokenizer.eos_id,
-            # The log-softmax of fp16 logits is taken in fp32, so that sums over long options keep their digits.
-            softmax_dtype=torch.float32,
-        )
+        self.on_rows: Callable[[int], None] = lambda rows: None
+        with _quiet_harness():
+            super().__init__(
+                pretrained=model,
+                backend="causal",
+                max_length=context_length,
+                batch_size=batch_size,
+                add_bos_token=False,
+                prefix_token_id=tokenizer.eos_id,
+                # The log-softmax of fp16 logits is taken in fp32: sums over long options keep their digits.
+                softmax_dtype=torch.float32,
+            )
 
     def _create_tokenizer(self, *_: Any, **__: Any) -> None:
         # All the harness needs of a tokenizer besides `tok_encode`, which is ours below.
@@ -100,6 +114,19 @@ class ProtocolModel(HFLM):  # type: ignore[misc]
         """Return the ids of a text without any special token, whatever the harness asks for."""
         ids = self._protocol_tokenizer.encode(string)
         return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """Score options; without the harness's own bars, since `on_rows` tells how far it is."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """Score running text; without the harness's own bars."""
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+    def _model_call(self, inps: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        logits = super()._model_call(inps, *arguments, **options)
+        self.on_rows(len(inps))
+        return logits
 
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
@@ -120,39 +147,50 @@ class ProtocolModel(HFLM):  # type: ignore[misc]
                 )
         row_bytes = longest * self.model.get_input_embeddings().weight.shape[0] * 4
         self.batch_size_per_gpu = max(1, min(self._asked_batch_size, LOGITS_BUDGET_BYTES // row_bytes))
-        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, True, override_bs)
         return answers
 
 
-def score_job(model: ProtocolModel, job: QuestionJob | TextJob) -> Scores:
+def score_job(
+    model: ProtocolModel, job: QuestionJob | TextJob, on_rows: Callable[[int], None] = lambda rows: None
+) -> Scores:
     """Score all rows of one job.
+
+    Args:
+        model: the model.
+        job: what to score.
+        on_rows: told after each batch how many inputs it held.
 
     Raises:
         DataError: an option has no token of its own, or more than the context holds.
         ModelError: the model answers with something that is no number.
     """
-    model.truncated = 0
+    if isinstance(job, QuestionJob):
+        for row in job.rows:
+            if "" in row.options:
+                raise DataError(f"{job.task}: item {row.id} has an empty option; every option must be text")
+    model.truncated, model.on_rows = 0, on_rows
     with tempfile.TemporaryDirectory(prefix="biomedllama-evaluate-") as folder, _quiet_harness():
         write_harness_task(job, Path(folder))
         manager = TaskManager(include_path=folder, include_defaults=False)
         name = harness_task_name(job.task)
         outcome = run_harness(model, manager.load([name]), bootstrap_iters=0, log_samples=True)
         samples = sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"])
-    log_likelihoods = tuple(_read_sample(sample, job, row) for row, sample in enumerate(samples))
+    log_likelihoods = tuple(_read_sample(sample, job, index) for index, sample in enumerate(samples))
     assert len(log_likelihoods) == len(job.rows)
     return Scores(log_likelihoods, model.truncated)
 
 
 def write_harness_task(job: QuestionJob | TextJob, folder: Path) -> None:
-    """Write a job as a JSONL file and a YAML task beside it, ready for `lm_eval --include_path FOLDER`.
+    """Write a job as a parquet file and a YAML task beside it, ready for `lm_eval --include_path FOLDER`.
 
     The YAML includes this project's task of that name and adds where its rows are.
     """
     name = harness_task_name(job.task)
-    data_file = folder / f"{name}.jsonl"
-    with data_file.open("w", encoding="utf-8") as file:
-        for row in job.rows:
-            file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
+    data_file = folder / f"{name}.parquet"
+    # Not JSON: its reader turns a column of ISO dates into timestamps, and options may be dates.
+    schema = _TEXT_SCHEMA if isinstance(job, TextJob) else _QUESTION_SCHEMA
+    pq.write_table(pa.Table.from_pylist([vars(row) for row in job.rows], schema=schema), data_file)
     task = {
         "include": str(TASK_FOLDER / f"{name}.yaml"),
         "task": name,
@@ -190,9 +228,13 @@ def _quiet_harness() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    had_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        if had_bars:
+            datasets.enable_progress_bars()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from biomedllama_cli.evaluation.report import (
 from biomedllama_cli.evaluation.results import score_documents, score_questions
 from biomedllama_cli.models.load import load_model, resolve_attention
 from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.catalogue import (
     LoadedDocuments,
@@ -83,7 +85,6 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
     samples: dict[str, list[dict[str, Any]]] = {}
     for plan, task in zip(plans, loaded, strict=True):
         name = plan.task.name
-        logger.info("scoring %s", name)
         if isinstance(task, LoadedQuestions):
             questions[name], samples[name] = _run_questions(scorer, task, plan.shots, settings)
         else:
@@ -199,7 +200,9 @@ def _run_questions(
     # The draws are made for the whole list, so that a limit takes the first items and changes no draw.
     drawn = draw_examples(loaded.items, loaded.pool, shots, settings.seed)
     kept = drawn[: settings.protocol.limit]
-    scores = score_job(scorer, build_question_job(task.name, task.prompt, kept))
+    inputs = sum(len(item.options) for item, _ in kept)
+    with Progress(f"scoring {task.name}", inputs, "inputs") as progress:
+        scores = score_job(scorer, build_question_job(task.name, task.prompt, kept), progress.advance)
     metrics, samples = score_questions(
         kept, len(loaded.items), task.prompt, scores.log_likelihoods, scores.truncated
     )
@@ -220,8 +223,10 @@ def _run_text(
     scorer: ProtocolModel, loaded: LoadedDocuments, settings: EvaluateSettings
 ) -> tuple[TextReport, list[dict[str, Any]]]:
     documents = shuffle_items(loaded.items, settings.seed)[: settings.protocol.limit]
-    scores = score_job(scorer, TextJob(loaded.task.name, tuple(documents)))
     tokens = [len(scorer.tok_encode(document.text)) for document in documents]
+    windows = sum(math.ceil(count / scorer.max_length) for count in tokens)
+    with Progress(f"scoring {loaded.task.name}", windows, "windows") as progress:
+        scores = score_job(scorer, TextJob(loaded.task.name, tuple(documents)), progress.advance)
     log_likelihoods = [values[0] for values in scores.log_likelihoods]
     metrics, samples = score_documents(documents, len(loaded.items), tokens, log_likelihoods, settings.seed)
     report = TextReport(

@@ -1,0 +1,97 @@
+"""Intervals, baselines and the atomic output folder."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from biomedllama_cli.errors import OutputError
+from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
+from biomedllama_cli.evaluation.output import write_results
+from biomedllama_cli.evaluation.results import score_questions
+from biomedllama_cli.evaluation.statistics import bootstrap_rate_interval, macro_f1, wilson_interval
+from biomedllama_cli.tasks.catalogue import TASKS
+from biomedllama_cli.tasks.question import Question
+
+
+def test_wilson_interval_equals_the_formula_and_stays_inside_0_and_1():
+    z, n, correct = 1.959963984540054, 1273, 450
+    share = correct / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    assert wilson_interval(correct, n) == pytest.approx((middle - half, middle + half))
+    assert wilson_interval(0, 10)[0] == 0.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_bootstrap_covers_the_true_rate_about_as_often_as_it_says():
+    generator = np.random.default_rng(3)
+    covered = 0
+    for trial in range(60):
+        units = generator.integers(50, 150, size=80)
+        losses = units * generator.normal(3.0, 0.5, size=80)
+        low, high = bootstrap_rate_interval((-losses).tolist(), units.tolist(), seed=trial)
+        covered += low <= 3.0 <= high
+    assert 50 <= covered <= 60
+    assert bootstrap_rate_interval([-1.0], [1], seed=0) is None
+
+
+def test_macro_f1_of_always_yes():
+    answers = [0] * 552 + [1] * 338 + [2] * 110
+    assert macro_f1(answers, [0] * 1000, 3) == pytest.approx(2 * 0.552 / 1.552 / 3)
+
+
+def test_pubmedqa_metrics_name_the_majority_and_the_predicted_labels():
+    prompt = TASKS["pubmedqa"].prompt
+    items = [
+        Question(str(row), "?", ("yes", "no", "maybe"), answer, "x")
+        for row, answer in enumerate((0, 0, 1, 2))
+    ]
+    values = [[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -1.0, -2.0], [-1.0, -1.0, -1.0]]
+    metrics, _ = score_questions([(item, ()) for item in items], 4, prompt, values, 0)
+    assert metrics.acc.correct == 2
+    assert metrics.predicted_labels == {"Yes": 2, "No": 2, "Maybe": 0}
+    assert metrics.answer_labels == {"Yes": 2, "No": 1, "Maybe": 1}
+    assert metrics.majority == 0.5
+    assert metrics.acc_norm is None
+
+
+def test_acc_norm_divides_by_characters_without_the_space():
+    prompt = TASKS["medqa"].prompt
+    item = Question("1", "?", ("ab", "abcdefgh"), 1)
+    metrics, _ = score_questions([(item, ())], 1, prompt, [[-4.0, -12.0]], 0)
+    assert metrics.acc.correct == 0  # -4 > -12
+    assert metrics.acc_norm.correct == 1  # -12 / 8 > -4 / 2; with the space -12 / 9 > -4 / 3 would tie
+
+
+def test_unigram_baseline_equals_the_entropy_of_its_own_counts():
+    generator = np.random.default_rng(0)
+    tokens = generator.choice(4, p=[0.5, 0.25, 0.125, 0.125], size=200_000)
+    counts = np.bincount(tokens, minlength=4)
+    shard = SimpleNamespace(token_ids=tokens.astype(np.uint16))
+    assert unigram_bits_per_byte(counts, [shard], len(tokens)) == pytest.approx(1.75, abs=0.01)
+    assert unigram_bits_per_byte(counts, [shard, shard], len(tokens)) == pytest.approx(3.5, abs=0.02)
+
+
+def test_unigram_baseline_leaves_bos_out_and_survives_unseen_pieces():
+    shard = SimpleNamespace(token_ids=np.array([0, 1, 3, 0, 2, 3]))
+    bits = unigram_bits_per_byte([100, 3, 0, 3], [shard], 4, bos_id=0)
+    # Targets 1, 3, 2, 3 with smoothed counts 4, 4, 1, 4 of 9 without BOS.
+    assert bits == pytest.approx((3 * math.log2(9 / 4) + math.log2(9)) / 4)
+    with pytest.raises(ValueError, match="utf8_bytes"):
+        unigram_bits_per_byte([1], [shard], 0)
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TypeError):
+        write_results(tmp_path / "out", {"value": object()}, {"medqa": [{"id": "1"}]}, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_folder_below_a_file_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_results(tmp_path / "file" / "out", {}, {}, overwrite=False)
