@@ -169,9 +169,10 @@ def restore_random_states(checkpoint: Path, accelerator: Accelerator) -> None:
     if len(states["cpu"]) != accelerator.num_processes:
         logger.info("the number of processes changed: random states start anew")
         return
-    torch.set_rng_state(states["cpu"][accelerator.process_index])
+    # Copies: torch 2.13 reads a view's storage from its start (another rank's state, or a crash).
+    torch.set_rng_state(states["cpu"][accelerator.process_index].clone())
     if "cuda" in states and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"][accelerator.process_index], accelerator.device)
+        torch.cuda.set_rng_state(states["cuda"][accelerator.process_index].clone(), accelerator.device)
 
 
 def load_progress(checkpoint: Path) -> Progress:
