@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import zstandard
 from plos_articles import XLINK_HREF, Article, parse_article, read_article, read_doi, read_licence
 
+from biomedllama_cli.corpus.split import hash_content, is_held_out
+
 TARGET_BYTES = 2_000_000  # of UTF-8 text: a tokenizer and a small model train on it within minutes
 FILES = 2
-VALIDATION_FRACTION = 0.05  # of the demo; used here only to check that its split is not empty
 OUTPUT = Path(__file__).resolve().parent.parent / "src/biomedllama_cli/data/sample"
 
 # PLOS ONE publishes every science: these articles of the starter corpus are not about life or health.
@@ -58,14 +59,6 @@ def select_articles(folder: Path) -> list[Article]:
         if sum(taken.size for taken in chosen) + article.size <= TARGET_BYTES:
             chosen.append(article)
     return sorted(chosen, key=lambda article: article.doi)
-
-
-def is_validation(text: str) -> bool:
-    """Tell whether a 5 % split by content hash would hold this text out, as `prepare` does."""
-    return (
-        int.from_bytes(blake2b(text.encode(), digest_size=16).digest()[:8], "big") / 2**64
-        < VALIDATION_FRACTION
-    )
 
 
 def write_records(articles: list[Article], folder: Path) -> None:
@@ -117,7 +110,8 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     write_records(articles, arguments.output_dir)
     write_notice(articles, arguments.output_dir)
-    held_out = [article for article in articles if is_validation(article.text)]
+    hashes = np.array([hash_content(article.text.encode())[1] for article in articles], dtype=np.uint64)
+    held_out = [article for article, out in zip(articles, is_held_out(hashes, 0.05), strict=True) if out]
     print(f"{len(articles)} articles, {sum(a.size for a in articles):,} bytes of text")
     print(f"a 5 % split holds out {len(held_out)} articles, {sum(a.size for a in held_out):,} bytes")
 

@@ -222,7 +222,7 @@ def read_article(root: etree._Element, licence: tuple[str, str]) -> Article | No
         copyright_holder=read_line(meta.find("./permissions/copyright-holder")),
         licence=licence[0],
         licence_url=licence[1],
-        text=unicodedata.normalize("NFC", "\n\n".join(blocks)),
+        text=unicodedata.normalize("NFC", "\n\n".join(blocks)) + "\n",
         formula_paragraphs=reader.formula_paragraphs,
     )
 
