@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError
 from biomedllama_cli.models import sentencepiece_export
+from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
 
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "tokenizer.model"
+_LONG_TEXT = 1 << 18  # characters encoded in one go: about 13 MB of SentencePiece's memory
 _HUB_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -61,6 +63,7 @@ class Tokenizer:
     source: str
     _backend: Any
     _model_path: Path | None = None
+    _may_cut: bool = False
     threads: int = -1
     """Threads SentencePiece may use for one batch; -1 means one per core."""
 
@@ -71,6 +74,8 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, in order."""
         if self.kind == "sentencepiece":
+            if self._may_cut and any(len(text) > _LONG_TEXT for text in texts):
+                return [self._encode_long(text) for text in texts]
             return list(self._backend.encode(list(texts), num_threads=self.threads))
         ids = self._backend(
             list(texts),
@@ -83,6 +88,12 @@ class Tokenizer:
             verbose=False,
         )
         return list(ids["input_ids"])
+
+    def _encode_long(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part in iter_cuts(text, _LONG_TEXT):
+            ids += self._backend.encode(part)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`; special tokens are left out."""
@@ -238,6 +249,7 @@ def _load_sentencepiece(path: Path, *, adds_bos: bool, source: str) -> Tokenizer
         source=source,
         _backend=processor,
         _model_path=path,
+        _may_cut=merges_stay_in_words(piece for _, piece in pieces),
     )
 
 

@@ -1,0 +1,109 @@
+"""Records streamed from a dataset of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.corpus.document import Dropped, Record
+from biomedllama_cli.corpus.sources.pile import build_record
+from biomedllama_cli.errors import DataError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_TO_ANSWER = 10.0
+_HINT = (
+    "Give files of your own with --input PATH, or try the bundled text with --sample; "
+    "with a network, unset HF_HUB_OFFLINE and run the same command again."
+)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset split at one fixed commit.
+
+    Attributes:
+        name: hub id, or a local folder in the hub's layout.
+        split: its split.
+        revision: commit, so that a resumed job reads the same data; None for a local folder.
+        shards: files it can be read from side by side.
+    """
+
+    name: str
+    split: str
+    revision: str | None
+    shards: int
+
+    @property
+    def label(self) -> str:
+        """How the manifest names it."""
+        commit = f"@{self.revision}" if self.revision else ""
+        return f"hub:{self.name}{commit}/{self.split}"
+
+
+def open_hub_dataset(name: str, split: str) -> HubDataset:
+    """Ask the hub for a dataset's commit and number of files.
+
+    Raises:
+        UnavailableError: the hub does not answer within seconds, or offline mode is on.
+        DataError: there is no such dataset or split.
+    """
+    revision = None if Path(name).is_dir() else _ask_for_commit(name)
+    dataset = _stream(name, split, revision)
+    return HubDataset(name, split, revision, max(int(dataset.num_shards), 1))
+
+
+def iter_hub_records(
+    dataset: HubDataset, text_field: str, rank: int, world_size: int
+) -> Iterator[Record | Dropped]:
+    """Yield the records of part `rank` of `world_size` contiguous parts of the dataset."""
+    part = _stream(dataset.name, dataset.split, dataset.revision).shard(num_shards=world_size, index=rank)
+    label = dataset.label if world_size == 1 else f"{dataset.label}, part {rank + 1} of {world_size}"
+    number = 0
+    try:
+        for number, row in enumerate(part, start=1):
+            yield build_record(row, text_field, f"{label}, record {number}")
+    except Exception as error:
+        raise _explain(error, dataset.name, f"after record {number} of {label}") from error
+
+
+def _ask_for_commit(name: str) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise UnavailableError(f"The hub dataset {name!r} cannot be read: HF_HUB_OFFLINE is set.", _HINT)
+    try:
+        commit = HfApi().dataset_info(name, timeout=_SECONDS_TO_ANSWER).sha
+    except Exception as error:
+        raise _explain(error, name, "when asked for its commit") from None
+    return str(commit) if commit else None
+
+
+def _stream(name: str, split: str, revision: str | None) -> Any:
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(name, split=split, revision=revision, streaming=True)
+    except Exception as error:
+        raise _explain(error, name, f"when split {split!r} was opened") from None
+
+
+def _explain(error: Exception, name: str, when: str) -> DataError | UnavailableError:
+    """Tell a hub that cannot be reached from data that is not there or not readable."""
+    import datasets
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    logger.debug("hub: %r", error)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    missing = (RepositoryNotFoundError, HFValidationError, datasets.exceptions.DatasetNotFoundError)
+    if isinstance(error, missing):
+        return DataError(f"The hub has no dataset {name!r} ({when}): {reason}", _HINT)
+    if isinstance(error, (ValueError, datasets.exceptions.DatasetGenerationError)):
+        return DataError(f"The hub dataset {name!r} cannot be read {when}: {reason}", _HINT)
+    return UnavailableError(f"The hub cannot be reached for {name!r} {when}: {reason}", _HINT)

@@ -1,0 +1,69 @@
+"""The text a new vocabulary is trained on: a bounded, fixed part of the input without held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from biomedllama_cli.corpus.document import Dropped, Record
+from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.split import hash_content, is_held_out
+from biomedllama_cli.corpus.steps import KeepWanted
+from biomedllama_cli.errors import DataError
+
+TRAINING_BYTES = 32 << 20
+"""Most text a vocabulary is trained on (in bytes): SentencePiece holds all of it in memory."""
+_OPEN_FILES = 64
+
+
+def choose_texts(
+    source: Source, subset: str | None, validation_fraction: float, max_bytes: int = TRAINING_BYTES
+) -> list[str]:
+    """Return texts to train a vocabulary on: from all over the input, each once, none of them held out.
+
+    Raises:
+        DataError: there is no document to train on.
+    """
+    keep = KeepWanted(subset)
+    texts: dict[tuple[int, int], str] = {}
+    size = 0
+    for record in _iter_spread(source):
+        wanted = record if isinstance(record, Dropped) else keep.decide(record)
+        if isinstance(wanted, Dropped):
+            continue
+        data = wanted.text.encode("utf-8")
+        key = hash_content(data)
+        if key in texts:
+            continue
+        texts[key] = wanted.text
+        size += len(data)
+        if size >= max_bytes:
+            break
+    keys = list(texts)
+    held_out = is_held_out(np.array([split for _, split in keys], np.uint64), validation_fraction)
+    if validation_fraction > 0 and len(keys) > 1 and not held_out.any():
+        # A small corpus holds out its smallest hash (split.SplitChooser): if that is here, it is this one.
+        held_out[min(range(len(keys)), key=lambda i: (keys[i][1], keys[i][0]))] = True
+    chosen = [texts[key] for key, out in zip(keys, held_out, strict=True) if not out]
+    if not chosen:
+        raise DataError(
+            "No document of the input is left to train a vocabulary on.",
+            "Check --subset and --validation-fraction, or load a vocabulary with --tokenizer.",
+        )
+    return chosen
+
+
+def _iter_spread(source: Source) -> Iterator[Record | Dropped]:
+    """Yield records of up to 64 evenly spaced parts in turn, one of each at a time."""
+    parts = source.count_tasks(None)
+    count = min(parts, _OPEN_FILES)
+    readers = [source.iter_part(i * parts // count, parts) for i in range(count)]
+    while readers:
+        going = []
+        for reader in readers:
+            record = next(reader, None)
+            if record is not None:
+                yield record
+                going.append(reader)
+        readers = going
