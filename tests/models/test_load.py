@@ -25,7 +25,7 @@ from transformers import (
 
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models import hub
-from biomedllama_cli.models.load import build_scratch_config, describe_model, load_model
+from biomedllama_cli.models.load import build_scratch_config, describe_model, load_model, load_text_config
 
 
 def test_the_7b_shape_has_the_parameters_of_llama_7b() -> None:
@@ -160,6 +160,16 @@ def test_a_hub_id_offline_is_unavailable_with_a_way_out() -> None:
     with pytest.raises(UnavailableError, match="nobody/nothing") as caught:
         load_model("nobody/nothing")
     assert "local folder" in caught.value.hint
+
+
+def test_the_text_configuration_is_that_of_the_loaded_model(tiny_folder: Callable[[str], Path]) -> None:
+    for source in (str(tiny_folder("gemma3-wrapper")), str(tiny_folder("qwen3")), "scratch:tiny"):
+        config = load_text_config(source)
+        assert type(config) is type(load_model(source).config)
+    with pytest.raises(UnavailableError, match="nobody/nothing"):
+        load_text_config("nobody/nothing")
+    with pytest.raises(ModelError, match="is not a folder"):
+        load_text_config("./nothing")
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

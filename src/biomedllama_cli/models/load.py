@@ -32,7 +32,14 @@ from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 
-__all__ = ["ModelDescription", "build_scratch_config", "describe_model", "load_model", "resolve_attention"]
+__all__ = [
+    "ModelDescription",
+    "build_scratch_config",
+    "describe_model",
+    "load_model",
+    "load_text_config",
+    "resolve_attention",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +86,32 @@ def load_model(
     return model
 
 
+def load_text_config(
+    source: str, *, vocabulary_size: int | None = None, bos_id: int | None = None, eos_id: int | None = None
+) -> Any:
+    """Load the configuration of the text model that `load_model` would give, without its weights.
+
+    Raises:
+        ModelError: the name is unknown or the folder is missing, broken or would run code.
+        UnavailableError: the hub cannot be reached and has no copy in the cache.
+    """
+    if source.startswith(SCRATCH_PREFIX):
+        return build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
+    folder = _find_folder(source)
+    try:
+        return _load_config(source, folder)[0].get_text_config(decoder=True)
+    except Exception as error:
+        raise _explain(source, folder, error) from error
+
+
+def _load_config(source: str, folder: Path | None) -> tuple[Any, bool]:
+    """Return a configuration, and whether the cache alone is to be used."""
+    # A hub that does not answer is not asked again and again.
+    cached_only = folder is None and not is_hub_reachable()
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached_only)
+    return config, cached_only
+
+
 def _build_from_config(config: Any, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
@@ -87,9 +120,7 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
     folder = _find_folder(source)
     try:
         with _no_background_conversion():
-            # A hub that does not answer is not asked again and again: the cache alone decides.
-            cached_only = folder is None and not is_hub_reachable()
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached_only)
+            config, cached_only = _load_config(source, folder)
             is_causal_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
             loader = AutoModelForCausalLM if is_causal_model else AutoModelForImageTextToText
             model, loading = loader.from_pretrained(
