@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,14 +18,14 @@ HEAVY = [
     *("torch", "transformers", "datasets", "accelerate", "lm_eval", "datatrove", "numpy", "scipy", "pyarrow"),
     *("matplotlib", "sentencepiece", "safetensors", "huggingface_hub", "pydantic_settings"),
 ]
-SLOWNESS = float(os.environ.get("BIOMEDLLAMA_TEST_SLOWNESS", "1"))
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 """Factor on the time limits, for machines slower than two plain cores."""
 
 PAGES = [["--help"], *([command, "--help"] for command in TREES)]
 
 
 @pytest.mark.parametrize("arguments", PAGES, ids=" ".join)
-def test_help_loads_no_heavy_library(arguments: list[str], tmp_path: Path) -> None:
+def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
     code = (
         "import sys; from biomedllama_cli.cli.app import run\n"
         f"assert run({arguments!r}) == 0\n"
@@ -47,14 +48,22 @@ def test_the_first_help_page_does_not_even_load_pydantic() -> None:
 )
 def test_help_answers_in_time(process: Any, arguments: list[str], seconds: float) -> None:
     process(*arguments)  # writes the byte code of a fresh checkout
-    times = []
-    for _ in range(20):  # best of 5, and more tries only while another process holds the cores
-        start = time.perf_counter()
-        process(*arguments)
-        times.append(time.perf_counter() - start)
-        if len(times) >= 5 and min(times) <= seconds * SLOWNESS:
+    limit, measured = seconds * SLOWNESS, []
+    for _ in range(15):  # best of 5, and more tries only while other processes hold the cores
+        measured.append(measure(lambda: process(*arguments)))
+        if len(measured) >= 5 and min(wall for wall, _ in measured) <= limit:
             break
-    assert min(times) <= seconds * SLOWNESS
+    wall, computing = (min(times) for times in zip(*measured, strict=True))
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert (computing if busy else wall) <= limit, f"{wall:.2f} s, of which it computed {computing:.2f} s"
+
+
+def measure(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that passed, and those that child processes computed."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    work()
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("command", list(TREES))

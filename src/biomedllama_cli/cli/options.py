@@ -11,7 +11,6 @@ from rich.markup import escape
 from typer.main import get_command
 
 from biomedllama_cli.settings.leaves import Leaf, iter_leaves, load_tree
-from biomedllama_cli.settings.preset import list_presets
 
 MAIN_PANEL = "Options"
 COMMON_PANEL = "Settings and output (the same for every command)"
@@ -66,9 +65,7 @@ def _common_options(command: str) -> list[inspect.Parameter]:
                 "--preset",
                 metavar="<name>",
                 help="Named settings; `list` shows them.",
-                autocompletion=_completion(
-                    lambda: {**list_presets(command), "list": "Show the presets and stop."}
-                ),
+                autocompletion=_completion(lambda: _presets(command)),
             ),
             None,
         ),
@@ -87,6 +84,12 @@ def _common_options(command: str) -> list[inspect.Parameter]:
             0,
         ),
     ]
+
+
+def _presets(command: str) -> dict[str, str]:
+    from biomedllama_cli.settings.preset import list_presets  # loads YAML, which help has no use for
+
+    return {**list_presets(command), "list": "Show the presets and stop."}
 
 
 def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:

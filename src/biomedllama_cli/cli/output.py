@@ -61,7 +61,8 @@ def _describe(error: BaseException) -> tuple[str, str, str, int]:
         )
     kind = type(error).__name__
     if isinstance(error, UserError):
-        return kind, error.message, error.hint, error.exit_code
+        message = error.message if error.message.endswith((".", "!", "?", ":")) else f"{error.message}."
+        return kind, message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return kind, "Interrupted.", "", ExitCode.INTERRUPTED
     said = " ".join(str(error).split())
