@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,6 @@ def model_folder(tmp_path_factory, repository) -> Path:
     assert spec is not None
     assert spec.loader is not None
     fixtures = importlib.util.module_from_spec(spec)
-    import sys
 
     sys.modules[spec.name] = fixtures
     spec.loader.exec_module(fixtures)
@@ -271,3 +272,15 @@ def test_contradicting_settings_are_refused(tmp_path, model_folder, protocol, me
 def test_missing_data_file_is_named(tmp_path, model_folder):
     with pytest.raises(DataError, match=r"absent\.jsonl"):
         run(tmp_path, model_folder, task=["medqa"], data=["medqa=absent.jsonl"])
+
+
+def test_a_plan_is_made_without_the_heavy_libraries(tmp_path):
+    code = (
+        "import sys\n"
+        "from biomedllama_cli.recipes.evaluate import evaluate\n"
+        "from biomedllama_cli.settings.evaluate import EvaluateSettings\n"
+        f"evaluate(EvaluateSettings(workspace={str(tmp_path)!r}, model='some/model'), dry_run=True)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

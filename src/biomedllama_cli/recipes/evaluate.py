@@ -7,13 +7,9 @@ import math
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from biomedllama_cli.errors import ModelError, UnavailableError
-from biomedllama_cli.evaluation.harness import ProtocolModel, score_job
 from biomedllama_cli.evaluation.jobs import TextJob, build_question_job
 from biomedllama_cli.evaluation.output import check_output_folder, write_results
 from biomedllama_cli.evaluation.plan import TaskPlan, describe_input, plan_tasks
@@ -28,8 +24,6 @@ from biomedllama_cli.evaluation.report import (
     describe_prompt,
 )
 from biomedllama_cli.evaluation.results import score_documents, score_questions
-from biomedllama_cli.models.load import load_model, resolve_attention
-from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.catalogue import (
@@ -41,11 +35,19 @@ from biomedllama_cli.tasks.catalogue import (
 )
 from biomedllama_cli.tasks.fewshot import draw_examples, hash_draws, shuffle_items
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from biomedllama_cli.evaluation.harness import ProtocolModel
+
 __all__ = ["EvaluateReport", "evaluate"]
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# torch, transformers and lm_eval take seconds to import: the functions that compute do it, so that a dry run
+# and a mistake in the settings are answered at once.
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport:
@@ -98,14 +100,19 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
 
 def _load_scorer(source: str, settings: EvaluateSettings) -> tuple[ProtocolModel, ModelFacts, ProtocolFacts]:
     """Load tokenizer and model, and return them ready to score with the facts a report needs."""
+    import torch
+
+    from biomedllama_cli.evaluation.harness import ProtocolModel
+    from biomedllama_cli.models.load import load_model, resolve_attention
+    from biomedllama_cli.models.tokenizer import load_tokenizer
+
     device, precision = _choose_device(settings.compute.device), settings.compute.dtype
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
     attention = resolve_attention(settings.compute.attention, device)
     tokenizer = load_tokenizer(source)
-    model = load_model(
-        source, dtype=_DTYPES[precision], attention=attention, vocabulary_size=tokenizer.vocabulary_size
-    )
+    dtype = getattr(torch, _DTYPES[precision])
+    model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
     model.to(device)
     asked_length = settings.protocol.context_length
     context_length = _limit_context(model, asked_length)
@@ -166,6 +173,8 @@ def _load_task(plan: TaskPlan) -> LoadedQuestions | LoadedDocuments:
 
 
 def _choose_device(asked: str) -> torch.device:
+    import torch
+
     if asked == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("compute.device is cuda, but torch finds no CUDA device", "Try --device cpu.")
     if asked == "auto":
@@ -174,6 +183,8 @@ def _choose_device(asked: str) -> torch.device:
 
 
 def _name_device(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"cpu: {torch.get_num_threads()} threads of {os.cpu_count()} cores"
@@ -196,6 +207,8 @@ def _limit_context(model: PreTrainedModel, asked: int) -> int:
 def _run_questions(
     scorer: ProtocolModel, loaded: LoadedQuestions, shots: int, settings: EvaluateSettings
 ) -> tuple[QuestionReport, list[dict[str, Any]]]:
+    from biomedllama_cli.evaluation.harness import score_job
+
     task = loaded.task
     # The draws are made for the whole list, so that a limit takes the first items and changes no draw.
     drawn = draw_examples(loaded.items, loaded.pool, shots, settings.seed)
@@ -222,6 +235,8 @@ def _run_questions(
 def _run_text(
     scorer: ProtocolModel, loaded: LoadedDocuments, settings: EvaluateSettings
 ) -> tuple[TextReport, list[dict[str, Any]]]:
+    from biomedllama_cli.evaluation.harness import score_job
+
     documents = shuffle_items(loaded.items, settings.seed)[: settings.protocol.limit]
     tokens = [len(scorer.tok_encode(document.text)) for document in documents]
     windows = sum(math.ceil(count / scorer.max_length) for count in tokens)
