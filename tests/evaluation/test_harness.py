@@ -7,18 +7,21 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
+import sentencepiece
 import yaml
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.evaluation import harness
 from biomedllama_cli.evaluation.harness import TASK_FOLDER, ProtocolModel, harness_task_name, score_job
 from biomedllama_cli.evaluation.jobs import QuestionJob, QuestionRow, TextJob, build_question_job
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.models.tokenizer import load_tokenizer, train_tokenizer
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, load_questions
 from biomedllama_cli.tasks.fewshot import draw_examples
 from biomedllama_cli.tasks.question import Document
+from biomedllama_cli.tasks.sample import SAMPLE_FILE
 
 TOLERANCE = 1e-4
 
@@ -250,3 +253,23 @@ def test_written_task_can_be_run_by_plain_lm_eval(tmp_path):
     rows = pq.read_table(tmp_path / "biomedllama_sample_questions.parquet").to_pylist()
     assert rows[0]["prompt"].count("Question: ") == 3
     assert set(rows[0]) == {"id", "prompt", "options", "answer_index"}
+
+
+def test_folder_with_tokenizer_model_is_encoded_by_sentencepiece(tmp_path, tiny_model):
+    tokenizer = train_tokenizer(SAMPLE_FILE.read_text(encoding="utf-8").splitlines(), 400, tmp_path, seed=0)
+    model = load_model("scratch:tiny", vocabulary_size=400, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    model.save_pretrained(tmp_path)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+
+    class WithSentencePiece(type(tiny_model)):  # type: ignore[misc]
+        def encode(self, text):
+            return processor.encode(text)
+
+    own = WithSentencePiece(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path).eval(), None)
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.kind == "sentencepiece"
+    job = QuestionJob(
+        "medqa", " ", (QuestionRow("1", "Question:  Which  metal?\nAnswer:", ("  iron", "zinc oxide"), 0),)
+    )
+    scores = score_job(build_scorer(own), job)
+    assert_equals_own_loop(own, job, scores, 512)
