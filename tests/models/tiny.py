@@ -81,7 +81,7 @@ def build_tokenizer(family: str, folder: Path) -> int:
         "gemma3": ("<bos>", "<eos>"),
         "gemma3-wrapper": ("<bos>", "<eos>"),
     }[family]
-    trained = _train_byte_level(bos, eos, filler=70_000 if family == "llama3" else 0)
+    trained = _train_byte_level(bos, eos, filler=66_000 if family == "llama3" else 0)
     PreTrainedTokenizerFast(tokenizer_object=trained, bos_token=bos, eos_token=eos).save_pretrained(folder)
     return trained.get_vocab_size()
 
