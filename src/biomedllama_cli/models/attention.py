@@ -9,10 +9,10 @@ Letters: B sequences, T tokens, M = B x T, H query heads, K head size.
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -80,9 +80,7 @@ def build_document_bias(lengths: list[int], device: torch.device, window: int | 
         device: of the bias.
         window: tokens that a query sees, itself included; None for all before it.
     """
-    with _quietly():
-        from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask
-    bias = BlockDiagonalCausalMask.from_seqlens(lengths, device=device)
+    bias = _import_xformers().fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(lengths, device=device)
     if window is not None and window < max(lengths):
         return bias.make_local_attention(window)
     return bias
@@ -175,9 +173,7 @@ def _attend(
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> torch.Tensor:
-    with _quietly():
-        from xformers.ops import memory_efficient_attention
-    mixed: torch.Tensor = memory_efficient_attention(
+    mixed: torch.Tensor = _import_xformers().memory_efficient_attention(
         query_1MHK, key_1MHK, value_1MHK, attn_bias=bias, p=dropout, scale=scale
     )
     return mixed
@@ -206,15 +202,15 @@ def _find_document_lengths(
     return lengths
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Hold back xformers' long warning, on import, that its compiled part is missing."""
+@cache
+def _import_xformers() -> Any:
+    """Import xformers' operators, late and without its long warning that its compiled part is missing."""
     xformers_logger = logging.getLogger("xformers")
     before = xformers_logger.level
     xformers_logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            return importlib.import_module("xformers.ops")
     finally:
         xformers_logger.setLevel(before)
