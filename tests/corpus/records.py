@@ -11,36 +11,9 @@ from typing import Any
 import zstandard
 
 ABSTRACTS, CENTRAL = "PubMed Abstracts", "PubMed Central"
-WORDS = [
-    "serum",
-    "ferritin",
-    "mutation",
-    "BRCA1",
-    "patients",
-    "cohort",
-    "randomised",
-    "placebo",
-    "tumour",
-    "receptor",
-    "expression",
-    "protein",
-    "kinase",
-    "inhibitor",
-    "assay",
-    "cells",
-    "of",
-    "the",
-    "in",
-    "with",
-    "was",
-    "were",
-    "and",
-    "12.5",
-    "38",
-    "p<0.001",
-    "TNF-α",
-    "β-catenin",
-]
+TEXT = """serum ferritin mutation BRCA1 patients cohort randomised placebo tumour receptor expression protein
+kinase inhibitor assay cells of the in with was were and 12.5 38 p<0.001 TNF-α β-catenin"""
+WORDS = TEXT.split()
 
 
 def make_text(seed: int, words: int = 40) -> str:

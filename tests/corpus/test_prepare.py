@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from biomedllama_cli.corpus.manifest import find_newest_corpus, load_corpus
@@ -145,12 +145,9 @@ def test_bos_is_written_as_asked(
 
 def save_large_vocabulary(folder: Path) -> Path:
     """Write a byte-level tokenizer without BOS whose ids go beyond 65,536, as Qwen's do."""
-    backend = BackendTokenizer(models.BPE())
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"filler{i:05d}" for i in range(66_000))]
+    backend = BackendTokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.train_from_iterator(
-        ["a"], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    )
-    backend.add_tokens([f"filler{i:05d}" for i in range(66_000)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
     tokenizer.save_pretrained(folder)
     return folder

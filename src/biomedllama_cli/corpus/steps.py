@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -102,6 +103,7 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
     Args:
         source: the whole input; its files are hashed here, next to their reading.
         tokenizer_folder: the saved tokenizer.
+        digest: SHA-256 of that tokenizer's definition, to load it once per process and no other.
         tasks_folder: where finished tasks are kept.
         adds_bos: whether BOS begins each document.
         threads: SentencePiece's threads, -1 for one per core.
@@ -110,17 +112,26 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
     name, type = "Token ids", "Writer"
 
     def __init__(
-        self, source: Source, tokenizer_folder: Path, tasks_folder: Path, *, adds_bos: bool, threads: int
+        self,
+        source: Source,
+        tokenizer_folder: Path,
+        tasks_folder: Path,
+        *,
+        digest: str,
+        adds_bos: bool,
+        threads: int,
     ) -> None:
         super().__init__()
         self.source, self.tokenizer_folder, self.tasks_folder = source, tokenizer_folder, tasks_folder
-        self.adds_bos, self.threads = adds_bos, threads
+        self.digest, self.adds_bos, self.threads = digest, adds_bos, threads
 
     def run(
         self, data: Iterable[Record | Dropped], rank: int = 0, world_size: int = 1
     ) -> Iterator[Record | Dropped]:
         """Write everything that comes and pass nothing on."""
-        tokenizer = dataclasses.replace(load_tokenizer(str(self.tokenizer_folder)), threads=self.threads)
+        tokenizer = dataclasses.replace(
+            _load_once(str(self.tokenizer_folder), self.digest), threads=self.threads
+        )
         target = task_folder(self.tasks_folder, rank)
         unfinished = target.with_name(f"{target.name}.{os.getpid()}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -173,6 +184,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """Return the summary of a finished task."""
     value: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return value
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(folder: str, digest: str) -> Tokenizer:
+    """Load the work folder's tokenizer: one process has many tasks, and a large vocabulary takes seconds."""
+    return load_tokenizer(folder)
 
 
 def _iter_batches(data: Iterable[Record | Dropped]) -> Iterator[list[Record | Dropped]]:

@@ -122,8 +122,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareRepor
         open_work_folder(output, identity, overwrite=settings.overwrite) as work,
     ):
         tokenizer = _settle_tokenizer(settings, source, loaded, work)
-        adds_bos = _decide_bos(settings, tokenizer)
-        resumed = _run_tasks(settings, source, work, adds_bos=adds_bos, tasks=tasks)
+        resumed = _run_tasks(settings, source, work, tokenizer, tasks)
         assembled = _assemble(settings, tokenizer, work, tasks)
         manifest = _describe_corpus(settings, source, tokenizer, assembled, job)
         tokenizer.save(work.corpus / TOKENIZER_FOLDER)
@@ -242,7 +241,7 @@ def _settle_tokenizer(
 
 
 def _run_tasks(
-    settings: PrepareSettings, source: Source, work: WorkFolder, *, adds_bos: bool, tasks: int
+    settings: PrepareSettings, source: Source, work: WorkFolder, tokenizer: Tokenizer, tasks: int
 ) -> int:
     """Tokenise every part of the input that is not done yet; return how many were."""
     workers = min(settings.executor.workers, tasks)
@@ -256,7 +255,8 @@ def _run_tasks(
             source,
             work.path / TOKENIZER_FOLDER,
             work.tasks,
-            adds_bos=adds_bos,
+            digest=tokenizer.digest,
+            adds_bos=_decide_bos(settings, tokenizer),
             threads=-1 if workers == 1 else 1,
         ),
     ]
