@@ -7,12 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-from accelerate import Accelerator
-from transformers import PreTrainedModel
+from dataclasses import dataclass
+from typing import Any
 
 from biomedllama_cli.engine.checkpoint import (
     Progress,
@@ -22,6 +18,7 @@ from biomedllama_cli.engine.checkpoint import (
     save_checkpoint,
 )
 from biomedllama_cli.engine.loader import RunData, iter_micro_batches
+from biomedllama_cli.engine.loop_parts import LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.optimizer import set_learning_rate
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
@@ -32,63 +29,10 @@ from biomedllama_cli.engine.step import StepTensors, train_step
 from biomedllama_cli.engine.validation import Validation
 from biomedllama_cli.errors import ModelError, Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
-from biomedllama_cli.settings.pretrain import (
-    CheckpointSettings,
-    MonitorSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-)
+
+__all__ = ["Loop", "LoopSettings", "ProgressReporter", "Tally", "Trainee"]
 
 logger = logging.getLogger(__name__)
-
-
-class ProgressReporter(Protocol):
-    """Where the loop tells how far it is."""
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        """Add finished steps."""
-        ...
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """The sections that the loop reads.
-
-    Attributes:
-        data_workers: loader processes of each rank.
-        flops_per_token: of a forward and a backward pass.
-        peak_flops: of one device (FLOP/s), or None where no MFU is shown.
-    """
-
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    checkpoint: CheckpointSettings
-    monitor: MonitorSettings
-    data_workers: int
-    flops_per_token: float
-    peak_flops: float | None
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """What is trained, prepared for its devices."""
-
-    accelerator: Accelerator
-    model: PreTrainedModel
-    optimizer: Any
-
-
-@dataclass
-class Tally:
-    """What the loop counts while it runs."""
-
-    step: int
-    tokens_seen: int
-    checkpoint: Path | None = None
-    stop_seen: bool = False
-    train_seconds: float = 0.0
-    trained_tokens: int = 0
-    clock: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
@@ -227,7 +171,7 @@ class Loop:
         self._metrics.write(line)
         self._progress.advance(1, note)
         if pending.step % self._settings.monitor.log_every_steps == 0:
-            logger.debug("step %d: %s", pending.step, note)
+            logger.info("step %d: %s", pending.step, note)
 
     def mfu(self, tokens_per_second: float) -> float | None:
         """Return the share of the devices' peak (a fraction), or None where the peak is not known."""

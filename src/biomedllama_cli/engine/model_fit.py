@@ -7,40 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.corpus.manifest import CorpusManifest
-from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, UserError
+from biomedllama_cli.errors import ModelError, SettingsError, UserError
 from biomedllama_cli.models.description import ModelDescription, describe_model
-from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
+from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-
-def load_text_config(source: str, manifest: CorpusManifest) -> Any:
-    """Load the configuration of a model's text part, without weights.
-
-    Raises:
-        ModelError: the folder or name is no model.
-        UnavailableError: the hub cannot be reached.
-    """
-    if source.startswith(SCRATCH_PREFIX):
-        return build_scratch_config(
-            source, manifest.vocabulary_size, bos_id=manifest.bos_id, eos_id=manifest.eos_id
-        )
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config(decoder=True)
-    except (OSError, ValueError) as error:
-        if Path(source).expanduser().is_dir() or isinstance(error, ValueError):
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"model: {source} has no configuration that can be read: {reason}") from error
-        raise UnavailableError(
-            f"model: the configuration of {source} is not in the cache and the hub cannot be reached.",
-            hint="Give a local folder (--model FOLDER), a scratch:NAME, or go online once.",
-        ) from error
 
 
 def describe_config(config: Any) -> ModelDescription:

@@ -19,7 +19,7 @@ from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import METRICS_FILE
-from biomedllama_cli.engine.model_fit import check_model_fits, describe_config, load_text_config
+from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.run_folder import (
     REPORT_FILE,
@@ -30,7 +30,7 @@ from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
-from biomedllama_cli.models.load import load_model, resolve_attention
+from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
 from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run, plan_world
 from biomedllama_cli.recipes.pretrain_report import (
@@ -132,8 +132,11 @@ def report_dry_run(plan: Plan) -> PretrainReport:
     """Check the model by its configuration alone and return what would be done."""
     settings, start = plan.settings, plan.start
     source = str(start.checkpoint or settings.model)
-    config = load_text_config(source, plan.corpus.manifest)
-    check_model_fits(source, config, plan.corpus.manifest, settings.batch.sequence_length)
+    manifest = plan.corpus.manifest
+    config = load_text_config(
+        source, vocabulary_size=manifest.vocabulary_size, bos_id=manifest.bos_id, eos_id=manifest.eos_id
+    )
+    check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_device_type(settings.parallel)
     attention = resolve_attention(settings.numerics.attention, torch.device(device))
     return PretrainReport(

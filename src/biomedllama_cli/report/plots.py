@@ -59,7 +59,8 @@ def _draw_losses(axes: Axes, training: list[dict[str, Any]], validation: list[di
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
+    if training or validation:
+        axes.legend(loc="upper right")
 
 
 def smooth(values: Sequence[float], weight: float = 0.95) -> list[float]:

@@ -1,0 +1,67 @@
+"""What the loop is given, and what it counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from biomedllama_cli.settings.pretrain import (
+    CheckpointSettings,
+    MonitorSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+)
+
+
+class ProgressReporter(Protocol):
+    """Where the loop tells how far it is."""
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Add finished steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The sections that the loop reads.
+
+    Attributes:
+        data_workers: loader processes of each rank.
+        flops_per_token: of a forward and a backward pass.
+        peak_flops: of one device (FLOP/s), or None where no MFU is shown.
+    """
+
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    checkpoint: CheckpointSettings
+    monitor: MonitorSettings
+    data_workers: int
+    flops_per_token: float
+    peak_flops: float | None
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained, prepared for its devices."""
+
+    accelerator: Accelerator
+    model: PreTrainedModel
+    optimizer: Any
+
+
+@dataclass
+class Tally:
+    """What the loop counts while it runs."""
+
+    step: int
+    tokens_seen: int
+    checkpoint: Path | None = None
+    stop_seen: bool = False
+    train_seconds: float = 0.0
+    trained_tokens: int = 0
+    clock: float = field(default_factory=time.perf_counter)
