@@ -82,7 +82,7 @@ def main() -> int:
     )
     print(f"""
 What happened, in {time.monotonic() - started:.0f} s
-  text          {prepared["documents"]["kept"]} open-access papers, {prepared["tokens"]["train"]:,} training tokens
+  text          {manifest["documents"]["kept"]} open-access papers, {manifest["tokens"]["train"]:,} training tokens
   held-out bits per byte (lower is better)
     before training            {before:.3f}
     unigram, same vocabulary   {unigram:.3f}
