@@ -152,7 +152,7 @@ def _question_notes(name: str, report: QuestionReport) -> list[str]:
             f"macro-F1 {metrics.macro_f1:.4f}; predicted {predicted} (answers: {right})"
         )
     if report.draw_rule:
-        notes.append(f"{name}: few-shot examples drawn from the {report.draw_rule}")
+        notes.append(f"{name}: few-shot examples drawn from {report.draw_rule}")
     if metrics.truncated_inputs:
         notes.append(f"{name}: {metrics.truncated_inputs} inputs lost their left end to the context length")
     return notes
