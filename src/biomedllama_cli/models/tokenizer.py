@@ -190,7 +190,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, folder: Path, se
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
+        reason = str(error).rpartition("] ")[2].strip() or "SentencePiece gives no reason."
         raise SettingsError(
             f"tokenization.vocabulary_size = {vocabulary_size} cannot be trained on this text: {reason}",
             "Take a number between 300 and what the text can carry; 1024 suits the bundled sample.",

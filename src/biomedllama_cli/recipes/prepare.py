@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -35,7 +37,7 @@ from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import Source, build_source
 from biomedllama_cli.corpus.steps import KeepWanted, ReadRecords, WriteTokens, task_folder
 from biomedllama_cli.corpus.vocabulary import choose_texts
-from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.errors import DataError, ModelError, SettingsError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.prepare import PrepareSettings
@@ -125,7 +127,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareRepor
         resumed = _run_tasks(settings, source, work, tokenizer, tasks)
         assembled = _assemble(settings, tokenizer, work, tasks)
         manifest = _describe_corpus(settings, source, tokenizer, assembled, job)
-        tokenizer.save(work.corpus / TOKENIZER_FOLDER)
+        shutil.copytree(work.path / TOKENIZER_FOLDER, work.corpus / TOKENIZER_FOLDER)
         (work.corpus / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         work.publish()
     seconds = round(time.monotonic() - started, 2)
@@ -222,22 +224,30 @@ def _settle_tokenizer(
 ) -> Tokenizer:
     """Put the tokenizer into the work folder, training it first where that is asked for."""
     folder, done = work.path / TOKENIZER_FOLDER, work.path / "tokenizer.done"
-    if done.exists():
-        return loaded or load_tokenizer(str(folder))
-    if loaded is not None:
-        loaded.save(folder)
-        tokenizer = loaded
-    else:
-        size = settings.tokenization.vocabulary_size
-        assert size is not None
-        texts = choose_texts(source, settings.source.subset, settings.output.validation_fraction)
-        megabytes = sum(map(len, texts)) / 1e6
-        logger.info(
-            "training a vocabulary of %d pieces on %.1f MB of %d documents", size, megabytes, len(texts)
+    if not done.exists():
+        if loaded is not None:
+            loaded.save(folder)
+        else:
+            _train(settings, source, folder)
+        done.touch()
+    saved = load_tokenizer(str(folder))  # the one that tokenises and that the corpus carries
+    if loaded is None:
+        return saved
+    if (saved.fingerprint, saved.adds_bos) != (loaded.fingerprint, loaded.adds_bos):
+        raise ModelError(
+            f"tokenizer: {loaded.source!r} changes when transformers saves and loads it.",
+            "Save it once with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER) and give that folder.",
         )
-        tokenizer = train_tokenizer(texts, size, folder, settings.seed)
-    done.touch()
-    return tokenizer
+    return dataclasses.replace(saved, source=loaded.source)
+
+
+def _train(settings: PrepareSettings, source: Source, folder: Path) -> None:
+    size = settings.tokenization.vocabulary_size
+    assert size is not None
+    texts = choose_texts(source, settings.source.subset, settings.output.validation_fraction)
+    megabytes = sum(map(len, texts)) / 1e6
+    logger.info("training a vocabulary of %d pieces on %.1f MB of %d documents", size, megabytes, len(texts))
+    train_tokenizer(texts, size, folder, settings.seed)
 
 
 def _run_tasks(

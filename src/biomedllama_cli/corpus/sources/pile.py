@@ -180,8 +180,10 @@ def _iter_parquet(
 
     row = 0
     try:
-        with pq.ParquetFile(file.path, read_dictionary=[text_field]) as table:
-            names = [name for name in (text_field, "meta") if name in table.schema_arrow.names]
+        known = pq.read_schema(file.path).names
+        names = [name for name in (text_field, "meta") if name in known]
+        dictionary = [text_field] if text_field in known else []
+        with pq.ParquetFile(file.path, read_dictionary=dictionary) as table:
             total = max(table.metadata.num_rows, 1)
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names):
                 columns = {name: batch.column(name) for name in batch.schema.names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ _BLOCK = 1 << 20
 _ZSTD_INPUT = 1 << 11
 # `zstd -19` uses windows up to 8 MiB; the library's own limit is this 128 MiB.
 _ZSTD_WINDOW = 1 << 27
+_GZIP = 16 + zlib.MAX_WBITS  # a gzip header and no other
 
 
 class BrokenStreamError(Exception):
@@ -84,17 +84,24 @@ def _iter_zstd(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _iter_gzip(file: BinaryIO) -> Iterator[bytes]:
-    empty = True
+    """Decode member after member; Python's own reader throws away what it decoded before a break."""
+    decoder = zlib.decompressobj(_GZIP)
+    empty = begun = True
     try:
-        with gzip.GzipFile(fileobj=file) as stream:
-            while block := stream.read(_BLOCK):
-                empty = False
-                yield block
-    except EOFError:
-        raise BrokenStreamError("truncated_stream", "the gzip stream is truncated") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
+        while data := file.read(1 << 16):
+            empty = False
+            while data:
+                begun = True
+                yield decoder.decompress(data, _BLOCK)
+                data = decoder.unconsumed_tail
+                if decoder.eof:
+                    data = decoder.unused_data.lstrip(b"\0")  # members may be padded with zeros
+                    decoder, begun = zlib.decompressobj(_GZIP), False
+        while begun and (part := decoder.decompress(b"", _BLOCK)):
+            yield part
+    except zlib.error as error:
         raise BrokenStreamError("broken_stream", f"the gzip stream is damaged ({error})") from None
-    if empty and file.tell() == 0:
+    if empty or (begun and not decoder.eof):
         raise BrokenStreamError("truncated_stream", "the gzip stream is truncated")
 
 
