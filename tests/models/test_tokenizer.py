@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import biomedllama_cli.models.tokenizer as tokenizer_module
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -131,6 +132,30 @@ def test_special_tokens_spelled_in_a_text_stay_text(trained: Tokenizer, tmp_path
         assert tokenizer.eos_id not in ids
         assert tokenizer.bos_id not in ids
         assert tokenizer.decode(ids) == hostile
+
+
+@given(st.text(alphabet=" ab\u2581\nβ1.", max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_cutting_a_long_text_changes_no_id(trained: Tokenizer, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_module, "_LONG_TEXT", 5)
+        cut = trained.encode(text)
+    assert cut == trained._backend.encode(text)
+
+
+def test_long_texts_are_cut(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    whole = tokenizer_module.iter_cuts
+
+    def watch(text: str, length: int) -> list[str]:
+        parts = list(whole(text, length))
+        lengths.extend(map(len, parts))
+        return parts
+
+    monkeypatch.setattr(tokenizer_module, "iter_cuts", watch)
+    assert len(trained.encode("iron " * 200_000)) > 200_000
+    assert len(lengths) > 2
+    assert max(lengths) < 300_000
 
 
 def test_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:

@@ -8,34 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models import sentencepiece_export
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
-
-logger = logging.getLogger(__name__)
+from biomedllama_cli.models.tokenizer_hub import fetch_tokenizer_files
+from biomedllama_cli.models.tokenizer_training import train_sentencepiece
 
 MODEL_FILE = "tokenizer.model"
 _LONG_TEXT = 1 << 18  # characters encoded in one go: about 13 MB of SentencePiece's memory
-_HUB_PATTERNS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "config.json",
-    "chat_template*",
-)
-_OFFLINE_HINT = (
-    "Give a local folder or a SentencePiece file with --tokenizer PATH, train a vocabulary with "
-    "--vocabulary-size N, or set HF_TOKEN and the network up for the hub."
-)
 
 
 @dataclass(frozen=True)
@@ -144,17 +130,14 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
             f"tokenizer: {source!r} is neither a folder nor a file.",
             "Give a tokenizer folder, a SentencePiece .model file or a hub id such as huggyllama/llama-7b.",
         )
-    return _load_folder(_fetch_from_hub(source, revision), source)
+    return _load_folder(fetch_tokenizer_files(source, revision), source)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, folder: Path, seed: int) -> Tokenizer:
-    """Train a LLaMA-like SentencePiece BPE vocabulary with byte fallback and save it into `folder`.
-
-    Ids 0, 1, 2 are `<unk>`, `<s>`, `</s>`, then 256 bytes; digits are split and text is not normalised, as
-    in LLaMA's own `tokenizer.model`. The result depends on the texts alone as long as no sampling is needed.
+    """Train a LLaMA-like SentencePiece BPE vocabulary and save it into `folder`.
 
     Args:
-        texts: documents; each line is one SentencePiece sentence.
+        texts: documents.
         vocabulary_size: number of pieces, special ones and bytes included.
         folder: where the tokenizer is saved.
         seed: SentencePiece's random seed.
@@ -162,41 +145,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, folder: Path, se
     Raises:
         SettingsError: the texts cannot give a vocabulary of that size.
     """
-    import sentencepiece
-
-    folder.mkdir(parents=True, exist_ok=True)
-    # No newline is ever inside a piece (it is one of the 256 bytes), so lines are independent sentences.
-    sentences = (line for text in texts for line in text.split("\n") if line.strip())
-    sentencepiece.set_random_generator_seed(seed)
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences,
-            model_prefix=str(folder / "tokenizer"),
-            vocab_size=vocabulary_size,
-            model_type="bpe",
-            byte_fallback=True,
-            # LLaMA's 0.99995, less where a small vocabulary could not hold so many characters.
-            character_coverage=0.99995 if vocabulary_size >= 4096 else 0.9995,
-            split_digits=True,
-            allow_whitespace_only_pieces=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            max_sentence_length=1 << 24,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except (RuntimeError, OSError) as error:
-        reason = str(error).rpartition("] ")[2].strip() or "SentencePiece gives no reason."
-        raise SettingsError(
-            f"tokenization.vocabulary_size = {vocabulary_size} cannot be trained on this text: {reason}",
-            "Take a number between 300 and what the text can carry; 1024 suits the bundled sample.",
-        ) from None
-    (folder / "tokenizer.vocab").unlink(missing_ok=True)
-    tokenizer = _load_sentencepiece(folder / MODEL_FILE, adds_bos=True, source=str(folder))
+    path = train_sentencepiece(texts, vocabulary_size, folder, seed)
+    tokenizer = _load_sentencepiece(path, adds_bos=True, source=str(folder))
     tokenizer.save(folder)
     return tokenizer
 
@@ -322,32 +272,6 @@ def _load_huggingface(folder: Path, source: str) -> Tokenizer:
         source=source,
         _backend=backend,
     )
-
-
-def _fetch_from_hub(source: str, revision: str | None) -> Path:
-    """Download the tokenizer's files (never weights or code) and return the cached folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_PATTERNS)))
-    except HFValidationError:
-        raise ModelError(f"tokenizer: {source!r} is neither a path nor a hub id.", _OFFLINE_HINT) from None
-    except GatedRepoError:
-        raise UnavailableError(
-            f"tokenizer: the hub repository {source!r} asks for an agreement first.",
-            "Accept its terms on the hub and log in with `hf auth login`.",
-        ) from None
-    except RepositoryNotFoundError:
-        raise ModelError(
-            f"tokenizer: {source!r} is neither a local path nor a hub repository.", _OFFLINE_HINT
-        ) from None
-    except Exception as error:
-        # Connection, timeout, offline mode: the hub client has a type of its own for each.
-        logger.debug("hub: %r", error)
-        raise UnavailableError(
-            f"tokenizer: the hub cannot be reached for {source!r} and it is not cached here.", _OFFLINE_HINT
-        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

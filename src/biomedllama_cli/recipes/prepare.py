@@ -11,9 +11,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from biomedllama_cli.corpus.assembly import Assembled, assemble
 from biomedllama_cli.corpus.executor import forget_lost_tasks, resumable_on_signals, run_tasks, watch_progress
@@ -39,6 +37,7 @@ from biomedllama_cli.corpus.steps import KeepWanted, ReadRecords, WriteTokens, t
 from biomedllama_cli.corpus.vocabulary import choose_texts
 from biomedllama_cli.errors import DataError, ModelError, SettingsError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from biomedllama_cli.recipes.prepare_report import PrepareReport
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.prepare import PrepareSettings
 
@@ -46,50 +45,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENIZER = "huggyllama/llama-7b"
 _TRAINED = "trained"
-
-
-class PrepareReport(BaseModel):
-    """What `prepare` did, or with `--dry-run` would do."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: str = "biomedllama.prepare/1"
-    state: Literal["finished", "already_finished", "planned"]
-    output_dir: str
-    inputs: int
-    input_bytes: int | None
-    tasks: int
-    tasks_resumed: int = 0
-    tokenizer: str
-    seconds: float = 0.0
-    manifest: CorpusManifest | None = None
-
-    def lines(self) -> list[str]:
-        """Return the summary for people."""
-        size = "" if self.input_bytes is None else f", {self.input_bytes / 1e6:,.1f} MB"
-        inputs = f"{self.inputs} input{'' if self.inputs == 1 else 's'}{size}"
-        if self.manifest is None:
-            return [
-                f"Would read {inputs} in {self.tasks} task{'' if self.tasks == 1 else 's'}",
-                f"Would tokenise with {self.tokenizer}",
-                f"Would write {self.output_dir}; nothing was written",
-            ]
-        documents, tokens = self.manifest.documents, self.manifest.tokens
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents.dropped.items()) or "none"
-        repeated = sum(tokens.dropped.values())
-        bos = "BOS and EOS" if self.manifest.adds_bos else "EOS, no BOS"
-        first = {
-            "finished": f"Corpus {self.output_dir} from {inputs} in {self.seconds:,.1f} s",
-            "already_finished": f"Corpus {self.output_dir} was already finished by this same job; nothing to do",
-        }[self.state]
-        return [
-            first,
-            f"Documents: {documents.read:,} read, {documents.kept:,} kept ({documents.train:,} train, "
-            f"{documents.validation:,} validation); dropped: {dropped}",
-            f"Tokens: {tokens.train:,} train, {tokens.validation:,} validation; {repeated:,} more in duplicates",
-            f"Tokenizer: {self.tokenizer}, {self.manifest.vocabulary_size:,} ids, {bos} per document",
-            f"Next: biomedllama pretrain --corpus {shlex.quote(self.output_dir)}",
-        ]
 
 
 def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareReport:

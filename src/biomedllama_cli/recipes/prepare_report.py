@@ -1,0 +1,54 @@
+"""What `biomedllama prepare` says at its end."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from biomedllama_cli.corpus.manifest import CorpusManifest
+
+
+class PrepareReport(BaseModel):
+    """What `prepare` did, or with `--dry-run` would do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: str = "biomedllama.prepare/1"
+    state: Literal["finished", "already_finished", "planned"]
+    output_dir: str
+    inputs: int
+    input_bytes: int | None
+    tasks: int
+    tasks_resumed: int = 0
+    tokenizer: str
+    seconds: float = 0.0
+    manifest: CorpusManifest | None = None
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        size = "" if self.input_bytes is None else f", {self.input_bytes / 1e6:,.1f} MB"
+        inputs = f"{self.inputs} input{'' if self.inputs == 1 else 's'}{size}"
+        if self.manifest is None:
+            return [
+                f"Would read {inputs} in {self.tasks} task{'' if self.tasks == 1 else 's'}",
+                f"Would tokenise with {self.tokenizer}",
+                f"Would write {self.output_dir}; nothing was written",
+            ]
+        documents, tokens = self.manifest.documents, self.manifest.tokens
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents.dropped.items()) or "none"
+        repeated = sum(tokens.dropped.values())
+        bos = "BOS and EOS" if self.manifest.adds_bos else "EOS, no BOS"
+        first = {
+            "finished": f"Corpus {self.output_dir} from {inputs} in {self.seconds:,.1f} s",
+            "already_finished": f"Corpus {self.output_dir} was already finished by this same job; nothing to do",
+        }[self.state]
+        return [
+            first,
+            f"Documents: {documents.read:,} read, {documents.kept:,} kept ({documents.train:,} train, "
+            f"{documents.validation:,} validation); dropped: {dropped}",
+            f"Tokens: {tokens.train:,} train, {tokens.validation:,} validation; {repeated:,} more in duplicates",
+            f"Tokenizer: {self.tokenizer}, {self.manifest.vocabulary_size:,} ids, {bos} per document",
+            f"Next: biomedllama pretrain --corpus {shlex.quote(self.output_dir)}",
+        ]
