@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+
 from report import describe_machine, write_result
 from smollm2 import build_smollm2
 
@@ -78,10 +79,10 @@ def iter_general(data: Path) -> Iterator[str]:
 
 
 def write_records(path: Path, texts: Iterable[str]) -> None:
-    """Write Pile-format records."""
+    """Write plain records: a text task keeps records that name no subset, so general text needs no wrong label."""
     with path.open("w", encoding="utf-8") as out:
         for text in texts:
-            out.write(json.dumps({"text": text, "meta": {"pile_set_name": "PubMed Abstracts"}}) + "\n")
+            out.write(json.dumps({"text": text}) + "\n")
 
 
 def write_texts(data: Path, folder: Path) -> dict[str, Path]:

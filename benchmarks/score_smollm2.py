@@ -19,13 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from report import write_result
-from smollm2 import build_smollm2
-
 from biomedllama_cli.evaluation.harness import harness_task_name, write_harness_task
 from biomedllama_cli.evaluation.jobs import build_question_job
 from biomedllama_cli.tasks.catalogue import TASKS, load_questions
 from biomedllama_cli.tasks.fewshot import draw_examples
+from report import write_result
+from smollm2 import build_smollm2
 
 FILES = {
     "medqa-5": "medqa/test_5options_first640.jsonl",

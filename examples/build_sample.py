@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import zstandard
-from plos_articles import XLINK_HREF, Article, parse_article, read_article, read_doi, read_licence
 
 from biomedllama_cli.corpus.split import hash_content, is_held_out
+from plos_articles import XLINK_HREF, Article, parse_article, read_article, read_doi, read_licence
 
 TARGET_BYTES = 2_000_000  # of UTF-8 text: a tokenizer and a small model train on it within minutes
 FILES = 2

@@ -72,6 +72,7 @@ def main() -> int:
         "--output-dir", str(options.folder / "evaluation"), *again,
     )  # fmt: skip
 
+    manifest = prepared["manifest"]
     before, after = pretrained["bits_per_byte_before"], pretrained["bits_per_byte_after"]
     unigram = pretrained["bits_per_byte_unigram"]
     gain = 1 - after / unigram

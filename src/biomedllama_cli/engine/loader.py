@@ -62,7 +62,9 @@ def iter_micro_batches(
         batch_sampler=MicroBatchIds(data, accelerator.process_index, start_step),
         num_workers=data_workers,
         collate_fn=_keep,  # PackedRows.__getitems__ made the batch already
-        multiprocessing_context="fork" if data_workers else None,  # maps stay maps; pickling would read them whole
+        multiprocessing_context="fork"
+        if data_workers
+        else None,  # maps stay maps; pickling would read them whole
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=keep_signals_from_loader,
         generator=torch.Generator(),  # its own, so that loading never moves the run's random state
