@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.distributed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def job_environment() -> dict[str, str]:
     """Return an environment for child processes: this package, one thread, no job around them."""
     environment = {
@@ -49,7 +50,7 @@ def job_environment() -> dict[str, str]:
     return {**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
@@ -57,7 +58,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., None]:
     """Return a function that runs a script of this folder in `world_size` processes and fails with their output."""
 
@@ -81,13 +82,18 @@ def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., 
             for rank in range(world_size)
         ]
         try:
-            outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+            end = time.monotonic() + 300
+            while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
+                if any(rank.poll() for rank in ranks):
+                    time.sleep(1)  # the others may have the cause; longer, they would wait in vain
+                    break
+                time.sleep(0.1)
+            failed = [number for number, rank in enumerate(ranks) if rank.poll() != 0]
         finally:
             for rank in ranks:
                 rank.kill()
-                rank.wait()
-        failed = {n: outputs[n] for n, rank in enumerate(ranks) if rank.returncode}
-        assert not failed, "\n".join(f"rank {n}:\n{text}" for n, text in failed.items())
+        outputs = [rank.communicate()[0] for rank in ranks]
+        assert not failed, "\n".join(f"rank {number}:\n{outputs[number]}" for number in failed)
 
     return run
 

@@ -1,7 +1,7 @@
-"""One rank of the hybrid sharding test: `hybrid_worker.py OUTPUT_FOLDER dp_replicate_size`.
+"""One rank of the hybrid sharding tests: `hybrid_worker.py OUTPUT_FOLDER`.
 
-Rank 0 first trains in plain PyTorch on all rows (the reference), then all ranks train on their parts with the
-engine's accelerator; rank 0 writes both trajectories and the collectives it saw.
+Rank 0 first trains in plain PyTorch on all rows (the reference); then all ranks train on their parts with the
+engine's accelerator and step, once per variant; rank 0 writes all trajectories and the collectives it saw.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from biomedllama_cli.engine import step as step_module
-from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+from biomedllama_cli.engine.accelerator import build_accelerator, prepare, set_gradient_sync
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
 from biomedllama_cli.engine.step import train_step
 from biomedllama_cli.models import loss as loss_module
@@ -32,6 +33,15 @@ from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSetting
 STEPS, MICRO_BATCHES, WORLD, LENGTH, VOCABULARY = 20, 4, 4, 16, 64
 ROWS_PER_STEP = MICRO_BATCHES * WORLD
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-3, max_grad_norm=0.5, weight_decay=0.1)
+SHORT = 5
+# Settings, precision, steps.
+VARIANTS = {
+    "2x2": ({"dp_replicate_size": 2}, "fp32", STEPS),
+    "2x2-kept": ({"dp_replicate_size": 2, "reshard_after_forward": False}, "fp32", SHORT),
+    "4x1": ({"dp_shard_size": 1}, "fp32", SHORT),
+    "1x4": ({}, "fp32", SHORT),
+    "2x2-bf16": ({"dp_replicate_size": 2}, "bf16", SHORT),
+}
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -58,9 +68,9 @@ class CollectiveLog(TorchDispatchMode):
         self._step, self._micro_batch = step, -1
         self.phase = f"{step}:before"
 
-    def watch(self, accelerator: Accelerator, module: ModuleType) -> None:
+    def watch(self, accelerator: Accelerator) -> None:
         """Learn the phase from the calls that the step makes."""
-        sync, clip = module.set_gradient_sync, accelerator.clip_grad_norm_
+        sync, clip = set_gradient_sync, accelerator.clip_grad_norm_
 
         def note_micro_batch(*args, **kwargs):
             self._micro_batch += 1
@@ -73,7 +83,7 @@ class CollectiveLog(TorchDispatchMode):
             self.phase = f"{self._step}:after"
             return norm
 
-        module.set_gradient_sync, accelerator.clip_grad_norm_ = note_micro_batch, note_clipping
+        step_module.set_gradient_sync, accelerator.clip_grad_norm_ = note_micro_batch, note_clipping
 
 
 def _is_group(value: object) -> bool:
@@ -105,7 +115,7 @@ def build_step(step: int) -> Rows:
     return ids[:, :-1], labels, torch.arange(LENGTH).repeat(ROWS_PER_STEP, 1)
 
 
-def train_reference() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+def train_reference(output: Path) -> dict[str, list[float]]:
     model = build_model()
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -121,18 +131,25 @@ def train_reference() -> tuple[list[float], list[float], dict[str, torch.Tensor]
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return losses, norms, model.state_dict()
+        if step + 1 in (SHORT, STEPS):
+            save_weights(model.state_dict(), output / f"reference-{step + 1}.safetensors")
+    return {"losses": losses, "norms": norms}
 
 
-def train_sharded(dp_replicate_size: int, log: CollectiveLog):
-    parallel = ParallelSettings(dp_replicate_size=dp_replicate_size, device="cpu")
-    accelerator = build_accelerator(parallel, NumericsSettings(precision="fp32"))
+def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write weights, tied ones under both names."""
+    weights = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
+
+
+def train_sharded(parallel: ParallelSettings, precision: str, steps: int, log: CollectiveLog):
+    accelerator = build_accelerator(parallel, NumericsSettings(precision=precision))
     model = enable_summed_loss(build_model())
     optimizer = build_optimizer(model, OPTIMIZER)
     model, optimizer = prepare(accelerator, model, optimizer)
-    log.watch(accelerator, step_module)
+    log.watch(accelerator)
     losses, norms = [], []
-    for step in range(STEPS):
+    for step in range(steps):
         log.start_step(step)
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
         micro_batches = build_micro_batches(step, accelerator.process_index, accelerator.num_processes)
@@ -158,41 +175,53 @@ def build_micro_batches(step: int, rank: int, world_size: int) -> list[dict[str,
     ]
 
 
-def main(output: Path, dp_replicate_size: int) -> None:
-    loss_module.LOGITS_PER_CHUNK = 5 * VOCABULARY  # several chunks of logits in every row
-    is_first = os.environ["RANK"] == "0"
-    reference = train_reference() if is_first else None
-    log = CollectiveLog()
-    with log:
-        accelerator, model, losses, norms = train_sharded(dp_replicate_size, log)
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+def describe_run(accelerator: Accelerator, model, log: CollectiveLog) -> dict[str, object]:
     mesh = accelerator.torch_device_mesh
-    groups = {name: mesh.get_group(name).group_name for name in mesh.mesh_dim_names}
     fsdp_groups = {
-        id(group)
+        id(group): group
         for module in model.modules()
-        if hasattr(module, "_get_fsdp_state")
+        if isinstance(module, FSDPModule)
         for group in module._get_fsdp_state()._fsdp_param_groups
     }
-    accelerator.wait_for_everyone()
+    axes = next(iter(fsdp_groups.values())).mesh_info
+    groups = {"dp_shard": axes.shard_process_group.group_name}
+    if "dp_replicate" in mesh.mesh_dim_names:
+        groups["dp_replicate"] = axes.replicate_process_group.group_name
+    return {
+        "mesh": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
+        "groups": groups,
+        "fsdp_groups": len(fsdp_groups),
+        "is_tied": model.lm_head.weight is model.model.embed_tokens.weight,
+        "dtypes": sorted({str(parameter.dtype) for parameter in model.parameters()}),
+        "collectives": log.seen,
+    }
+
+
+def main(output: Path) -> None:
+    loss_module.LOGITS_PER_CHUNK = 5 * VOCABULARY  # several chunks of logits in every row
+    is_first = os.environ["RANK"] == "0"
+    report: dict[str, object] = {}
     if is_first:
-        reference_losses, reference_norms, reference_weights = reference
-        tied = "lm_head.weight"
-        assert model.lm_head.weight is model.model.embed_tokens.weight
-        weights.setdefault(tied, weights["model.embed_tokens.weight"])
-        save_file({name: value.clone() for name, value in weights.items()}, output / "sharded.safetensors")
-        save_file({n: v.clone() for n, v in reference_weights.items()}, output / "reference.safetensors")
-        report = {
-            "mesh": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
-            "groups": groups,
-            "fsdp_groups": len(fsdp_groups),
-            "losses": [reference_losses, losses],
-            "norms": [reference_norms, norms],
-            "collectives": log.seen,
-        }
+        report["reference"] = train_reference(output)
+    for name, (changes, precision, steps) in VARIANTS.items():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        log = CollectiveLog()
+        with log:
+            accelerator, model, losses, norms = train_sharded(
+                ParallelSettings(device="cpu", **changes), precision, steps, log
+            )
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(model, options=options)
+        if is_first:
+            report[name] = {"losses": losses, "norms": norms, **describe_run(accelerator, model, log)}
+            weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+            save_file(
+                {key: tensor.clone() for key, tensor in weights.items()}, output / f"{name}.safetensors"
+            )
+        accelerator.wait_for_everyone()
+    if is_first:
         (output / "report.json").write_text(json.dumps(report))
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -1,0 +1,105 @@
+"""What is refused before a process joins a job, and what one process gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from biomedllama_cli.engine.accelerator import (
+    build_accelerator,
+    find_decoder_layer_names,
+    prepare,
+    set_gradient_sync,
+)
+from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
+from biomedllama_cli.engine.sharding import World, choose_mesh
+from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
+
+FP32 = NumericsSettings(precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", EXPECTED_WORLD_SIZE):
+        monkeypatch.delenv(name, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "numbers"),
+    [
+        ({"dp_replicate_size": 3}, "3 x dp_shard_size 2 = 6"),
+        ({"dp_shard_size": 3}, "2 x dp_shard_size 3 = 6"),
+        ({"dp_replicate_size": 4, "dp_shard_size": 4}, "4 x dp_shard_size 4 = 16"),
+        ({"dp_replicate_size": 16}, "16 x dp_shard_size 1 = 16"),
+    ],
+)
+def test_a_mesh_of_another_size_is_refused_with_its_numbers(sizes: dict[str, int], numbers: str) -> None:
+    with pytest.raises(SettingsError, match=numbers) as caught:
+        choose_mesh(ParallelSettings(**sizes), World(world_size=8, local_world_size=4))
+    assert "which is 8 (4 on this node)" in caught.value.message
+
+
+def test_a_mesh_for_several_is_refused_in_one_process() -> None:
+    with pytest.raises(SettingsError, match="2 x dp_shard_size 1 = 2"):
+        build_accelerator(ParallelSettings(dp_replicate_size=2, device="cpu"), FP32)
+
+
+def test_a_job_of_another_size_than_was_launched_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EXPECTED_WORLD_SIZE, "4")
+    with pytest.raises(WorkerError, match="4 processes were asked for, but the job that started has 1"):
+        build_accelerator(ParallelSettings(device="cpu"), FP32)
+
+
+def test_processes_that_another_launcher_did_not_start_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="num_processes is 4, but 2 were started on this node"):
+        build_accelerator(ParallelSettings(num_processes=4, device="cpu"), FP32)
+
+
+def test_a_world_size_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(SettingsError, match="WORLD_SIZE is 'many'"):
+        build_accelerator(ParallelSettings(device="cpu"), FP32)
+
+
+def test_fp16_is_refused_on_the_cpu() -> None:
+    with pytest.raises(SettingsError, match="fp16, which needs CUDA"):
+        build_accelerator(ParallelSettings(device="cpu"), NumericsSettings(precision="fp16"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UnavailableError, match="device is cuda"):
+        build_accelerator(ParallelSettings(device="cuda"), FP32)
+
+
+def test_one_process_trains_the_model_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    accelerator = build_accelerator(ParallelSettings(device="cpu"), FP32)
+    assert accelerator.gradient_accumulation_steps == 1
+    model = load_model("scratch:tiny", vocabulary_size=64, eos_id=2)
+    kind, forward = type(model), model.forward
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    prepared, wrapped = prepare(accelerator, model, optimizer)
+    set_gradient_sync(prepared, is_last_micro_batch=False)
+    assert prepared is model
+    assert type(prepared) is kind
+    assert prepared.forward == forward
+    before = model.lm_head.weight.detach().clone()
+    accelerator.backward(model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.sum())
+    gradient = model.lm_head.weight.grad.clone()
+    wrapped.step()
+    assert torch.allclose(model.lm_head.weight, before - 0.5 * gradient)
+
+
+def test_a_model_without_declared_layers_cannot_be_sharded() -> None:
+    model = load_model("scratch:tiny", vocabulary_size=64, eos_id=2)
+    assert find_decoder_layer_names(model) == ["LlamaDecoderLayer"]
+    model._no_split_modules = None
+    with pytest.raises(ModelError, match="does not declare its decoder layers"):
+        find_decoder_layer_names(model)
