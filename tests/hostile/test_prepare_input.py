@@ -59,6 +59,7 @@ def check_error_then_skip(run: Run, path: Path, where: str, reason: str, *, kept
         run(path)
     assert str(path) in caught.value.message
     assert "--on-bad-record skip" in caught.value.hint
+    assert not list(path.parent.glob("*corpus*")), "an error with nothing to keep left something behind"
     manifest = run(path, "skip").manifest
     assert manifest is not None
     assert manifest.documents.dropped == {reason: 1}

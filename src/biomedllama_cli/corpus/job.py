@@ -187,7 +187,7 @@ def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -
         resumed = known is not None and identity.may_continue(known)
         if not resumed:
             others = [entry for entry in path.iterdir() if entry.name != _LOCK_FILE]
-            worthless = known is not None and not any(path.glob("tasks/*/summary.json"))
+            worthless = known is not None and not _has_finished_tasks(path)
             if others and not worthless and not (overwrite and known is not None):
                 raise OutputError(
                     f"output_dir: {path} holds unfinished work of another job (other settings, input or versions).",
@@ -197,9 +197,18 @@ def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         (path / _JOB_FILE).write_text(json.dumps(asdict(identity)) + "\n")
         shutil.rmtree(path / "corpus", ignore_errors=True)
-        yield WorkFolder(path, output, resumed)
+        try:
+            yield WorkFolder(path, output, resumed)
+        except BaseException:
+            if not _has_finished_tasks(path):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
     finally:
         os.close(lock)
+
+
+def _has_finished_tasks(path: Path) -> bool:
+    return any(path.glob("tasks/*/summary.json"))
 
 
 def _read_identity(path: Path) -> WorkIdentity | None:
