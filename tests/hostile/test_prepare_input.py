@@ -73,7 +73,7 @@ def check_error_then_skip(run: Run, path: Path, where: str, reason: str, *, kept
         (b"not json at all\n", "broken_json"),
         (b'{"text": NaN}\n', "broken_json"),
         (b"[" * 100_000 + b"\n", "broken_json"),
-        (b'{"text": "caf\xe9"}\n', "not_utf8"),
+        (b'{"text": "\xe9t\xe9"}\n', "not_utf8"),
         (b'{"text": "\\ud83d alone"}\n', "lone_surrogate"),
         (b'{"title": "no text"}\n', "missing_text"),
         (b'{"text": null}\n', "text_not_a_string"),
