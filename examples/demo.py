@@ -89,7 +89,7 @@ What happened, in {time.monotonic() - started:.0f} s
     unigram, same vocabulary   {unigram:.3f}
     after training             {after:.3f}   ({gain:+.1%} below the unigram model)
   questions     {accuracy["correct"]} of {accuracy["n"]} right: {accuracy["value"]:.3f} \
-(95 % interval {low:.3f} to {high:.3f}; chance is 0.250: a model this small only guesses)
+(95 % interval {low:.3f} to {high:.3f}; chance is 0.250)
   loss curve    {pretrained["loss_curve"]}
   checkpoint    {pretrained["checkpoint"]}
 Next, try: {next_command}""")

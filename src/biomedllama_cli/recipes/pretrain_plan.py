@@ -78,7 +78,7 @@ def find_corpus(settings: PretrainSettings) -> Path:
     folder = settings.corpus or find_newest_corpus(settings.workspace)
     if folder is None:
         raise DataError(
-            f"corpus: none was given and {settings.workspace / 'corpora'} has none.",
+            f"No corpus was given, and the workspace {settings.workspace.resolve()} holds none.",
             hint="Make one with `biomedllama prepare`, or give --corpus FOLDER.",
         )
     if settings.corpus is None:

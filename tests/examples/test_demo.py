@@ -1,0 +1,45 @@
+"""The demo's check can fail: without the order of the tokens nothing beats the unigram model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STEPS = 220
+
+
+def run_demo(repository: Path, folder: Path, *arguments: str) -> tuple[int, str, float]:
+    """Run the demo for some steps; return its exit code, its output and the gain it reports."""
+    finished = subprocess.run(
+        [sys.executable, str(repository / "examples" / "demo.py"), "--folder", str(folder)]
+        + ["--max-steps", str(STEPS), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"\(([+-]\d+\.\d)% below the unigram model\)", finished.stdout)
+    assert found is not None, finished.stdout + finished.stderr
+    return finished.returncode, finished.stdout + finished.stderr, float(found.group(1)) / 100
+
+
+@pytest.mark.slow
+def test_training_beats_the_unigram_model(repository: Path, tmp_path: Path) -> None:
+    """A part of the demo's steps is enough to pass its check."""
+    code, output, gain = run_demo(repository, tmp_path)
+    assert code == 0, output
+    assert gain >= 0.20
+    assert "CHECK PASSED" in output
+    assert (tmp_path / "run" / "loss_curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_shuffled_training_tokens_do_not(repository: Path, tmp_path: Path) -> None:
+    """The same steps on shuffled tokens learn the counts of single words and no more: the check fails."""
+    code, output, gain = run_demo(repository, tmp_path, "--shuffle-training-tokens")
+    assert code == 1, output
+    assert -0.10 < gain < 0.05
+    assert "CHECK FAILED" in output
