@@ -14,13 +14,9 @@ STEPS = 220
 
 def run_demo(repository: Path, folder: Path, *arguments: str) -> tuple[int, str, float]:
     """Run the demo for some steps; return its exit code, its output and the gain it reports."""
-    finished = subprocess.run(
-        [sys.executable, str(repository / "examples" / "demo.py"), "--folder", str(folder)]
-        + ["--max-steps", str(STEPS), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, str(repository / "examples" / "demo.py"), "--folder", str(folder)]
+    command += ["--max-steps", str(STEPS), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"\(([+-]\d+\.\d)% below the unigram model\)", finished.stdout)
     assert found is not None, finished.stdout + finished.stderr
     return finished.returncode, finished.stdout + finished.stderr, float(found.group(1)) / 100
