@@ -46,7 +46,6 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell src tests docs examples benchmarks README.md CHANGELOG.md CONTRIBUTING.md
-	$(BIN)/python docs/generate_cli.py --check
 
 wheel: $(VENV)/.installed-dev
 	rm -rf dist
