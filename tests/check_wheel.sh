@@ -11,9 +11,9 @@ cd "$folder"
 ./venv/bin/biomedllama --version
 ./venv/bin/python -m biomedllama_cli --help >/dev/null
 ./venv/bin/biomedllama prepare --sample --vocabulary-size 1024 --output-dir corpus --json >prepare.json
-./venv/bin/biomedllama pretrain --corpus corpus --model scratch:tiny --output-dir run --max-steps 2 \
+./venv/bin/biomedllama pretrain --corpus corpus --model scratch:tiny --max-steps 2 \
   --sequence-length 64 --global-batch-size 4 --precision fp32 --json >pretrain.json
 ./venv/bin/biomedllama evaluate --task sample-questions --limit 4 --json >evaluate.json 2>evaluate.log || {
-  cat evaluate.log; exit 1; }
+  cat evaluate.log evaluate.json; exit 1; }
 ./venv/bin/python -m json.tool evaluate.json >/dev/null
 echo "wheel: installed into an empty environment, three commands ran in $folder"
