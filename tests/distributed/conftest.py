@@ -23,6 +23,11 @@ from biomedllama_cli.corpus.manifest import (
 )
 from biomedllama_cli.corpus.shards import ShardWriter
 
+collect_ignore = [
+    "hybrid_worker.py",
+    "launch_stub.py",
+]  # programs that tests start, not modules to look for doctests in
+
 EOS, VOCABULARY = 2, 64
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent.parent / "src"
