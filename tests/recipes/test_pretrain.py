@@ -350,7 +350,7 @@ def test_a_model_with_a_smaller_vocabulary_is_refused(
 def test_without_a_corpus_the_newest_of_the_workspace_is_taken(
     build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="none was given"):
+    with pytest.raises(DataError, match="No corpus was given"):
         pretrain(build(corpus=None))
     settings = build(corpus=None, workspace=corpus.parent.parent, duration={"max_steps": 1})
     assert pretrain(settings).corpus == corpus

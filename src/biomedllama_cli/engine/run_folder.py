@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from biomedllama_cli.engine.checkpoint import (
     MARKER,
@@ -74,7 +74,7 @@ def plan_start(folder: Path, job: Job, *, resume: str, overwrite: bool) -> RunSt
     """Decide how a run begins in its folder; changes nothing.
 
     Raises:
-        OutputError: the folder holds something else, or another job and no `overwrite`.
+        OutputError: the folder is in use, or holds something else, or another job and no `overwrite`.
         DataError: the checkpoint to continue is incomplete or of another corpus, seed, length or batch.
     """
     saved = _read_job(folder)
@@ -91,6 +91,7 @@ def plan_start(folder: Path, job: Job, *, resume: str, overwrite: bool) -> RunSt
             f"output_dir {folder} holds {what}.",
             hint="Give another --output-dir, undo the change to continue that run, or --overwrite to delete it.",
         )
+    check_not_in_use(folder)
     checkpoint = find_checkpoint(folder)
     return RunStart(folder, checkpoint, load_progress(checkpoint) if checkpoint else None)
 
@@ -171,13 +172,7 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
     except OSError as error:
         raise OutputError(f"output_dir {folder} cannot be written: {error.strerror}.") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"output_dir {folder} is in use by another process.",
-                hint="Wait for it, or give another --output-dir.",
-            ) from error
+        take_lock(lock, folder, fcntl.LOCK_EX)
         if start.replaces:
             clear_run_folder(folder)
         remove_later_checkpoints(start)
@@ -185,6 +180,35 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
         content = {"schema_version": SCHEMA, "job": job.as_dict(), **facts}
         write_atomically(folder / SETTINGS_FILE, json.dumps(content, indent=2, default=str) + "\n")
         yield
+
+
+def take_lock(lock: IO[str], folder: Path, kind: int) -> None:
+    """Lock a run folder by its open lock file, exclusively or shared; closing the file unlocks it.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputError(
+            f"output_dir {folder} is in use by another process.",
+            hint="Wait for it, or give another --output-dir.",
+        ) from error
+
+
+def check_not_in_use(folder: Path) -> None:
+    """Check, before anything in it is read, that no other job is writing to a run folder.
+
+    A running job also removes its old checkpoints, so one that was found a moment ago may be gone. The lock is
+    shared, since every rank of a starting job looks at the same time.
+
+    Raises:
+        OutputError: another process holds the folder's lock.
+    """
+    if (folder / LOCK_FILE).is_file():
+        with (folder / LOCK_FILE).open() as lock:
+            take_lock(lock, folder, fcntl.LOCK_SH)
 
 
 def clear_run_folder(folder: Path) -> None:
