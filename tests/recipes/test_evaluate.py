@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from biomedllama_cli.errors import DataError, ModelError, OutputError, SettingsError, UnavailableError
+from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.recipes.evaluate import evaluate
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 
@@ -58,7 +59,7 @@ def test_results_hold_what_it_takes_to_repeat_them(tmp_path, model_folder):
     assert results["schema_version"] == "biomedllama.evaluate/1"
     assert results["model"]["weights_sha256"]
     assert results["model"]["tokenizer_fingerprint"]
-    assert results["protocol"] | {"rolling_prefix_id": 1} == {
+    assert results["protocol"] == {
         "name": "paper",
         "scorer": "lm-eval",
         "bos": "none",
@@ -67,7 +68,7 @@ def test_results_hold_what_it_takes_to_repeat_them(tmp_path, model_folder):
         "seed": 42,
         "context_length": 512,
         "asked_context_length": 2048,
-        "rolling_prefix_id": 1,
+        "rolling_prefix_id": load_tokenizer(str(model_folder)).eos_id,
     }
     task = results["questions"]["sample-questions"]
     assert task["prompt"]["template"] == "Question: {question}\nAnswer:"
@@ -284,3 +285,29 @@ def test_a_plan_is_made_without_the_heavy_libraries(tmp_path):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path, model_folder):
+    for step in ("step-00000002", "step-00000010"):
+        checkpoint = tmp_path / "run" / "checkpoints" / step
+        shutil.copytree(model_folder, checkpoint)
+        (checkpoint / "COMPLETE").touch()
+    report = run(tmp_path, tmp_path / "run", task=["sample-questions"], limit=1)
+    assert report.model_source == str(tmp_path / "run" / "checkpoints" / "step-00000010")
+
+
+def test_text_without_spaces_has_no_finite_word_perplexity(tmp_path, model_folder):
+    data = tmp_path / "sequence.jsonl"
+    data.write_text(json.dumps({"text": "ACGT" * 400}) + "\n", encoding="utf-8")
+    report = run(tmp_path, model_folder, task=["pubmed-abstracts"], data=[f"pubmed-abstracts={data}"])
+    metrics = report.texts["pubmed-abstracts"].metrics
+    assert metrics.word_perplexity.value == math.inf
+    assert math.isfinite(metrics.bits_per_byte.value)
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["texts"]["pubmed-abstracts"]["metrics"]["word_perplexity"]["value"] is None
+
+
+def test_a_pool_without_shots_is_refused(tmp_path, shared_data):
+    data = f"medqa-5.train={shared_data / 'medqa' / 'test_5options_first640.jsonl'}"
+    with pytest.raises(SettingsError, match="shots is 0"):
+        run(tmp_path, "no/such/model", task=["medqa-5"], data=[data])

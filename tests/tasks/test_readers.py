@@ -98,7 +98,7 @@ def test_five_options_in_medqa_are_refused_with_the_right_task_in_the_hint(tmp_p
         read("medqa-5", path)
 
 
-def test_medmcqa_counts_from_0_or_1_as_the_whole_file_shows(tmp_path):
+def test_medmcqa_counts_from_0_or_1_as_the_whole_file_shows(tmp_path, caplog):
     def answers(*cops):
         records = [MEDMCQA | {"cop": cop} for cop in cops]
         return [
@@ -108,7 +108,9 @@ def test_medmcqa_counts_from_0_or_1_as_the_whole_file_shows(tmp_path):
     assert answers(1, 0, 3) == [1, 0, 3]
     assert answers(1, 4, 3) == [0, 3, 2]
     assert answers("a", "d", "B") == [0, 3, 1]
-    for unclear, message in (((1, 2), "throughout"), ((0, 4), "not both"), ((0, -1), "-1"), ((5,), "5")):
+    assert answers(1, 2) == [1, 2]  # the hub's count, with a warning
+    assert "does not tell if it counts from 0 or 1" in caplog.text
+    for unclear, message in (((0, 4), "not both"), ((0, -1), "-1"), ((5,), "5")):
         with pytest.raises(DataError, match=message):
             answers(*unclear)
 

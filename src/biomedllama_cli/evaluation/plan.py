@@ -7,9 +7,17 @@ from pathlib import Path
 
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.evaluate import ProtocolSettings
-from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, TextTask
+from biomedllama_cli.tasks.catalogue import (
+    TASKS,
+    LoadedDocuments,
+    LoadedQuestions,
+    QuestionTask,
+    TextTask,
+    load_documents,
+    load_questions,
+)
+from biomedllama_cli.tasks.fewshot import draw_examples
 from biomedllama_cli.tasks.hub import HubSplit
-from biomedllama_cli.tasks.records import iter_records
 
 TRAIN_SUFFIX = ".train"
 
@@ -54,6 +62,11 @@ def plan_tasks(settings: ProtocolSettings) -> list[TaskPlan]:
             raise SettingsError(f"protocol.data has {key}, but running text takes no few-shot examples")
         if key in files:
             raise SettingsError(f"protocol.data names {key} twice; one file per task is read")
+        if key != name and not settings.shots:
+            raise SettingsError(
+                f"protocol.data has {key}, the pool of few-shot examples, but protocol.shots is 0",
+                "Add --shots N, or leave the pool out.",
+            )
         files[key] = Path(value).expanduser()
         if not files[key].is_file():
             raise DataError(f"protocol.data has {entry}, and there is no file {value}")
@@ -74,13 +87,30 @@ def plan_tasks(settings: ProtocolSettings) -> list[TaskPlan]:
     ]
 
 
-def describe_input(plan: TaskPlan) -> tuple[str, int | None]:
-    """Return where a task's data is, and its number of records where that is a readable file.
+def load_task(plan: TaskPlan) -> LoadedQuestions | LoadedDocuments:
+    """Read what a task needs.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: a file is missing, broken or of another task.
+        UnavailableError: the hub is needed and cannot be reached.
+    """
+    if isinstance(plan.task, QuestionTask):
+        return load_questions(
+            plan.task, shots=plan.shots, test_file=plan.test_file, train_file=plan.train_file
+        )
+    return load_documents(plan.task, test_file=plan.test_file)
+
+
+def describe_input(plan: TaskPlan, seed: int) -> tuple[str, int | None]:
+    """Return where a task's data is and, where that is here, its number of items: read and checked as in a run.
+
+    Raises:
+        DataError: a local file is broken or of another task, or has too few questions to draw from.
     """
     place = plan.test_file or plan.task.test
     if isinstance(place, HubSplit):
         return f"hub: {place}", None
-    return str(place), sum(1 for _ in iter_records(place))
+    loaded = load_task(plan)
+    if isinstance(loaded, LoadedQuestions):
+        draw_examples(loaded.items, loaded.pool, plan.shots, seed)
+    return str(place), len(loaded.items)

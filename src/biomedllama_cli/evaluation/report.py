@@ -59,6 +59,7 @@ class QuestionReport(Frozen):
     draws_sha256: str
     draw_rule: str | None
     items_sha256: str
+    pool_sha256: str | None
     source: SourceFacts
     pool_source: SourceFacts | None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from biomedllama_cli.evaluation import statistics
 from biomedllama_cli.evaluation.baselines import majority_accuracy, random_accuracy
@@ -31,11 +32,22 @@ class Accuracy(Frozen):
     interval: tuple[float, float]
 
 
-class Estimate(Frozen):
-    """A value with its 95 % bootstrap interval over documents (None for a single document)."""
+def _finite_or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
-    value: float
-    interval: tuple[float, float] | None
+
+Number = Annotated[float, PlainSerializer(_finite_or_null, return_type=float | None, when_used="json")]
+"""A float that JSON can hold: infinity is written as null."""
+
+
+class Estimate(Frozen):
+    """A value with its 95 % bootstrap interval over documents (None for a single document).
+
+    In JSON an infinite value is null: the perplexity per word of text without spaces.
+    """
+
+    value: Number
+    interval: tuple[Number, Number] | None
 
 
 class QuestionMetrics(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -54,10 +56,15 @@ def count_words(text: str) -> int:
 def perplexity(log_likelihood: float, units: int) -> float:
     """Return exp(-log-likelihood / units), with units in words, bytes or tokens.
 
+    Text without spaces (Chinese, a sequence of bases) is one long word, whose perplexity no float holds: infinity.
+
     >>> round(perplexity(-math.log(8.0) * 5, 5), 6)
     8.0
+    >>> perplexity(-2000.0, 1)
+    inf
     """
-    return math.exp(-log_likelihood / units)
+    rate = -log_likelihood / units
+    return math.exp(rate) if rate < LARGEST_EXPONENT else math.inf
 
 
 def bits_per_byte(log_likelihood: float, utf8_bytes: int) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.evaluation.jobs import TextJob, build_question_job
 from biomedllama_cli.evaluation.output import check_output_folder, write_results
-from biomedllama_cli.evaluation.plan import TaskPlan, describe_input, plan_tasks
+from biomedllama_cli.evaluation.plan import describe_input, load_task, plan_tasks
 from biomedllama_cli.evaluation.provenance import collect_versions, hash_items, hash_weights, locate_model
 from biomedllama_cli.evaluation.report import (
     EvaluateReport,
@@ -26,13 +26,7 @@ from biomedllama_cli.evaluation.report import (
 from biomedllama_cli.evaluation.results import score_documents, score_questions
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.evaluate import EvaluateSettings
-from biomedllama_cli.tasks.catalogue import (
-    LoadedDocuments,
-    LoadedQuestions,
-    QuestionTask,
-    load_documents,
-    load_questions,
-)
+from biomedllama_cli.tasks.catalogue import LoadedDocuments, LoadedQuestions
 from biomedllama_cli.tasks.fewshot import draw_examples, hash_draws, shuffle_items
 
 if TYPE_CHECKING:
@@ -64,7 +58,7 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         UnavailableError: a hub or a device is not to be had.
         OutputError: the output folder holds something.
     """
-    source = settings.model or _find_model(settings.workspace)
+    source = _find_model(settings)
     plans = plan_tasks(settings.protocol)
     now = datetime.now(UTC)
     output_dir = settings.output_dir or settings.workspace / "runs" / _default_name(source, now)
@@ -77,10 +71,10 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         "versions": collect_versions(),
     }
     if dry_run:
-        planned = {plan.task.name: describe_input(plan) for plan in plans}
+        planned = {plan.task.name: describe_input(plan, settings.seed) for plan in plans}
         return EvaluateReport(dry_run=True, planned=planned, **facts)
 
-    loaded = [_load_task(plan) for plan in plans]  # before the model: a broken file is found at once
+    loaded = [load_task(plan) for plan in plans]  # before the model: a broken file is found at once
     scorer, model_facts, protocol_facts = _load_scorer(source, settings)
     questions: dict[str, QuestionReport] = {}
     texts: dict[str, TextReport] = {}
@@ -103,13 +97,16 @@ def _load_scorer(source: str, settings: EvaluateSettings) -> tuple[ProtocolModel
     import torch
 
     from biomedllama_cli.evaluation.harness import ProtocolModel
-    from biomedllama_cli.models.load import load_model, resolve_attention
+    from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+    from biomedllama_cli.models.scratch import SCRATCH_PREFIX
     from biomedllama_cli.models.tokenizer import load_tokenizer
 
     device, precision = _choose_device(settings.compute.device), settings.compute.dtype
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
     attention = resolve_attention(settings.compute.attention, device)
+    if not source.startswith(SCRATCH_PREFIX):
+        load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(source)
     dtype = getattr(torch, _DTYPES[precision])
     model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
@@ -129,7 +126,7 @@ def _load_scorer(source: str, settings: EvaluateSettings) -> tuple[ProtocolModel
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=precision,
         device=_name_device(device),
-        attention=attention,
+        attention=model.config._attn_implementation,  # eager for a model that needs it, whatever was asked
         tokenizer_kind=tokenizer.kind,
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_adds_bos=tokenizer.adds_bos,
@@ -143,13 +140,21 @@ def _load_scorer(source: str, settings: EvaluateSettings) -> tuple[ProtocolModel
     return scorer, model_facts, protocol_facts
 
 
-def _find_model(workspace: Path) -> str:
-    from biomedllama_cli.engine.checkpoint import find_newest_checkpoint
+def _find_model(settings: EvaluateSettings) -> str:
+    """Return the model given (of a run folder its newest checkpoint), else the newest of the workspace."""
+    if settings.model is not None and not (Path(settings.model).expanduser() / "checkpoints").is_dir():
+        return settings.model
+    from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_checkpoint
 
-    checkpoint = find_newest_checkpoint(workspace)
+    if settings.model is not None:
+        newest = find_checkpoint(Path(settings.model).expanduser())
+        if newest is not None:
+            logger.info("the model given is a run folder: taking its newest checkpoint, %s", newest)
+        return str(newest or settings.model)
+    checkpoint = find_newest_checkpoint(settings.workspace)
     if checkpoint is None:
         raise ModelError(
-            f"no model was given, and the workspace {workspace.resolve()} holds no checkpoint",
+            f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
             "Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
         )
     logger.info("no model was given: taking the newest checkpoint of the workspace, %s", checkpoint)
@@ -162,14 +167,6 @@ def _default_name(source: str, now: datetime) -> str:
     kept = parts[-2:] if parts and parts[-1].startswith("step-") else parts[-1:]
     name = "-".join(kept).replace(":", "-") or "model"
     return f"evaluate-{name}-{now:%Y%m%dT%H%M%SZ}"
-
-
-def _load_task(plan: TaskPlan) -> LoadedQuestions | LoadedDocuments:
-    if isinstance(plan.task, QuestionTask):
-        return load_questions(
-            plan.task, shots=plan.shots, test_file=plan.test_file, train_file=plan.train_file
-        )
-    return load_documents(plan.task, test_file=plan.test_file)
 
 
 def _choose_device(asked: str) -> torch.device:
@@ -227,6 +224,7 @@ def _run_questions(
         draw_rule=loaded.draw_rule,
         items_sha256=hash_items(loaded.items),
         source=SourceFacts(**vars(loaded.source)),
+        pool_sha256=hash_items(loaded.pool) if loaded.pool else None,
         pool_source=SourceFacts(**vars(loaded.pool_source)) if loaded.pool_source else None,
     )
     return report, samples

@@ -54,7 +54,7 @@ class EvaluateSettings(Settings):
     """Folder for results.json and samples [default: runs/evaluate-... in the workspace]."""
     overwrite: bool = False
     """Replace an output folder that holds other results."""
-    seed: int = 42
+    seed: NonNegativeInt = 42
     """Seed of the item shuffle and the few-shot draws (42 as published)."""
     protocol: ProtocolSettings = ProtocolSettings()
     compute: ComputeSettings = ComputeSettings()

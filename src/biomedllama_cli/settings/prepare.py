@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from biomedllama_cli.settings.base import Settings
 
@@ -71,7 +71,7 @@ class PrepareSettings(Settings):
     """Corpus folder to write [default: corpora/NAME in the workspace]."""
     overwrite: bool = False
     """Replace an output folder that holds something else."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seed of the vocabulary training; the split depends on content alone."""
     source: SourceSettings = SourceSettings()
     tokenization: TokenizerSettings = TokenizerSettings()

@@ -40,7 +40,7 @@ def iter_hub_records(source: HubSplit, data_key: str) -> Iterator[Record]:
     try:
         for row, fields in enumerate(rows):
             yield Record(f"{source}, row {row}", str(row), fields)
-    except OSError as error:
+    except Exception as error:  # connections break in as many kinds while rows are streamed
         raise _unavailable(source, data_key, error) from error
 
 
@@ -66,7 +66,8 @@ def _load_split(source: HubSplit, data_key: str) -> Any:
 
 
 def _unavailable(source: HubSplit, data_key: str, error: Exception) -> UnavailableError:
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
     return UnavailableError(
-        f"{source} cannot be read from the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+        f"{source} cannot be read from the hub ({type(error).__name__}: {reason})",
         f"Give a local file in the original schema: --data {data_key}=FILE.",
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import Record
+from biomedllama_cli.tasks.records import Record, check_encodable
+
+logger = logging.getLogger(__name__)
 
 _OPTION_FIELDS = ("opa", "opb", "opc", "opd")
 _LETTERS = ("a", "b", "c", "d")
@@ -16,10 +19,11 @@ def iter_medmcqa(records: Iterable[Record]) -> Iterator[Question]:
     """Turn MedMCQA records into questions.
 
     `cop`, the right option, is 0 to 3 on the hub and 1 to 4 in the original release, under the same name.
-    The whole file decides: a 0 means the first, a 4 the second. Letters a to d are taken as they are.
+    The whole file decides: a 0 means the first, a 4 the second; with neither it is taken as the hub's, and a
+    warning says so. Letters a to d are taken as they are.
 
     Raises:
-        DataError: a field is missing or does not fit, or the file does not tell where `cop` starts.
+        DataError: a field is missing or does not fit, or `cop` is 0 here and 4 there.
     """
     rows = list(records)
     base = _find_base(rows)
@@ -38,7 +42,7 @@ def _read_option(record: Record, field: str) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"{record.where}: field `{field}` is {value!r}; it must be text")
-    return value
+    return check_encodable(value, f"{record.where}: field `{field}`")
 
 
 def _find_base(records: list[Record]) -> int:
@@ -60,8 +64,10 @@ def _find_base(records: list[Record]) -> int:
         )
     if seen and 0 not in seen and 4 not in seen:
         first = next(iter(seen.values()))
-        raise DataError(
-            f"{first.where}: field `cop` is 1, 2 or 3 throughout, which does not tell if it counts from 0 or 1",
-            "Use a larger part of the file, or write the letters a-d into `cop`.",
+        logger.warning(
+            "%s: field `cop` is 1, 2 or 3 throughout, which does not tell if it counts from 0 or 1; taken as on the "
+            "hub, from 0. If this is a part of the original release, write the letters a-d into `cop`.",
+            first.where,
         )
-    return 0 if 0 in seen else 1
+        return 0
+    return 1 if 4 in seen else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import Record
+from biomedllama_cli.tasks.records import Record, check_encodable
 
 _LETTERS = "ABCDE"
 
@@ -59,7 +59,7 @@ def _read_letters(record: Record) -> tuple[tuple[str, ...], int]:
         raise DataError(f"{record.where}: field `answer_idx` is {letter!r}; it must be one of {letters}")
     answer_index = letters.index(letter)
     answer = record.fields.get("answer")
-    if answer is not None and answer != options[answer_index]:
+    if answer is not None and str(answer).strip() != options[answer_index].strip():
         raise DataError(f"{record.where}: field `answer` is not the text of option {letter}")
     return options, answer_index
 
@@ -71,4 +71,5 @@ def _read_bigbio(record: Record) -> tuple[tuple[str, ...], int]:
     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
     if answer not in options:
         raise DataError(f"{record.where}: field `answer` is {answer!r}; it must be one of the choices")
+    options = [check_encodable(text, f"{record.where}: field `choices`") for text in options]
     return tuple(options), options.index(answer)

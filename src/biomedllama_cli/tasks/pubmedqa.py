@@ -7,7 +7,7 @@ from typing import Any
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import Record
+from biomedllama_cli.tasks.records import Record, check_encodable
 
 LABELS = ("yes", "no", "maybe")
 
@@ -37,4 +37,5 @@ def iter_pubmedqa(records: Iterable[Record]) -> Iterator[Question]:
             )
         identifier = record.fields.get("pubid", record.key)
         question = record.text("QUESTION" if original else "question")
-        yield Question(str(identifier), question, LABELS, LABELS.index(label), "\n".join(contexts))
+        context = check_encodable("\n".join(contexts), f"{record.where}: the contexts")
+        yield Question(str(identifier), question, LABELS, LABELS.index(label), context)

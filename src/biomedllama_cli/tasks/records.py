@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Record:
             raise DataError(f"{self.where}: field `{field}` is {type(value).__name__}; it must be text")
         if not value.strip():
             raise DataError(f"{self.where}: field `{field}` is blank; it must be text with something in it")
-        return value
+        return check_encodable(value, f"{self.where}: field `{field}`")
 
     def field(self, field: str) -> Any:
         """Return a field that must be there.
@@ -49,9 +49,28 @@ class Record:
         if field not in self.fields:
             raise DataError(
                 f"{self.where}: field `{field}` is missing",
-                f"The record has: {', '.join(map(str, self.fields))}.",
+                f"The record has: {_shorten(self.fields)}.",
             )
         return self.fields[field]
+
+
+def _shorten(names: Iterable[Any]) -> str:
+    """Return some names for a message: all of them, or the first dozen."""
+    listed = list(map(str, names))
+    return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
+
+
+def check_encodable(value: str, where: str) -> str:
+    """Return a text that UTF-8 can say.
+
+    Raises:
+        DataError: it holds a lone surrogate, which JSON can escape and no text can hold.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where} holds a lone surrogate, which is no character") from None
+    return value
 
 
 def file_sha256(path: Path) -> str:
@@ -85,7 +104,7 @@ def iter_records(path: Path) -> Iterator[Record]:
 
 
 def _iter_json(path: Path) -> Iterator[Record]:
-    if ".json" in path.suffixes:
+    if ".json" in map(str.lower, path.suffixes):
         whole = _decode(b"".join(_iter_bytes(path)), str(path))
         try:
             content = json.loads(whole)
