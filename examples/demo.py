@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,9 +79,8 @@ def main() -> int:
     gain = 1 - after / unigram
     accuracy = evaluated["questions"]["sample-questions"]["metrics"]["acc"]
     low, high = accuracy["interval"]
-    next_command = (
-        f"biomedllama evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
-    )
+    program = os.path.relpath(Path(sys.executable).with_name("biomedllama"))
+    next_command = f"{program} evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
     print(f"""
 What happened, in {time.monotonic() - started:.0f} s
   text          {manifest["documents"]["kept"]} open-access papers, {manifest["tokens"]["train"]:,} training tokens
