@@ -224,10 +224,20 @@ def test_auto_takes_sdpa_on_the_cpu() -> None:
 
 
 def test_auto_takes_xformers_where_its_operator_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "find_xformers_obstacle", lambda device_type: None)
+    monkeypatch.setattr(attention_module, "find_xformers_obstacle", lambda device_type, dtype: None)
     assert resolve_attention("auto", torch.device("cuda")) == "xformers"
-    monkeypatch.setattr(attention_module, "find_xformers_obstacle", lambda device_type: "it is broken")
+    monkeypatch.setattr(attention_module, "find_xformers_obstacle", lambda device_type, dtype: "it is broken")
     assert resolve_attention("auto", torch.device("cuda")) == "sdpa"
+
+
+def test_the_operator_is_tried_in_the_dtype_it_will_run_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        attention_module,
+        "find_xformers_obstacle",
+        lambda device_type, dtype: None if dtype == torch.float16 else "no bf16 on this device",
+    )
+    assert resolve_attention("auto", "cuda", torch.float16) == "xformers"
+    assert resolve_attention("auto", "cuda", torch.bfloat16) == "sdpa"
 
 
 def test_xformers_on_the_cpu_is_refused_with_the_extra_to_install() -> None:
@@ -257,7 +267,7 @@ def test_importing_xformers_prints_nothing() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_operator_on_a_gpu_equals_eager(tiny: Any, family: str) -> None:
-    if obstacle := find_xformers_obstacle("cuda"):
+    if obstacle := find_xformers_obstacle("cuda", torch.bfloat16):
         pytest.skip(obstacle)
     register_xformers()
     input_ids = torch.randint(4, 300, (2, 24), generator=torch.Generator().manual_seed(1)).cuda()

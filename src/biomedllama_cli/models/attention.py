@@ -27,17 +27,22 @@ from biomedllama_cli.errors import UnavailableError
 logger = logging.getLogger(__name__)
 
 
-def resolve_attention(requested: str, device: torch.device | str) -> str:
+def resolve_attention(requested: str, device: torch.device | str, dtype: torch.dtype = torch.float16) -> str:
     """Return the attention implementation to load a model with: `xformers`, `sdpa` or `eager`.
 
     `auto` takes xformers where the device is a CUDA one and its operator runs there, else sdpa.
+
+    Args:
+        requested: `auto` or one of the three.
+        device: the model computes on.
+        dtype: attention computes in; a device may lack the operator in some of them.
 
     Raises:
         UnavailableError: xformers was asked for and cannot run on this device.
     """
     if requested not in ("auto", "xformers"):
         return requested
-    obstacle = find_xformers_obstacle(str(torch.device(device).type))
+    obstacle = find_xformers_obstacle(torch.device(device).type, dtype)
     if obstacle is None:
         return "xformers"
     if requested == "xformers":
@@ -50,15 +55,15 @@ def resolve_attention(requested: str, device: torch.device | str) -> str:
 
 
 @cache
-def find_xformers_obstacle(device_type: str) -> str | None:
-    """Return why xformers' operator cannot train on this kind of device, or None when it can.
+def find_xformers_obstacle(device_type: str, dtype: torch.dtype = torch.float16) -> str | None:
+    """Return why xformers' operator cannot train in `dtype` on this kind of device, or None when it can.
 
     The operator is run once, forward and backward, because its wheels fit few pairs of torch and CUDA versions.
     """
     if device_type != "cuda" or not torch.cuda.is_available():
         return f"its operator needs CUDA, and the device is {device_type}"
     try:
-        query = torch.ones(1, 8, 1, 32, device="cuda", dtype=torch.float16, requires_grad=True)
+        query = torch.ones(1, 8, 1, 32, device="cuda", dtype=dtype, requires_grad=True)
         mixed = _attend(query, query, query, build_document_bias([3, 5], query.device))
         torch.autograd.backward(mixed.sum())
     except (ImportError, NotImplementedError, RuntimeError, AttributeError, OSError) as error:
