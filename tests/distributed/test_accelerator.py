@@ -11,6 +11,7 @@ from biomedllama_cli.engine.accelerator import (
     find_decoder_layer_names,
     prepare,
     set_gradient_sync,
+    warn_of_idle_devices,
 )
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.sharding import World, choose_mesh
@@ -76,6 +77,20 @@ def test_fp16_is_refused_on_the_cpu() -> None:
 def test_cuda_that_is_not_there_is_refused() -> None:
     with pytest.raises(UnavailableError, match="device is cuda"):
         build_accelerator(ParallelSettings(device="cuda"), FP32)
+
+
+@pytest.mark.parametrize(("asked", "started", "warned"), [(None, 2, True), (None, 4, False), (2, 2, False)])
+def test_devices_that_no_process_uses_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: int | None,
+    started: int,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    warn_of_idle_devices(ParallelSettings(num_processes=asked), World(8, started))
+    assert ("4 CUDA devices, but only 2 of its processes" in caplog.text) == warned
+    assert bool(caplog.messages) == warned
 
 
 def test_one_process_trains_the_model_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

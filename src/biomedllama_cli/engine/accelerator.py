@@ -6,6 +6,7 @@ its scheduler are not used: the loop writes them out, so that each factor of the
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 # A rank that loads a large model or writes a checkpoint alone keeps the others waiting this long at most.
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
@@ -64,6 +67,8 @@ def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) ->
         )
     torch.backends.cuda.matmul.allow_tf32 = numerics.tf32
     torch.backends.cudnn.allow_tf32 = numerics.tf32
+    if not use_cpu:
+        warn_of_idle_devices(parallel, world)
     several = world.world_size > 1
     if several and use_cpu:
         join_gloo_as_accelerator_job()
@@ -98,6 +103,17 @@ def choose_device_type(parallel: ParallelSettings) -> str:
     if parallel.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return parallel.device
+
+
+def warn_of_idle_devices(parallel: ParallelSettings, world: World) -> None:
+    """Warn where a launcher started fewer processes on this node than it has CUDA devices."""
+    devices, is_first = torch.cuda.device_count(), os.environ.get("LOCAL_RANK", "0") == "0"
+    if is_first and parallel.num_processes is None and devices > world.local_world_size:
+        logger.warning(
+            "this node has %d CUDA devices, but only %d of its processes take part: the other devices stay idle",
+            devices,
+            world.local_world_size,
+        )
 
 
 def check_world(parallel: ParallelSettings, world: World) -> None:
