@@ -185,16 +185,24 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
 def take_lock(lock: IO[str], folder: Path, kind: int) -> None:
     """Lock a run folder by its open lock file, exclusively or shared; closing the file unlocks it.
 
+    Some cluster file systems have no locks (Lustre without `-o flock`, some NFS); the run goes on without one there.
+
     Raises:
         OutputError: another process holds it.
     """
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise OutputError(
             f"output_dir {folder} is in use by another process.",
             hint="Wait for it, or give another --output-dir.",
         ) from error
+    except OSError as error:
+        logger.warning(
+            "output_dir %s cannot be locked (%s): see to it that only one job writes there",
+            folder,
+            error.strerror,
+        )
 
 
 def check_not_in_use(folder: Path) -> None:
