@@ -25,6 +25,10 @@ def pretrain(context: typer.Context) -> Report | None:
     if not call.dry_run and launch_if_needed(call.settings, arguments) is not None:
         return None  # the first of the processes it started has printed the report
 
-    from biomedllama_cli.recipes.pretrain import pretrain as recipe
+    def story() -> Report:
+        # In here, so that a rank reports an import that fails as well.
+        from biomedllama_cli.recipes.pretrain import pretrain as recipe
 
-    return run_as_rank(lambda: recipe(call.settings, dry_run=call.dry_run))
+        return recipe(call.settings, dry_run=call.dry_run)
+
+    return run_as_rank(story)
