@@ -63,6 +63,16 @@ def be_killed() -> None:
     time.sleep(600)
 
 
+def be_killed_while_another_hangs() -> None:
+    if RANK == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in a collective that never comes back
+        (FOLDER / "listening-0").write_text(str(os.getpid()))
+    else:
+        while not (FOLDER / "listening-0").exists():
+            time.sleep(0.05)
+    be_killed()
+
+
 STORIES: dict[str, Callable[[], None]] = {
     story.__name__: story
     for story in (
@@ -72,6 +82,7 @@ STORIES: dict[str, Callable[[], None]] = {
         fail_with_bad_data,
         fail_unexpectedly,
         be_killed,
+        be_killed_while_another_hangs,
     )
 }
 

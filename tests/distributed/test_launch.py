@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from biomedllama_cli.engine.launch import build_environment, count_processes
-from biomedllama_cli.engine.rank import slurm_to_torch
+from biomedllama_cli.engine.rank import find_outer_launcher, slurm_to_torch
 from biomedllama_cli.errors import ExitCode, SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
@@ -134,8 +134,9 @@ def test_an_unexpected_error_of_a_rank_is_shown_with_its_traceback(start) -> Non
     assert launched.left_behind() == []
 
 
-def test_a_killed_rank_is_named(start) -> None:
-    launched = start("be_killed", 2)
+@pytest.mark.parametrize("story", ["be_killed", "be_killed_while_another_hangs"])
+def test_a_killed_rank_is_named(start, story: str) -> None:
+    launched = start(story, 2)
     code, errors = launched.finish()
     assert code == ExitCode.WORKER
     assert "Rank 1 of 2 was killed" in errors
@@ -216,6 +217,11 @@ def test_slurm_variables_that_contradict_each_other_are_refused() -> None:
         )
 
 
+def test_a_job_without_a_local_rank_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"WORLD_SIZE \(2\) announce a job, but LOCAL_RANK is not set"):
+        find_outer_launcher({"RANK": "0", "WORLD_SIZE": "2"})
+
+
 def test_a_mesh_that_does_not_fit_is_refused_before_anything_starts(start) -> None:
     from biomedllama_cli.engine.launch import launch_if_needed
     from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -238,3 +244,27 @@ def test_each_process_gets_its_share_of_the_cores_unless_the_user_says(
     assert build_environment(tmp_path, 4, on_cpu=True)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert build_environment(tmp_path, 4, on_cpu=True)["OMP_NUM_THREADS"] == "5"
+
+
+def test_the_agent_waits_for_ranks_that_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    assert build_environment(tmp_path, 4, on_cpu=True)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "3600"
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60")
+    assert build_environment(tmp_path, 4, on_cpu=True)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "60"
+
+
+def test_an_import_that_fails_is_reported_by_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    from biomedllama_cli.cli.app import run
+
+    failures = []
+
+    def note_failure(story: Callable[[], object]) -> None:
+        with pytest.raises(ImportError) as caught:
+            story()
+        failures.append(caught.value)
+
+    monkeypatch.setitem(sys.modules, "biomedllama_cli.recipes.pretrain", None)
+    monkeypatch.setattr("biomedllama_cli.engine.rank.run_as_rank", note_failure)
+    monkeypatch.setattr("biomedllama_cli.engine.launch.launch_if_needed", lambda settings, arguments: None)
+    assert run(["pretrain", "--model", "scratch:tiny"]) == 0
+    assert len(failures) == 1

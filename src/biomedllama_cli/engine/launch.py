@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from biomedllama_cli.engine.rank import (
+    DONE_SUFFIX,
     EXPECTED_WORLD_SIZE,
     LAUNCHER,
     OUTCOME,
@@ -143,6 +144,8 @@ def build_environment(folder: Path, processes: int, on_cpu: bool) -> dict[str, s
     environment = {
         # A share of the cores each: torchrun's own default is one thread.
         "OMP_NUM_THREADS": str(max(1, count_cores() // processes)),
+        # How long the agent waits for ranks that save after a signal (in seconds); its own default is 30.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
         **os.environ,
         EXPECTED_WORLD_SIZE: str(processes),
         OUTCOME: str(folder),
@@ -197,8 +200,9 @@ class _Job:
             outcomes = self._read_outcomes()
             if len(outcomes) == self._processes:
                 return
-            # A rank that has saved waits for the others without limit; one that failed, for a moment.
-            if any(outcome.exit_code != ExitCode.RESUMABLE for outcome in outcomes):
+            # A rank that has saved waits for the others without limit; one that failed or is gone, for a moment.
+            failed = any(outcome.exit_code != ExitCode.RESUMABLE for outcome in outcomes)
+            if failed or self._find_lost_ranks():
                 patience -= POLL_SECONDS
             if patience <= 0:
                 return
@@ -250,21 +254,19 @@ class _Job:
         return [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in present]
 
     def _find_lost_ranks(self) -> list[int]:
-        """Return the ranks that joined and are gone without a word, when the job did not end well."""
+        """Return the ranks that joined and are gone without a word."""
         import psutil
 
-        assert self._agent is not None
-        if self._agent.returncode == 0:
-            return []
-        reported = {outcome.rank for outcome in self._read_outcomes()}
-        gone = []
+        lost = []
         for rank, process_id in sorted(self._worker_ids().items()):
-            running = psutil.pid_exists(process_id) and (
-                psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
-            )
-            if not running and rank not in reported:
-                gone.append(rank)
-        return gone
+            running = False
+            with contextlib.suppress(psutil.NoSuchProcess):
+                running = psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+            # Looked at last: a rank leaves its word before it goes.
+            words = (self._folder / f"{rank}.json", self._folder / f"{rank}{DONE_SUFFIX}")
+            if not running and not any(word.exists() for word in words):
+                lost.append(rank)
+        return lost
 
     def _stop_all(self) -> None:
         """Kill the agent and everything under it that still runs, and wait until they are gone."""

@@ -24,7 +24,9 @@ from biomedllama_cli.errors import ExitCode, SettingsError, UserError
 EXPECTED_WORLD_SIZE = "_BIOMEDLLAMA_EXPECTED_WORLD_SIZE"
 """Set by our own launcher: the number of processes it was asked for."""
 OUTCOME = "_BIOMEDLLAMA_OUTCOME"
-"""Set by our own launcher: the folder where each rank writes its process id, and how it ended if not well."""
+"""Set by our own launcher: the folder where each rank writes its process id, and how it ended."""
+DONE_SUFFIX = ".done"
+"""Of the empty file there, named by its rank, of a rank that ended well."""
 LAUNCHER = "_BIOMEDLLAMA_LAUNCHER"
 """Set by our own launcher: its process id."""
 
@@ -66,9 +68,18 @@ def find_outer_launcher(environment: Mapping[str, str]) -> str | None:
     'srun'
     >>> find_outer_launcher({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) is None
     True
+    >>> find_outer_launcher({"RANK": "0", "WORLD_SIZE": "1"}) is None  # variables of a pod, not of a launcher
+    True
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return "torchrun"
+        if "LOCAL_RANK" in environment:
+            return "torchrun"
+        if environment["WORLD_SIZE"] != "1":
+            raise SettingsError(
+                f"RANK and WORLD_SIZE ({environment['WORLD_SIZE']}) announce a job, but LOCAL_RANK is not set.",
+                "Start the processes with torchrun, accelerate or srun, set LOCAL_RANK and LOCAL_WORLD_SIZE, or "
+                "unset RANK and WORLD_SIZE.",
+            )
     if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
         tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
         return "srun" if tasks.isdigit() and int(tasks) > 1 else None
@@ -182,7 +193,9 @@ def run_as_rank(story: Callable[[], T]) -> T:
     if folder is None:
         return story()
     try:
-        return story()
+        result = story()
+        (Path(folder) / (os.environ["RANK"] + DONE_SUFFIX)).touch()
+        return result
     except BaseException as error:
         outcome = describe_failure(int(os.environ["RANK"]), error)
         sys.stderr.flush()
