@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ class MetricsWriter:
         self._file: TextIO | None = None
         if run_folder is not None:
             path = run_folder / METRICS_FILE
-            kept = [json.dumps(line) + "\n" for line in iter_metrics(path) if line["step"] <= resumed_step]
+            kept = [format_line(line) for line in iter_metrics(path) if line["step"] <= resumed_step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(kept), encoding="utf-8")
             temporary.replace(path)
@@ -34,7 +35,7 @@ class MetricsWriter:
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line; it holds a `step`."""
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(format_line(line))
             self._file.flush()
 
     def __enter__(self) -> MetricsWriter:
@@ -47,6 +48,19 @@ class MetricsWriter:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def format_line(line: Mapping[str, Any]) -> str:
+    """Return one line of the file; JSON has no infinite numbers and no NaN, so they become null.
+
+    >>> print(format_line({"step": 3, "train/grad_norm": math.inf}), end="")
+    {"step": 3, "train/grad_norm": null}
+    """
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in line.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def iter_metrics(path: Path) -> Iterator[dict[str, Any]]:
