@@ -26,14 +26,21 @@ def pretrain(job_environment: dict[str, str], corpus_folder: Path) -> Iterator[P
     """Return a function that starts the command on the random corpus."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(run: Path, *options: str, before: list[str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        run: Path, *options: str, before: list[str] | None = None, own_group: bool = False
+    ) -> subprocess.Popen[str]:
         command = [*(before or [sys.executable]), "-m", "biomedllama_cli", "pretrain", "--json"]
         command += ["--corpus", str(corpus_folder), "--output-dir", str(run), "--model", "scratch:tiny"]
         command += ["--device", "cpu", "--precision", "fp32", "--max-steps", str(STEPS), "--epochs", "9"]
         command += ["--sequence-length", "32", "--micro-batch-size", "2", "--global-batch-size", "32"]
         command += ["--peak-learning-rate", "1e-3", "--attention", "sdpa", *options]
         process = subprocess.Popen(
-            command, env=job_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=job_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=own_group,
         )
         started.append(process)
         return process
@@ -112,6 +119,24 @@ def test_a_stopped_job_saves_leaves_nothing_and_continues_to_the_same_weights(
     assert (run / f"checkpoints/step-{stopped_at:08d}/COMPLETE").exists()
     assert finish(pretrain(run, *options))["resumed_step"] == stopped_at
     assert_same_training(run, one_process)
+
+
+def test_a_signal_to_the_whole_process_group_leaves_the_loader_to_the_last_step(
+    pretrain: Pretrain, runs: Path
+) -> None:
+    """As `timeout`, torchrun and Slurm send it: to the loader processes as well."""
+    run = runs / "group"
+    process = pretrain(run, "--data-workers", "1", own_group=True)
+    while len(read_losses(run)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.RESUMABLE, errors
+    stopped_at = len(read_losses(run))
+    assert stopped_at < STEPS
+    assert (run / f"checkpoints/step-{stopped_at:08d}/COMPLETE").exists()
+    assert find_processes(run) == []
 
 
 def test_under_torchrun_it_trains_in_its_processes_and_prints_one_report(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
@@ -79,6 +80,8 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
         model = load_model(
             str(resume or "scratch:tiny"), attention="eager", vocabulary_size=64, eos_id=EOS, seed=0
         )
+        set_attention_dropout(model, changes.pop("dropout", 0.0))
+        torch.manual_seed(0)
         enable_summed_loss(model)
         optimizer = build_optimizer(model, optimizer_settings)
         model, optimizer = prepare(accelerator, model, optimizer)
@@ -117,11 +120,21 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
     return build
 
 
+def set_attention_dropout(model: Any, probability: float) -> None:
+    """Give a Llama dropout, the one part of a step that draws random numbers."""
+    model.config.attention_dropout = probability
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = probability
+
+
 class Silence:
     """A progress reporter that says nothing, and does something after one step."""
 
     def __init__(self, step: int = 0, action: Callable[[], None] | None = None) -> None:
         self._step, self._action, self._done = step, action, 0.0
+
+    def start_at(self, done: float) -> None:
+        self._done = done
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         self._done += amount

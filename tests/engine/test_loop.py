@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -39,21 +40,23 @@ def read_validations(folder: Path) -> list[tuple[int, float]]:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "dropout"), [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.0), (signal.SIGTERM, 0.1)]
+)
 def test_20_and_20_steps_equal_40_bit_for_bit(
-    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path, number: signal.Signals
+    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path, number: signal.Signals, dropout: float
 ) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     whole.mkdir(), halves.mkdir()
-    build_loop(whole).run()
+    build_loop(whole, dropout=dropout).run()
     stop = after_step(19, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Resumable, match="after step 20 of 40") as stopped:
-        build_loop(halves, progress=stop).run()
+        build_loop(halves, progress=stop, dropout=dropout).run()
     assert stopped.value.exit_code == 75
     middle = find_checkpoint(halves)
     assert middle is not None
     assert load_progress(middle).step == 20
-    build_loop(halves, resume=middle, data_workers=2).run()
+    build_loop(halves, resume=middle, data_workers=2, dropout=dropout).run()
     ends = [find_checkpoint(whole), find_checkpoint(halves)]
     assert ends[0] is not None
     assert ends[1] is not None
@@ -205,3 +208,16 @@ def test_metrics_have_every_step_and_tokens_seen(build_loop: Callable[..., Any],
     for line in lines:
         assert line["mfu"] == pytest.approx(line["train/tokens_per_second"] * 1e6 / 1e12)
         assert line["train/grad_norm"] > 0
+
+
+def test_metrics_stay_json_where_an_older_run_wrote_infinity(
+    build_loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    build_loop(tmp_path, max_steps=2, save_every_steps=1).run()
+    path = tmp_path / "metrics.jsonl"
+    lines = [line | {"train/grad_norm": float("inf")} for line in iter_metrics(path)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Infinity" in path.read_text()
+    build_loop(tmp_path, max_steps=2, resume=find_checkpoint(tmp_path)).run()
+    assert "Infinity" not in path.read_text()
+    assert [line["train/grad_norm"] for line in iter_metrics(path)] == [None] * len(lines)

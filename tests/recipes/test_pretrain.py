@@ -19,6 +19,7 @@ import pytest
 import torch
 import zstandard
 from accelerate.state import AcceleratorState
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import biomedllama_cli
@@ -38,7 +39,7 @@ from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.tokenizer import train_tokenizer
-from biomedllama_cli.recipes.pretrain import pretrain
+from biomedllama_cli.recipes.pretrain import choose_attention, pretrain
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
 
@@ -286,6 +287,31 @@ def test_a_named_checkpoint_continues_in_a_new_folder_with_a_longer_run(
         pretrain(build(seed=1, resume=str(first.checkpoint), output_dir=tmp_path / "other"))
     with pytest.raises(DataError, match="not a complete checkpoint"):
         pretrain(build(resume=str(tmp_path), output_dir=tmp_path / "other"))
+    for steps_in_all in (6, 4):
+        with pytest.raises(SettingsError, match=f"is at step 6, and this run ends at step {steps_in_all}"):
+            pretrain(
+                build(
+                    duration={"max_steps": steps_in_all},
+                    resume=str(first.checkpoint),
+                    output_dir=tmp_path / "other",
+                )
+            )
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_stopped_run_says_which_command_continues_it(
+    build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hints = {}
+    for resume in ("auto", "never"):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 2)
+            with pytest.raises(Resumable) as stopped:
+                pretrain(build(resume=resume, output_dir=tmp_path / resume))
+        hints[resume] = stopped.value.hint
+    assert hints["auto"] == "The same command continues from there."
+    assert hints["never"].startswith("Continue with --resume auto and without --overwrite")
+    assert pretrain(build(output_dir=tmp_path / "never")).resumed_step == 2
 
 
 def test_an_earlier_checkpoint_of_the_same_run_takes_it_back(build: Callable[..., PretrainSettings]) -> None:
@@ -364,10 +390,17 @@ def test_a_corpus_with_bos_trains(build: Callable[..., PretrainSettings], tmp_pa
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(
-    build: Callable[..., PretrainSettings], tmp_path: Path
+    build: Callable[..., PretrainSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = []
+    losses, layers = [], []
+
+    def note_and_checkpoint(layer: Callable[..., object], *arguments: object, **options: object) -> object:
+        layers.append(layer)
+        return checkpoint(layer, *arguments, **options)
+
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", note_and_checkpoint)
     for on in (False, True):
+        layers.clear()
         report = pretrain(
             build(
                 numerics={"gradient_checkpointing": on},
@@ -375,6 +408,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
                 duration={"max_steps": 4},
             )
         )
+        assert bool(layers) == on
         losses.append(report.validation_loss_after)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
@@ -414,3 +448,18 @@ def test_kill_leaves_the_last_complete_checkpoint(
     assert step < 400
     dry = pretrain(settings, dry_run=True)
     assert (dry.status, dry.resumed_step) == ("would continue", step)
+
+
+def test_attention_is_tried_in_the_precision_of_the_run(
+    build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "biomedllama_cli.recipes.pretrain.resolve_attention", lambda requested, device, dtype: str(dtype)
+    )
+    for precision, dtype in (
+        ("bf16", "torch.bfloat16"),
+        ("fp16", "torch.float16"),
+        ("fp32", "torch.float32"),
+    ):
+        settings = build(numerics={"precision": precision})
+        assert choose_attention(settings, torch.device("cuda")) == dtype

@@ -66,6 +66,7 @@ class RunFolder:
         order: what fixes the order of sequences, by name; saved in every checkpoint.
         resumed_from: checkpoint whose weights and optimizer were loaded, or None.
         progress: how far that checkpoint is.
+        same_command_restarts: given again, the command would not continue this folder's newest checkpoint.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class RunFolder:
     order: dict[str, Any]
     resumed_from: Path | None = None
     progress: Progress | None = None
+    same_command_restarts: bool = False
 
 
 def save_checkpoint(

@@ -96,10 +96,10 @@ class Loop:
             restore_random_states(self._run.resumed_from, self._accelerator)
             if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
                 self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
-            self._progress.advance(tally.step)
         else:
             self._validate()
         self._model.train()
+        self._progress.start_at(tally.step)
         pending: _Pending | None = None
         tally.clock = time.perf_counter()
         for step in range(tally.step + 1, total + 1):
@@ -112,6 +112,10 @@ class Loop:
             if self._accelerator.device.type != "cuda" or due or tally.stop_seen:
                 self._account(pending)
                 pending = None
+            if tally.stop_seen or step == total:
+                batches = iter(
+                    ()
+                )  # ends the loader processes, so that none dies by a signal while this one saves
             if due or tally.stop_seen:
                 self._look_and_save(step)
             if tally.stop_seen and step < total:
@@ -160,7 +164,7 @@ class Loop:
             "step": pending.step,
             "train/loss": loss,
             "train/learning_rate": pending.learning_rate,
-            "train/grad_norm": grad_norm,
+            "train/grad_norm": grad_norm,  # infinite in fp16 where the loss scaling skipped the update
             "train/tokens_per_second": speed,
             "tokens_seen": tally.tokens_seen,
         }
@@ -255,5 +259,9 @@ class Loop:
     def _build_resumable(self, step: int) -> Resumable:
         return Resumable(
             f"Stopped by a signal after step {step} of {self._data.order.total_steps}; saved {self._tally.checkpoint}.",
-            hint="The same command continues from there.",
+            hint=(
+                "Continue with --resume auto and without --overwrite; the same command would not go on from there."
+                if self._run.same_command_restarts
+                else "The same command continues from there."
+            ),
         )

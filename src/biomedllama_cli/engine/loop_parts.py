@@ -21,6 +21,10 @@ from biomedllama_cli.settings.pretrain import (
 class ProgressReporter(Protocol):
     """Where the loop tells how far it is."""
 
+    def start_at(self, done: float) -> None:
+        """Say how many steps an earlier start of the run has done, just before the first one of this start."""
+        ...
+
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Add finished steps."""
         ...

@@ -8,7 +8,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from biomedllama_cli.engine.rank import die_with_parent
+
 logger = logging.getLogger(__name__)
+
+LOADER_GRACE_SECONDS = 600
+"""How long a loader process outlives a SIGTERM: longer than any step."""
 
 
 class StopRequest:
@@ -51,6 +56,11 @@ class StopRequest:
 
 
 def keep_signals_from_loader(worker: int) -> None:
-    """Let a loader process die by SIGTERM and ignore Ctrl-C, which is its parent's business."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Keep a loader process alive through the signals that ask its parent to stop.
+
+    Launchers and schedulers send SIGTERM to the whole process group, and the parent still needs its loader for the step
+    it is finishing. Ctrl-C is ignored, SIGTERM ends the process only after a while, its parent's end at once.
+    """
+    die_with_parent()
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LOADER_GRACE_SECONDS))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,7 +14,12 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type, prepare
+from biomedllama_cli.engine.accelerator import (
+    COMPUTE_DTYPES,
+    build_accelerator,
+    choose_device_type,
+    prepare,
+)
 from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, LoopSettings, ProgressReporter, Tally, Trainee
@@ -89,7 +94,7 @@ def train(plan: Plan) -> PretrainReport:
     """Load the model, train it to the last step, and report."""
     began, settings, manifest = time.perf_counter(), plan.settings, plan.corpus.manifest
     accelerator = build_accelerator(settings.parallel, settings.numerics)
-    attention = resolve_attention(settings.numerics.attention, accelerator.device)
+    attention = choose_attention(settings, accelerator.device)
     source = str(plan.start.checkpoint or settings.model)
     torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
     model = load_model(
@@ -114,7 +119,7 @@ def train(plan: Plan) -> PretrainReport:
             loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress)
             tally = loop.run()
         facts = describe_run(plan, description, attention, accelerator.device.type)
-        facts |= measure(loop, tally, wall_seconds=time.perf_counter() - began)
+        facts |= measure(plan, loop, tally, wall_seconds=time.perf_counter() - began)
         if loop_settings.peak_flops is not None:
             facts["mfu_formula"] = describe_mfu(loop_settings, description)
         if data.validator is not None:
@@ -138,12 +143,17 @@ def report_dry_run(plan: Plan) -> PretrainReport:
     )
     check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_device_type(settings.parallel)
-    attention = resolve_attention(settings.numerics.attention, torch.device(device))
+    attention = choose_attention(settings, torch.device(device))
     return PretrainReport(
         status="would continue" if start.checkpoint else "would train",
         checkpoint=start.checkpoint,
         **describe_run(plan, describe_config(config), attention, device),
     )
+
+
+def choose_attention(settings: PretrainSettings, device: torch.device) -> str:
+    """Return the attention implementation, tried in the dtype that it will compute in."""
+    return resolve_attention(settings.numerics.attention, device, COMPUTE_DTYPES[settings.numerics.precision])
 
 
 def describe_run(plan: Plan, description: ModelDescription, attention: str, device: str) -> dict[str, Any]:
@@ -171,13 +181,13 @@ def describe_run(plan: Plan, description: ModelDescription, attention: str, devi
     }
 
 
-def measure(loop: Loop, tally: Tally, *, wall_seconds: float) -> dict[str, Any]:
+def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dict[str, Any]:
     """Return the facts of a report that the run gave."""
     assert tally.checkpoint is not None
     speed = tally.trained_tokens / tally.train_seconds if tally.train_seconds else None
     return {
         "checkpoint": tally.checkpoint,
-        "loss_curve": tally.checkpoint.parent.parent / LOSS_CURVE_FILE,
+        "loss_curve": plan.start.folder / LOSS_CURVE_FILE,
         "tokens_seen": tally.tokens_seen,
         "tokens_per_second": speed,
         "mfu": loop.mfu(speed) if speed else None,
@@ -243,7 +253,12 @@ def build_run_folder(plan: Plan) -> RunFolder:
     """Return where the loop writes and what it continues."""
     start = plan.start
     return RunFolder(
-        start.folder, plan.corpus.tokenizer_folder, plan.job.order, start.checkpoint, start.progress
+        start.folder,
+        plan.corpus.tokenizer_folder,
+        plan.job.order,
+        start.checkpoint,
+        start.progress,
+        same_command_restarts=plan.settings.resume != "auto",
     )
 
 
@@ -262,6 +277,9 @@ def open_for_writing(accelerator: Accelerator, plan: Plan) -> AbstractContextMan
 
 class NoProgress:
     """Tells nobody: for the ranks other than the first."""
+
+    def start_at(self, done: float) -> None:
+        """Do nothing."""
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Do nothing."""

@@ -14,7 +14,7 @@ from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_p
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
 from biomedllama_cli.engine.sharding import World, read_world
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,25 @@ def plan_run(settings: PretrainSettings, world: World) -> Plan:
     job = describe_job(settings, manifest)
     folder = settings.output_dir or settings.workspace / "runs" / f"pretrain-{corpus.folder.resolve().name}"
     start = plan_start(folder, job, resume=settings.resume, overwrite=settings.overwrite)
+    check_steps_left(start, order.total_steps)
     return Plan(settings, corpus, rows, order, batch, job, start, world)
+
+
+def check_steps_left(start: RunStart, total_steps: int) -> None:
+    """Check that a checkpoint of another folder leaves something to train; one of this folder may be its last.
+
+    Raises:
+        SettingsError: it is at the run's last step, or beyond.
+    """
+    if start.checkpoint is None or start.progress is None or start.progress.step < total_steps:
+        return
+    if start.folder.resolve() not in start.checkpoint.resolve().parents:
+        raise SettingsError(
+            f"resume: {start.checkpoint} is at step {start.progress.step}, and this run ends at step {total_steps}, "
+            "so nothing is left to train.",
+            hint="Raise --max-steps or --epochs, or start from its weights alone with "
+            f"--model {start.checkpoint} and without --resume.",
+        )
 
 
 def find_corpus(settings: PretrainSettings) -> Path:

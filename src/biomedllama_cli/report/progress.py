@@ -29,7 +29,7 @@ class Progress:
     ) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._every_seconds = every_seconds
-        self._done = 0.0
+        self._done = self._done_before = 0.0
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
@@ -48,6 +48,13 @@ class Progress:
             self._task = self._bar.add_task(self._description, total=self._total, note="")
         return self
 
+    def start_at(self, done: float) -> None:
+        """Count from `done` units, which an earlier start has finished; speed and time left are of this start."""
+        self._done = self._done_before = done
+        self._start = self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.reset(self._task, total=self._total, completed=int(done))
+
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Add finished units; `note` is shown beside them (loss, speed)."""
         self._done += amount
@@ -59,7 +66,7 @@ class Progress:
 
     def _line(self, note: str) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        speed = self._done / seconds
+        speed = (self._done - self._done_before) / seconds
         text = f"{self._description}: {self._done:,.0f}"
         if self._total:
             left = (self._total - self._done) / speed if speed else float("inf")
