@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import biomedllama_cli.models.tokenizer as tokenizer_module
-from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError
+from biomedllama_cli.errors import ModelError, Resumable, SettingsError, UnavailableError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = [
@@ -180,6 +180,18 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     (empty / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="cannot load"):
         load_tokenizer(str(empty))
+
+
+def test_signal_while_transformers_loads_is_not_taken_for_a_broken_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise Resumable("Stopped by SIGTERM.")
+
+    save_byte_level(tmp_path, bos=None)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", stop)
+    with pytest.raises(Resumable):
+        load_tokenizer(str(tmp_path))
 
 
 def test_hub_id_offline_names_the_way_out() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from biomedllama_cli.errors import ModelError
+from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models import sentencepiece_export
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
 from biomedllama_cli.models.tokenizer_hub import fetch_tokenizer_files
@@ -246,6 +246,8 @@ def _load_huggingface(folder: Path, source: str) -> Tokenizer:
     transformers_logging.disable_progress_bar()
     try:
         backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:
         # transformers raises nearly anything here, from KeyError to Rust panics in `tokenizers`.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

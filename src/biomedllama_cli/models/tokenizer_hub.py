@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from biomedllama_cli.errors import ModelError, UnavailableError
+from biomedllama_cli.errors import ModelError, UnavailableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ def fetch_tokenizer_files(source: str, revision: str | None) -> Path:
         raise ModelError(
             f"tokenizer: {source!r} is neither a local path nor a hub repository.", _OFFLINE_HINT
         ) from None
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:
         # Connection, timeout, offline mode: the hub client has a type of its own for each.
         logger.debug("hub: %r", error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.sources.pile import build_record
-from biomedllama_cli.errors import DataError, UnavailableError
+from biomedllama_cli.errors import DataError, UnavailableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ def iter_hub_records(
     try:
         for number, row in enumerate(part, start=1):
             yield build_record(row, text_field, f"{label}, record {number}")
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:
         raise _explain(error, dataset.name, f"after record {number} of {label}") from error
 
@@ -78,6 +80,8 @@ def _ask_for_commit(name: str) -> str | None:
         raise UnavailableError(f"The hub dataset {name!r} cannot be read: HF_HUB_OFFLINE is set.", _HINT)
     try:
         commit = HfApi().dataset_info(name, timeout=_SECONDS_TO_ANSWER).sha
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:
         raise _explain(error, name, "when asked for its commit") from None
     return str(commit) if commit else None
@@ -90,6 +94,8 @@ def _stream(name: str, split: str, revision: str | None) -> Any:
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, split=split, revision=revision, streaming=True)
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:
         raise _explain(error, name, f"when split {split!r} was opened") from None
 
