@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.sources import hub
 from biomedllama_cli.corpus.sources.pile import InputFile, find_inputs, iter_records
 from biomedllama_cli.corpus.sources.sample import find_sample
 from biomedllama_cli.corpus.sources.streams import iter_lines
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, Resumable
 
 ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
 
@@ -91,6 +93,50 @@ def test_input_that_names_nothing_is_refused(tmp_path: Path, name: str, says: st
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=says):
         find_inputs((str(tmp_path / name),))
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_empty_input_is_not_the_current_folder(
+    tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    records.write_records(tmp_path / "a.jsonl", [records.make_record("x")])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="names nothing"):
+        find_inputs((name,))
+
+
+def test_folders_that_a_glob_matches_are_read(tmp_path: Path, records: Any) -> None:
+    for name in ("part-1/a.jsonl", "part-2/sub/b.jsonl", "part-3.jsonl", "part-4/notes.txt", "rest.jsonl"):
+        records.write_records(tmp_path / name, [records.make_record("x")])
+    found = find_inputs((str(tmp_path / "part-*"),))
+    assert [str(file.path.relative_to(tmp_path)) for file in found] == [
+        "part-1/a.jsonl",
+        "part-2/sub/b.jsonl",
+        "part-3.jsonl",
+    ]
+
+
+def test_linked_folders_are_read_once_and_a_loop_ends(tmp_path: Path, records: Any) -> None:
+    records.write_records(tmp_path / "disk" / "b.jsonl", [records.make_record("x")])
+    records.write_records(tmp_path / "in" / "a.jsonl", [records.make_record("x")])
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "in" / "same").symlink_to(tmp_path / "disk")
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
+    found = find_inputs((str(tmp_path / "in"),))
+    assert [str(file.path.relative_to(tmp_path)) for file in found] == ["in/a.jsonl", "in/link/b.jsonl"]
+
+
+def test_signal_while_the_hub_is_read_is_not_taken_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part:
+        def shard(self, num_shards: int, index: int) -> Iterator[dict[str, str]]:
+            yield {"text": "a"}
+            raise Resumable("Stopped by SIGTERM.")
+
+    monkeypatch.setattr(hub, "_stream", lambda *arguments: Part())
+    records = hub.iter_hub_records(hub.HubDataset("owner/name", "train", "commit", 1), "text", 0, 1)
+    assert isinstance(next(records), Record)
+    with pytest.raises(Resumable):
+        next(records)
 
 
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:

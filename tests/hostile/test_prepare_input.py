@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,16 @@ from biomedllama_cli.settings.prepare import PrepareSettings
 
 Run = Callable[..., PrepareReport]
 GOOD = [f"Document {i} on serum ferritin in anaemic patients, part {i * 7}." for i in range(40)]
+# Not ru_maxrss, which begins with what the test's own process needed.
+READ_PEAK = """
+import sys
+from biomedllama_cli.corpus.sources.pile import find_inputs, iter_records
+
+def read_peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+
+"""
 
 
 def line(text: object) -> bytes:
@@ -209,16 +220,31 @@ def test_decompression_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
         file.write(compressor.flush())
     assert bomb.stat().st_size < 1 << 20
     code = (
-        "import resource, sys\n"
-        "from biomedllama_cli.corpus.sources.pile import find_inputs, iter_records\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = read_peak()\n"
         "found = [r.reason for r in iter_records(find_inputs((sys.argv[1],))[0], 'text')]\n"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(','.join(found), (after - before) // 1024)\n"
+        "print(','.join(found), read_peak() - before)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(bomb)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", READ_PEAK + code, str(bomb)], capture_output=True, text=True, check=True
     )
     reasons, megabytes = result.stdout.split()
     assert reasons == "line_too_long"
     assert int(megabytes) < 256
+
+
+def test_row_group_as_large_as_the_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for name, rows in (("small", 1000), ("large", 4000)):
+        texts = [draw.randbytes(10_000).hex() for _ in range(rows)]  # 80 MB in the large one
+        pq.write_table(pa.table({"text": texts}), tmp_path / f"{name}.parquet", compression="zstd")
+    code = (
+        "for path in sys.argv[1:]:\n"
+        "    count = sum(len(r.text) == 20_000 for r in iter_records(find_inputs((path,))[0], 'text'))\n"
+        "    print(count, read_peak())\n"
+    )
+    paths = [str(tmp_path / f"{name}.parquet") for name in ("small", "large")]
+    command = [sys.executable, "-c", READ_PEAK + code, *paths]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    (few, before), (many, after) = (map(int, line.split()) for line in result.stdout.splitlines())
+    assert (few, many) == (1000, 4000)
+    assert after - before < 80

@@ -6,6 +6,7 @@ A record is `{"text": "...", "meta": {"pile_set_name": "..."}}`; `meta` may be m
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from biomedllama_cli.corpus.sources.streams import MAX_LINE_BYTES, BrokenStreamE
 from biomedllama_cli.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 16
+_SMALL_COLUMN = 8 << 20  # bytes of one row group
 _FIND_HINT = f"Inputs are files, folders or globs of {', '.join(SUFFIXES)}; --sample needs none."
 
 
@@ -54,28 +56,46 @@ def find_inputs(patterns: tuple[str, ...]) -> list[InputFile]:
 
 
 def _expand(pattern: str) -> list[Path]:
+    if not pattern.strip():
+        raise DataError(f"Input {pattern!r} names nothing.", _FIND_HINT)
     path = Path(pattern).expanduser()
     if path.is_dir():
-        files = [
-            file
-            for file in path.rglob("*")
-            if file.name.endswith(SUFFIXES) and file.is_file() and not _is_hidden(file.relative_to(path))
-        ]
+        files = _list_folder(path)
         if not files:
             raise DataError(f"Input folder {pattern} holds no file of {', '.join(SUFFIXES)}.", _FIND_HINT)
-        return sorted(files)
-    files = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    files = [file for file in files if file.is_file()]
-    if not files:
+        return files
+    matches = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    found: set[Path] = set()
+    for match in matches:
+        if match.is_dir():
+            found.update(_list_folder(match))
+        elif match.is_file():
+            if not match.name.endswith(SUFFIXES):
+                raise DataError(f"Input {match} has none of the endings {', '.join(SUFFIXES)}.", _FIND_HINT)
+            found.add(match)
+    if not found:
         raise DataError(f"Input {pattern!r} matches no file.", _FIND_HINT)
-    for file in files:
-        if not file.name.endswith(SUFFIXES):
-            raise DataError(f"Input {file} has none of the endings {', '.join(SUFFIXES)}.", _FIND_HINT)
-    return sorted(files)
+    return sorted(found)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the files below a folder that can be inputs, through linked folders too, each folder once."""
+    found: list[Path] = []
+    visited: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+        found += [path for path in (Path(root, name) for name in files) if path.is_file()]
+    return sorted(found)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DataError(f"Input folder {error.filename} cannot be read: {error.strerror}.") from None
 
 
 def iter_records(
@@ -174,16 +194,20 @@ def _is_encodable(text: str) -> bool:
 def _iter_parquet(
     file: InputFile, text_field: str, report_position: Callable[[int], None]
 ) -> Iterator[Record | Dropped]:
-    """Read only the columns that matter; dictionary-encoded text stays so, which bounds repeated giants."""
+    """Read only the columns that matter, a bounded part of a row group at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     row = 0
     try:
-        known = pq.read_schema(file.path).names
+        metadata = pq.read_metadata(file.path)
+        known = metadata.schema.to_arrow_schema().names
         names = [name for name in (text_field, "meta") if name in known]
-        dictionary = [text_field] if text_field in known else []
-        with pq.ParquetFile(file.path, read_dictionary=dictionary) as table:
+        # Few bytes for many rows are giants repeated: they stay one. Of other text Arrow would gather every value.
+        dictionary = [text_field] if _is_small_column(metadata, text_field) else []
+        # Without these two a whole row group is in memory, and many files are one row group.
+        lean: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+        with pq.ParquetFile(file.path, read_dictionary=dictionary, **lean) as table:
             total = max(table.metadata.num_rows, 1)
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names):
                 columns = {name: batch.column(name) for name in batch.schema.names}
@@ -204,3 +228,11 @@ def _iter_parquet(
             f"{file.label}, row {row + 1}",
             f"the Parquet file is damaged ({reason}); the rest of the file is lost",
         )
+
+
+def _is_small_column(metadata: Any, name: str) -> bool:
+    """Tell whether no row group of a Parquet file has much data in a column of plain values."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    sizes = [column.total_uncompressed_size for column in columns if column.path_in_schema == name]
+    return 0 < max(sizes, default=0) <= _SMALL_COLUMN
