@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from biomedllama_cli.corpus import deduplication
 from biomedllama_cli.corpus.assembly import choose_splits
+from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.sources.pile import find_inputs
 from biomedllama_cli.corpus.split import DOCUMENT, DUPLICATE, TRAIN, VALIDATION, hash_content
+from biomedllama_cli.corpus.vocabulary import choose_texts
 
 
 def build_rows(contents: list[int]) -> npt.NDArray[Any]:
@@ -75,16 +78,16 @@ def test_share_held_out_is_the_one_asked_for(tmp_path: Path, fraction: float) ->
         ([1, 2, 3], 0.0, (3, 0)),  # nothing asked for
         ([1, 2, 3], 1e-9, (2, 1)),  # the hash chooses none: the smallest goes
         ([1, 2, 3], 1 - 1e-9, (1, 2)),  # the hash chooses all: the largest stays
-        ([1], 0.5, None),  # one document cannot be split
+        ([1], 1e-9, (1, 0)),  # one document cannot be split
+        ([1], 1 - 1e-9, (1, 0)),  # and it stays, whatever its hash
         ([], 0.5, (0, 0)),
     ],
 )
 def test_small_corpora_keep_both_splits(
-    tmp_path: Path, contents: list[int], fraction: float, expected: tuple[int, int] | None
+    tmp_path: Path, contents: list[int], fraction: float, expected: tuple[int, int]
 ) -> None:
     splits = choose_splits(write_tables(tmp_path, contents, 1), tmp_path / "s", fraction)
-    counts = (int((splits == TRAIN).sum()), int((splits == VALIDATION).sum()))
-    assert counts == expected if expected else sum(counts) == 1
+    assert (int((splits == TRAIN).sum()), int((splits == VALIDATION).sum())) == expected
 
 
 def test_duplicate_is_never_in_both_splits(tmp_path: Path) -> None:
@@ -92,3 +95,14 @@ def test_duplicate_is_never_in_both_splits(tmp_path: Path) -> None:
     splits = choose_splits(write_tables(tmp_path, contents, 3), tmp_path / "s", 0.5)
     assert (splits == DUPLICATE).sum() == 150
     assert (splits[:50] != DUPLICATE).all()
+
+
+@pytest.mark.parametrize("documents", [1, 3])
+def test_vocabulary_is_trained_on_the_one_document_that_stays(
+    tmp_path: Path, records: Any, documents: int
+) -> None:
+    texts = [records.make_text(i) for i in range(documents)]
+    path = records.write_records(tmp_path / "a.jsonl", [records.make_record(text) for text in texts * 2])
+    source = Source(tuple(find_inputs((str(path),))), None, "text", None)
+    stays = max(texts, key=lambda text: hash_content(text.encode())[::-1])
+    assert choose_texts(source, None, 1 - 1e-9) == [stays]

@@ -40,8 +40,8 @@ class SplitChooser:
     """Collect the documents of a corpus, and hold out at least one where a share is asked for.
 
     A fraction of a small corpus may hold out nothing at all by hash; then the document with the smallest hash
-    is held out (and the one with the largest stays, when everything would go): still a function of the set
-    of documents and not of their order.
+    is held out (and the one with the largest stays, when everything would go; an only document always stays):
+    still a function of the set of documents and not of their order.
     """
 
     def __init__(self, fraction: float) -> None:
@@ -67,10 +67,10 @@ class SplitChooser:
 
     def correction(self) -> tuple[int, int] | None:
         """Return (document number, its split) of the one document to move, or None."""
-        if sum(self._counts) < 2 or self._fraction == 0:
+        if self._fraction == 0:
             return None
-        if self._counts[VALIDATION] == 0 and self._least:
-            return self._least[2], VALIDATION
         if self._counts[TRAIN] == 0 and self._most:
             return self._most[2], TRAIN
+        if self._counts[VALIDATION] == 0 and self._counts[TRAIN] > 1 and self._least:
+            return self._least[2], VALIDATION
         return None

@@ -40,18 +40,26 @@ def choose_texts(
         size += len(data)
         if size >= max_bytes:
             break
-    keys = list(texts)
-    held_out = is_held_out(np.array([split for _, split in keys], np.uint64), validation_fraction)
-    if validation_fraction > 0 and len(keys) > 1 and not held_out.any():
-        # A small corpus holds out its smallest hash (split.SplitChooser): if that is here, it is this one.
-        held_out[min(range(len(keys)), key=lambda i: (keys[i][1], keys[i][0]))] = True
-    chosen = [texts[key] for key, out in zip(keys, held_out, strict=True) if not out]
+    chosen = _leave_out(texts, validation_fraction, whole=size < max_bytes)
     if not chosen:
         raise DataError(
             "No document of the input is left to train a vocabulary on.",
             "Check --subset and --validation-fraction, or load a vocabulary with --tokenizer.",
         )
     return chosen
+
+
+def _leave_out(texts: dict[tuple[int, int], str], fraction: float, *, whole: bool) -> list[str]:
+    """Return the texts that are not held out; `whole` tells that they are all there are."""
+    keys = list(texts)
+    held_out = is_held_out(np.array([split for _, split in keys], np.uint64), fraction)
+    by_hash = sorted(range(len(keys)), key=lambda i: (keys[i][1], keys[i][0]))
+    # split.SplitChooser moves one in a small corpus: the least hash (here, if this is it) or the greatest.
+    if fraction > 0 and len(keys) > 1 and not held_out.any():
+        held_out[by_hash[0]] = True
+    if whole and keys and held_out.all():
+        held_out[by_hash[-1]] = False
+    return [text for text, out in zip(texts.values(), held_out, strict=True) if not out]
 
 
 def _iter_spread(source: Source) -> Iterator[Record | Dropped]:
