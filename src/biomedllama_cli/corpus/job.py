@@ -1,15 +1,10 @@
-"""One job's place on the disk: the hidden work folder beside the output, its lock, and who may replace what."""
+"""What makes a job, and which output folder it may write or replace."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +20,6 @@ from biomedllama_cli.corpus.manifest import (
 )
 from biomedllama_cli.errors import DataError, OutputError
 
-_JOB_FILE = "job.json"
-_LOCK_FILE = "lock"
 # Libraries that can change the tokens of a text.
 _LIBRARIES = (
     "datasets",
@@ -57,60 +50,21 @@ def hash_job(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class WorkIdentity:
-    """What unfinished work was made from.
+def resolve_output(path: Path) -> Path:
+    """Return where `path` really is: the work folder has to be its sibling on the same disk.
 
-    Attributes:
-        job: fingerprint of the job, apart from what follows.
-        tasks: parts the input is cut into.
-        skip_bad: whether records that cannot be read are counted, not an error.
+    Raises:
+        OutputError: its links lead nowhere, or there is no home folder for its `~`.
     """
-
-    job: str
-    tasks: int
-    skip_bad: bool
-
-    def may_continue(self, other: WorkIdentity) -> bool:
-        """Tell whether work begun as `other` can go on as this: a strict run may go on leniently."""
-        same = (self.job, self.tasks) == (other.job, other.tasks)
-        return same and (self.skip_bad or not other.skip_bad)
-
-
-@dataclass(frozen=True)
-class WorkFolder:
-    """The hidden folder a job works in, held by a lock.
-
-    Attributes:
-        path: the folder, a sibling of the output.
-        output: where the finished corpus goes.
-        resumed: whether the same job was here before.
-    """
-
-    path: Path
-    output: Path
-    resumed: bool
-
-    @property
-    def corpus(self) -> Path:
-        """Where the corpus is put together before it is moved."""
-        return self.path / "corpus"
-
-    @property
-    def tasks(self) -> Path:
-        """Where finished tasks are kept."""
-        return self.path / "tasks"
-
-    def publish(self) -> None:
-        """Move the finished corpus to its place in one step, and remove the work folder."""
-        flush_folder(self.corpus)
-        old = self.path / "replaced"
-        shutil.rmtree(old, ignore_errors=True)
-        if self.output.is_dir() and any(self.output.iterdir()):
-            self.output.rename(old)
-        self.corpus.rename(self.output)
-        flush_path(self.output.parent)
-        shutil.rmtree(self.path)
+    try:
+        real = path.expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"output_dir: {path} cannot be found: {error}.") from None
+    if real.is_symlink():  # Python from 3.13 on says nothing about a loop
+        raise OutputError(
+            f"output_dir: {path} is a link to itself.", "Name another folder with --output-dir."
+        )
+    return real
 
 
 def find_finished(output: Path, job: str) -> CorpusManifest | None:
@@ -132,6 +86,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"output_dir: {output} is a file.", "Name a folder that does not exist yet.")
+    if os.path.ismount(output):
+        raise OutputError(
+            f"output_dir: {output} is a mount point, and a finished corpus is moved to its place as a whole.",
+            "Name a folder inside it.",
+        )
     entries = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
     if not entries:
         return
@@ -155,67 +114,6 @@ def _list_own_entries(output: Path) -> set[str]:
         return set()
     shards = {f"{entry.file}{suffix}" for entry in manifest.shards for suffix in (".bin", ".idx")}
     return {MANIFEST_FILE, TOKEN_COUNTS_FILE, TOKENIZER_FOLDER} | shards
-
-
-@contextmanager
-def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -> Iterator[WorkFolder]:
-    """Lock the work folder of `output` and make it fit for the job: new, or resumed.
-
-    Args:
-        output: the corpus folder to be.
-        identity: what the finished tasks in it must have been made from.
-        overwrite: whether unfinished work of another job may be thrown away.
-
-    Raises:
-        OutputError: another process works there, it holds another job's work, or it cannot be written.
-    """
-    path = output.with_name(f".{output.name}.partial")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}.") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"output_dir: another process is preparing {output} right now.",
-                "Wait for it, or name another folder with --output-dir.",
-            ) from None
-        known = _read_identity(path)
-        resumed = known is not None and identity.may_continue(known)
-        if not resumed:
-            others = [entry for entry in path.iterdir() if entry.name != _LOCK_FILE]
-            worthless = known is not None and not _has_finished_tasks(path)
-            if others and not worthless and not (overwrite and known is not None):
-                raise OutputError(
-                    f"output_dir: {path} holds unfinished work of another job (other settings, input or versions).",
-                    "Run that command again to finish it, throw it away with --overwrite, or name another folder.",
-                )
-            for entry in others:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        (path / _JOB_FILE).write_text(json.dumps(asdict(identity)) + "\n")
-        shutil.rmtree(path / "corpus", ignore_errors=True)
-        try:
-            yield WorkFolder(path, output, resumed)
-        except BaseException:
-            if not _has_finished_tasks(path):
-                shutil.rmtree(path, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _has_finished_tasks(path: Path) -> bool:
-    return any(path.glob("tasks/*/summary.json"))
-
-
-def _read_identity(path: Path) -> WorkIdentity | None:
-    try:
-        return WorkIdentity(**json.loads((path / _JOB_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def flush_path(path: Path) -> None:

@@ -51,7 +51,7 @@ class Source:
     def identify(self) -> list[Any]:
         """Return what tells this input from another: commit, or paths, sizes and times."""
         if self.hub:
-            return [self.hub.label]
+            return self.hub.identify()
         return [
             [
                 file.label if file.label.startswith("sample:") else str(file.path.resolve()),

@@ -16,13 +16,10 @@ from typing import Any
 from biomedllama_cli.corpus.assembly import Assembled, assemble
 from biomedllama_cli.corpus.executor import forget_lost_tasks, resumable_on_signals, run_tasks, watch_progress
 from biomedllama_cli.corpus.job import (
-    WorkFolder,
-    WorkIdentity,
     check_output,
     find_finished,
-    hash_job,
     list_versions,
-    open_work_folder,
+    resolve_output,
 )
 from biomedllama_cli.corpus.manifest import (
     MANIFEST_FILE,
@@ -35,8 +32,10 @@ from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import Source, build_source
 from biomedllama_cli.corpus.steps import KeepWanted, ReadRecords, WriteTokens, task_folder
 from biomedllama_cli.corpus.vocabulary import choose_texts
-from biomedllama_cli.errors import DataError, ModelError, SettingsError
+from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder
+from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from biomedllama_cli.recipes.prepare_job import decide_bos, hash_finished_job, identify_work
 from biomedllama_cli.recipes.prepare_report import PrepareReport
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.prepare import PrepareSettings
@@ -53,14 +52,14 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareRepor
     Raises:
         UserError: input, tokenizer or output folder cannot be used, or a signal stopped the run.
     """
-    output = (settings.output_dir or settings.workspace / "corpora" / name_corpus(settings)).absolute()
+    output = _find_output(settings)
     if dry_run:
         return _plan(settings, output)
     started = time.monotonic()
     source = build_source(settings.source)
     tasks = source.count_tasks(settings.executor.tasks)
     loaded = _load_given_tokenizer(settings)
-    job = _hash_finished_job(settings, source, loaded)
+    job = hash_finished_job(settings, source, loaded)
     report: dict[str, Any] = {
         "output_dir": str(output),
         "inputs": len(source.labels),
@@ -72,8 +71,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareRepor
     if finished is not None:
         return PrepareReport(state="already_finished", manifest=finished, **report)
     check_output(output, overwrite=settings.overwrite)
-    unfinished = hash_job(_describe_job(settings, source, loaded))
-    identity = WorkIdentity(unfinished, tasks, settings.source.on_bad_record == "skip")
+    identity = identify_work(settings, source, loaded, tasks)
     with (
         resumable_on_signals(),
         open_work_folder(output, identity, overwrite=settings.overwrite) as work,
@@ -84,7 +82,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareRepor
         manifest = _describe_corpus(settings, source, tokenizer, assembled, job)
         shutil.copytree(work.path / TOKENIZER_FOLDER, work.corpus / TOKENIZER_FOLDER)
         (work.corpus / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        work.publish()
+        work.publish(overwrite=settings.overwrite)
     seconds = round(time.monotonic() - started, 2)
     return PrepareReport(
         state="finished", manifest=manifest, tasks_resumed=resumed, seconds=seconds, **report
@@ -111,6 +109,10 @@ def name_corpus(settings: PrepareSettings) -> str:
     return "-".join(parts)
 
 
+def _find_output(settings: PrepareSettings) -> Path:
+    return resolve_output(settings.output_dir or settings.workspace / "corpora" / name_corpus(settings))
+
+
 def _plan(settings: PrepareSettings, output: Path) -> PrepareReport:
     """Say what would happen, without the network and without writing."""
     uses_hub = not (settings.source.sample or settings.source.input)
@@ -121,7 +123,7 @@ def _plan(settings: PrepareSettings, output: Path) -> PrepareReport:
     loaded = None if on_hub else _load_given_tokenizer(settings)
     finished = None
     if source is not None and not on_hub:  # else only the hub could tell whether it is the same job
-        finished = find_finished(output, _hash_finished_job(settings, source, loaded))
+        finished = find_finished(output, hash_finished_job(settings, source, loaded))
         if finished is None:
             check_output(output, overwrite=settings.overwrite)
     return PrepareReport(
@@ -140,38 +142,8 @@ def _load_given_tokenizer(settings: PrepareSettings) -> Tokenizer | None:
     if settings.tokenization.vocabulary_size is not None:
         return None
     tokenizer = load_tokenizer(settings.tokenization.tokenizer or DEFAULT_TOKENIZER)
-    _decide_bos(settings, tokenizer)  # a contradiction is told before any work
+    decide_bos(settings, tokenizer)  # a contradiction is told before any work
     return tokenizer
-
-
-def _decide_bos(settings: PrepareSettings, tokenizer: Tokenizer) -> bool:
-    wanted = settings.tokenization.bos
-    if wanted == "always" and tokenizer.bos_id is None:
-        raise SettingsError(
-            f"tokenization.bos = always, and the tokenizer {tokenizer.source} has no beginning-of-sequence token.",
-            "Take --bos auto or --bos never.",
-        )
-    return tokenizer.adds_bos if wanted == "auto" else wanted == "always"
-
-
-def _describe_job(settings: PrepareSettings, source: Source, loaded: Tokenizer | None) -> dict[str, Any]:
-    """Return everything the shards depend on, except how records that cannot be read are met."""
-    vocabulary = [settings.tokenization.vocabulary_size, settings.seed]
-    return {
-        "inputs": source.identify(),
-        "text_field": source.text_field,
-        "max_documents": source.max_documents,
-        "subset": settings.source.subset,
-        "tokenizer": [loaded.kind, loaded.digest, loaded.fingerprint] if loaded else vocabulary,
-        "bos": settings.tokenization.bos,
-        "output": settings.output.model_dump(mode="json"),
-        "versions": list_versions(),
-    }
-
-
-def _hash_finished_job(settings: PrepareSettings, source: Source, loaded: Tokenizer | None) -> str:
-    facts = _describe_job(settings, source, loaded)
-    return hash_job({**facts, "on_bad_record": settings.source.on_bad_record})
 
 
 def _settle_tokenizer(
@@ -221,7 +193,7 @@ def _run_tasks(
             work.path / TOKENIZER_FOLDER,
             work.tasks,
             digest=tokenizer.digest,
-            adds_bos=_decide_bos(settings, tokenizer),
+            adds_bos=decide_bos(settings, tokenizer),
             threads=-1 if workers == 1 else 1,
         ),
     ]
@@ -252,6 +224,7 @@ def _assemble(settings: PrepareSettings, tokenizer: Tokenizer, work: WorkFolder,
         )
     documents = assembled.documents
     if documents.kept == 0:
+        work.forget_tasks()  # or the command with another --subset would be refused for their sake
         dropped = ", ".join(f"{count} {reason}" for reason, count in documents.dropped.items()) or "none"
         raise DataError(
             f"No document is left of {documents.read} records read (dropped: {dropped}).",
@@ -269,14 +242,13 @@ def _describe_corpus(
         tuple(InputEntry(path=label, size=None, sha256=None) for label in source.labels) if source.hub else ()
     )
     trained = settings.tokenization.vocabulary_size is not None
-    output = settings.output_dir or Path(name_corpus(settings))
     return CorpusManifest(
-        name=output.absolute().name,
+        name=_find_output(settings).name,
         job=job,
         documents=assembled.documents,
         tokens=assembled.tokens,
         bytes=assembled.bytes,
-        adds_bos=_decide_bos(settings, tokenizer),
+        adds_bos=decide_bos(settings, tokenizer),
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
         vocabulary_size=tokenizer.vocabulary_size,

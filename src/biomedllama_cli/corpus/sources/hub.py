@@ -43,6 +43,15 @@ class HubDataset:
         commit = f"@{self.revision}" if self.revision else ""
         return f"hub:{self.name}{commit}/{self.split}"
 
+    def identify(self) -> list[Any]:
+        """Return what tells its data from other data: the commit, or the files of a local folder."""
+        folder = Path(self.name)
+        if self.revision is not None or not folder.is_dir():
+            return [self.label]
+        files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+        stamps = [[str(path.relative_to(folder)), s.st_size, s.st_mtime_ns] for path, s in files]
+        return [self.label, str(folder.resolve()), stamps]
+
 
 def open_hub_dataset(name: str, split: str) -> HubDataset:
     """Ask the hub for a dataset's commit and number of files.

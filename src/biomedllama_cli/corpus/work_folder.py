@@ -1,0 +1,189 @@
+"""The hidden folder beside the output that a job works in: its lock, its identity, and its end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from biomedllama_cli.corpus.job import check_output, flush_folder, flush_path
+from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
+from biomedllama_cli.errors import OutputError
+
+_JOB_FILE = "job.json"
+_NEW_JOB_FILE = "job.json.new"
+_LOCK_FILE = "lock"
+# All that a work folder ever holds beside its lock.
+_WORK_ENTRIES = {
+    _JOB_FILE,
+    _NEW_JOB_FILE,
+    TOKENIZER_FOLDER,
+    "corpus",
+    "executor",
+    "progress.u64",
+    "replaced",
+    "scratch",
+    "tasks",
+    "tokenizer.done",
+}
+
+
+@dataclass(frozen=True)
+class WorkIdentity:
+    """What unfinished work was made from.
+
+    Attributes:
+        job: fingerprint of the job, apart from what follows.
+        tasks: parts the input is cut into.
+        skip_bad: whether records that cannot be read are counted, not an error.
+    """
+
+    job: str
+    tasks: int
+    skip_bad: bool
+
+    def may_continue(self, other: WorkIdentity) -> bool:
+        """Tell whether work begun as `other` can go on as this: a strict run may go on leniently."""
+        same = (self.job, self.tasks) == (other.job, other.tasks)
+        return same and (self.skip_bad or not other.skip_bad)
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """The hidden folder a job works in, held by a lock.
+
+    Attributes:
+        path: the folder, a sibling of the output.
+        output: where the finished corpus goes.
+        resumed: whether the same job was here before.
+    """
+
+    path: Path
+    output: Path
+    resumed: bool
+
+    @property
+    def corpus(self) -> Path:
+        """Where the corpus is put together before it is moved."""
+        return self.path / "corpus"
+
+    @property
+    def tasks(self) -> Path:
+        """Where finished tasks are kept."""
+        return self.path / "tasks"
+
+    def forget_tasks(self) -> None:
+        """Throw the finished tasks away: nothing can be made of them."""
+        shutil.rmtree(self.tasks, ignore_errors=True)
+
+    def publish(self, *, overwrite: bool) -> None:
+        """Move the finished corpus to its place in one step, and remove the work folder.
+
+        Raises:
+            OutputError: meanwhile something was put there that must not be replaced.
+        """
+        flush_folder(self.corpus)
+        check_output(self.output, overwrite=overwrite)
+        old = self.path / "replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.output.is_dir() and any(self.output.iterdir()):
+            self.output.rename(old)
+        self.corpus.rename(self.output)
+        flush_path(self.output.parent)
+        shutil.rmtree(self.path)
+
+
+@contextmanager
+def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -> Iterator[WorkFolder]:
+    """Lock the work folder of `output` and make it fit for the job: new, or resumed.
+
+    Args:
+        output: the corpus folder to be.
+        identity: what the finished tasks in it must have been made from.
+        overwrite: whether unfinished work of another job may be thrown away.
+
+    Raises:
+        OutputError: another process works there, it holds another job's work, or it cannot be written.
+    """
+    path = output.with_name(f".{output.name}.partial")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}.") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"output_dir: another process is preparing {output} right now.",
+                "Wait for it, or name another folder with --output-dir.",
+            ) from None
+        resumed = _fit_work_folder(path, identity, overwrite=overwrite)
+        try:
+            yield WorkFolder(path, output, resumed)
+        except BaseException:
+            if not _has_finished_tasks(path):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _fit_work_folder(path: Path, identity: WorkIdentity, *, overwrite: bool) -> bool:
+    """Empty the locked folder of what is of no use to the job; return whether the job goes on in it."""
+    known = _read_identity(path)
+    resumed = known is not None and identity.may_continue(known)
+    if not resumed:
+        _empty_work_folder(path, known, overwrite=overwrite)
+    if not resumed or known != identity:
+        _write_identity(path, identity)
+    shutil.rmtree(path / "corpus", ignore_errors=True)
+    for abandoned in path.glob("tasks/*.partial"):  # by a process that was killed: the lock says so
+        shutil.rmtree(abandoned, ignore_errors=True)
+    return resumed
+
+
+def _empty_work_folder(path: Path, known: WorkIdentity | None, *, overwrite: bool) -> None:
+    entries = {entry.name: entry for entry in path.iterdir() if entry.name != _LOCK_FILE}
+    foreign = sorted(entries.keys() - _WORK_ENTRIES)
+    if foreign and known is None:
+        raise OutputError(
+            f"output_dir: {path} is needed to work in and holds {foreign[0]!r}, which is no part of such work.",
+            "Move that away, or name another folder with --output-dir.",
+        )
+    worthless = known is not None and not _has_finished_tasks(path)
+    if entries.keys() - {_NEW_JOB_FILE} and not worthless and not overwrite:
+        raise OutputError(
+            f"output_dir: {path} holds unfinished work of another job (other settings, input or versions).",
+            "Run that command again to finish it, start over with --overwrite, or name another folder.",
+        )
+    # The identity goes first: without it nobody takes the rest for whole.
+    for name in sorted(entries, key=lambda name: name != _JOB_FILE):
+        entry = entries[name]
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _has_finished_tasks(path: Path) -> bool:
+    return any(not summary.parent.name.endswith(".partial") for summary in path.glob("tasks/*/summary.json"))
+
+
+def _write_identity(path: Path, identity: WorkIdentity) -> None:
+    """Write who works here so that it is there whole, or not at all."""
+    new = path / _NEW_JOB_FILE
+    new.write_text(json.dumps(asdict(identity)) + "\n")
+    flush_path(new)
+    new.replace(path / _JOB_FILE)
+    flush_path(path)
+
+
+def _read_identity(path: Path) -> WorkIdentity | None:
+    try:
+        return WorkIdentity(**json.loads((path / _JOB_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
