@@ -194,6 +194,8 @@ def test_max_documents_stops_the_reading_before_the_filter(run_prepare: Prepare,
     manifest = run_prepare(inputs, source={"max_documents": 20, "subset": "pubmed-abstracts"}).manifest
     assert manifest is not None
     assert manifest.documents.read == 20
+    # 17 records are in the first file; the other three were not opened.
+    assert [Path(entry.path).name for entry in manifest.inputs] == ["a.jsonl", "b.jsonl.gz"]
 
 
 def test_same_job_again_does_nothing(run_prepare: Prepare, inputs: Path, tmp_path: Path) -> None:

@@ -119,6 +119,25 @@ def test_command_with_a_mended_subset_is_not_refused(run_prepare: Prepare, lette
     assert run_prepare(letters, source={"subset": "pubmed-abstracts"}).state == "finished"
 
 
+def test_mending_a_file_costs_only_its_own_task(run_prepare: Prepare, letters: Path, records: Any) -> None:
+    whole = (letters / "c.jsonl").read_bytes()
+    (letters / "c.jsonl").write_bytes(whole + b"oops\n")
+    with pytest.raises(DataError, match=r"c\.jsonl, line 6"):
+        run_prepare(letters)
+    (letters / "c.jsonl").write_bytes(whole)
+    # A file whose task was done changes too: that task must not stay.
+    rows = [records.make_record(records.make_text(i)) for i in range(100, 107)]
+    records.write_records(letters / "a.jsonl", rows)
+    report = run_prepare(letters)
+    fresh = run_prepare(letters, output_dir=letters.parent / "fresh")
+    assert (report.tasks_resumed, fresh.tasks_resumed) == (1, 0)
+    assert report.manifest is not None
+    assert fresh.manifest is not None
+    assert report.manifest.documents.kept == 17
+    assert report.manifest.shards == fresh.manifest.shards
+    assert report.manifest.inputs == fresh.manifest.inputs
+
+
 def test_vocabulary_trained_on_a_file_before_it_was_mended_is_not_kept(
     run_prepare: Prepare, letters: Path
 ) -> None:

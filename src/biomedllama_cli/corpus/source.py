@@ -52,12 +52,13 @@ class Source:
         """Return what tells this input from another: commit, or paths, sizes and times."""
         if self.hub:
             return self.hub.identify()
+        stamps = [[file.size, file.modified_ns] for file in self.files]
+        return [[path, *stamp] for path, stamp in zip(self.list_paths(), stamps, strict=True)]
+
+    def list_paths(self) -> list[str]:
+        """Return where the files are, or for the bundled sample, which is the same everywhere, their names."""
         return [
-            [
-                file.label if file.label.startswith("sample:") else str(file.path.resolve()),
-                file.size,
-                file.modified_ns,
-            ]
+            file.label if file.label.startswith("sample:") else str(file.path.resolve())
             for file in self.files
         ]
 
@@ -74,13 +75,29 @@ class Source:
         return self.files[rank * count // world_size : (rank + 1) * count // world_size]
 
     def iter_part(
-        self, rank: int, world_size: int, report_position: Callable[[int], None] = lambda position: None
+        self,
+        rank: int,
+        world_size: int,
+        report_position: Callable[[int], None] = lambda position: None,
+        on_open: Callable[[InputFile], None] = lambda file: None,
     ) -> Iterator[Record | Dropped]:
-        """Yield the records of task `rank`; `report_position` is told the bytes of its files consumed."""
-        return itertools.islice(self._iter_part(rank, world_size, report_position), self.max_documents)
+        """Yield the records of task `rank`.
+
+        Args:
+            rank: number of the task.
+            world_size: number of tasks.
+            report_position: told the bytes of the task's files consumed.
+            on_open: told each file before it is read.
+        """
+        records = self._iter_part(rank, world_size, report_position, on_open)
+        return itertools.islice(records, self.max_documents)
 
     def _iter_part(
-        self, rank: int, world_size: int, report_position: Callable[[int], None]
+        self,
+        rank: int,
+        world_size: int,
+        report_position: Callable[[int], None],
+        on_open: Callable[[InputFile], None],
     ) -> Iterator[Record | Dropped]:
         done = 0
         if self.hub:
@@ -89,6 +106,7 @@ class Source:
                 done += len(record.text) if isinstance(record, Record) else 0
                 report_position(done)
         for file in self.part(rank, world_size):
+            on_open(file)
             yield from iter_records(file, self.text_field, _shift(report_position, done))
             done += file.size
             report_position(done)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.job import flush_folder, flush_path
 from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import SUBSETS, Source, hash_file
+from biomedllama_cli.corpus.sources.pile import InputFile
 from biomedllama_cli.corpus.split import DOCUMENT, hash_content
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
@@ -42,6 +43,9 @@ class ReadRecords(PipelineStep):  # type: ignore[misc]
         source: the whole input.
         skip_bad: whether records that cannot be read are counted, not an error.
         progress: file of one uint64 per task: bytes of input consumed.
+
+    Attributes:
+        opened: files of the task that were read, wholly or in part.
     """
 
     name, type = "Pile records", "Reader"
@@ -49,12 +53,14 @@ class ReadRecords(PipelineStep):  # type: ignore[misc]
     def __init__(self, source: Source, *, skip_bad: bool, progress: Path) -> None:
         super().__init__()
         self.source, self.skip_bad, self.progress = source, skip_bad, progress
+        self.opened: list[InputFile] = []
 
     def run(
         self, data: Iterable[Record | Dropped] | None, rank: int = 0, world_size: int = 1
     ) -> Iterator[Record | Dropped]:
         """Yield the records of task `rank`."""
-        for record in self.source.iter_part(rank, world_size, self._reporter(rank)):
+        self.opened.clear()
+        for record in self.source.iter_part(rank, world_size, self._reporter(rank), self.opened.append):
             if isinstance(record, Dropped) and not self.skip_bad:
                 raise DataError(f"{record.where}: {record.problem}.", _SKIP_HINT)
             yield record
@@ -101,7 +107,7 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
     """Tokenise documents into the task's folder: ids end to end, a table of documents, a summary.
 
     Args:
-        source: the whole input; its files are hashed here, next to their reading.
+        reader: the step that reads; the files it opened are hashed here, next to their reading.
         tokenizer_folder: the saved tokenizer.
         digest: SHA-256 of that tokenizer's definition, to load it once per process and no other.
         tasks_folder: where finished tasks are kept.
@@ -113,7 +119,7 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
 
     def __init__(
         self,
-        source: Source,
+        reader: ReadRecords,
         tokenizer_folder: Path,
         tasks_folder: Path,
         *,
@@ -122,7 +128,7 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
         threads: int,
     ) -> None:
         super().__init__()
-        self.source, self.tokenizer_folder, self.tasks_folder = source, tokenizer_folder, tasks_folder
+        self.reader, self.tokenizer_folder, self.tasks_folder = reader, tokenizer_folder, tasks_folder
         self.digest, self.adds_bos, self.threads = digest, adds_bos, threads
 
     def run(
@@ -146,11 +152,13 @@ class WriteTokens(PipelineStep):  # type: ignore[misc]
                 ids, rows = encode_documents(texts, tokenizer, adds_bos=self.adds_bos)
                 tokens.write(ids.tobytes())
                 table.write(rows.tobytes())
-        files = [
-            {"path": file.label, "size": file.size, "sha256": hash_file(file)}
-            for file in self.source.part(rank, world_size)
-        ]
-        summary = {"read": read, "dropped": dict(sorted(counts.items())), "files": files}
+        opened = self.reader.opened
+        summary = {
+            "read": read,
+            "dropped": dict(sorted(counts.items())),
+            "files": [{"path": file.label, "size": file.size, "sha256": hash_file(file)} for file in opened],
+            "stamps": _list_stamps(opened),
+        }
         (unfinished / "summary.json").write_bytes(orjson.dumps(summary))
         flush_folder(unfinished)
         shutil.rmtree(target, ignore_errors=True)
@@ -184,6 +192,24 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """Return the summary of a finished task."""
     value: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return value
+
+
+def is_current(folder: Path, files: Sequence[InputFile]) -> bool:
+    """Tell whether a task is finished and its files are still those it was made from.
+
+    Args:
+        folder: where the task is kept.
+        files: the task's files as they are now; of them it may have read only the first.
+    """
+    try:
+        stamps = read_summary(folder)["stamps"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(stamps == _list_stamps(files)[: len(stamps)])
+
+
+def _list_stamps(files: Sequence[InputFile]) -> list[list[int]]:
+    return [[file.size, file.modified_ns] for file in files]
 
 
 @functools.lru_cache(maxsize=1)

@@ -30,7 +30,7 @@ from biomedllama_cli.corpus.manifest import (
 )
 from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import Source, build_source
-from biomedllama_cli.corpus.steps import KeepWanted, ReadRecords, WriteTokens, task_folder
+from biomedllama_cli.corpus.steps import KeepWanted, ReadRecords, WriteTokens, is_current, task_folder
 from biomedllama_cli.corpus.vocabulary import choose_texts
 from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder
 from biomedllama_cli.errors import DataError, ModelError
@@ -184,12 +184,13 @@ def _run_tasks(
     workers = min(settings.executor.workers, tasks)
     progress_file = work.path / "progress.u64"
     marks = work.path / "executor"
-    forget_lost_tasks(marks, lambda rank: (task_folder(work.tasks, rank) / "summary.json").exists())
+    forget_lost_tasks(marks, lambda rank: is_current(task_folder(work.tasks, rank), source.part(rank, tasks)))
+    reader = ReadRecords(source, skip_bad=settings.source.on_bad_record == "skip", progress=progress_file)
     pipeline = [
-        ReadRecords(source, skip_bad=settings.source.on_bad_record == "skip", progress=progress_file),
+        reader,
         KeepWanted(settings.source.subset),
         WriteTokens(
-            source,
+            reader,
             work.path / TOKENIZER_FOLDER,
             work.tasks,
             digest=tokenizer.digest,

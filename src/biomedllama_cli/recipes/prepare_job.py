@@ -44,6 +44,10 @@ def identify_work(
 ) -> WorkIdentity:
     """Return what finished tasks must have in common to become one corpus."""
     facts = _describe_job(settings, source, loaded)
+    if loaded is not None and source.hub is None:
+        # A task notes the sizes and times of its own files (steps.is_current), so that mending one file costs
+        # no other task; a vocabulary depends on all of them.
+        facts["inputs"] = source.list_paths()
     return WorkIdentity(hash_job(facts), tasks, settings.source.on_bad_record == "skip")
 
 
