@@ -104,11 +104,11 @@ def _load_scorer(source: str, settings: EvaluateSettings) -> tuple[ProtocolModel
     device, precision = _choose_device(settings.compute.device), settings.compute.dtype
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
-    attention = resolve_attention(settings.compute.attention, device)
+    dtype = getattr(torch, _DTYPES[precision])
+    attention = resolve_attention(settings.compute.attention, device, dtype)
     if not source.startswith(SCRATCH_PREFIX):
         load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(source)
-    dtype = getattr(torch, _DTYPES[precision])
     model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
     model.to(device)
     asked_length = settings.protocol.context_length
