@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from biomedllama_cli.corpus import deduplication
 from biomedllama_cli.corpus.assembly import choose_splits
 from biomedllama_cli.corpus.source import Source
-from biomedllama_cli.corpus.sources.pile import find_inputs
+from biomedllama_cli.corpus.sources.files import find_inputs
+from biomedllama_cli.corpus.sources.pile import SUFFIXES
 from biomedllama_cli.corpus.split import DOCUMENT, DUPLICATE, TRAIN, VALIDATION, hash_content
 from biomedllama_cli.corpus.vocabulary import choose_texts
 
@@ -103,6 +104,6 @@ def test_vocabulary_is_trained_on_the_one_document_that_stays(
 ) -> None:
     texts = [records.make_text(i) for i in range(documents)]
     path = records.write_records(tmp_path / "a.jsonl", [records.make_record(text) for text in texts * 2])
-    source = Source(tuple(find_inputs((str(path),))), None, "text", None)
+    source = Source(tuple(find_inputs((str(path),), SUFFIXES)), None, "text", None)
     stays = max(texts, key=lambda text: hash_content(text.encode())[::-1])
     assert choose_texts(source, None, 1 - 1e-9) == [stays]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.corpus.sources import hub
-from biomedllama_cli.corpus.sources.pile import InputFile, find_inputs, iter_records
+from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
+from biomedllama_cli.corpus.sources.pile import SUFFIXES, iter_records
 from biomedllama_cli.corpus.sources.sample import find_sample
 from biomedllama_cli.corpus.sources.streams import iter_lines
 from biomedllama_cli.errors import DataError, Resumable
@@ -25,7 +26,7 @@ ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
 
 
 def read(path: Path) -> list[Record | Dropped]:
-    (file,) = find_inputs((str(path),))
+    (file,) = find_inputs((str(path),), SUFFIXES)
     return list(iter_records(file, "text"))
 
 
@@ -76,7 +77,9 @@ def test_inputs_keep_the_order_given_and_are_sorted_within(tmp_path: Path, recor
             (tmp_path / name).write_text("no input")
         else:
             records.write_records(tmp_path / name, [records.make_record("x")])
-    found = find_inputs((str(tmp_path / "z.jsonl"), str(tmp_path / "d"), str(tmp_path / "d/*.jsonl")))
+    found = find_inputs(
+        (str(tmp_path / "z.jsonl"), str(tmp_path / "d"), str(tmp_path / "d/*.jsonl")), SUFFIXES
+    )
     assert [str(file.path.relative_to(tmp_path)) for file in found] == [
         "z.jsonl",
         "d/a.jsonl.gz",
@@ -92,7 +95,7 @@ def test_inputs_keep_the_order_given_and_are_sorted_within(tmp_path: Path, recor
 def test_input_that_names_nothing_is_refused(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=says):
-        find_inputs((str(tmp_path / name),))
+        find_inputs((str(tmp_path / name),), SUFFIXES)
 
 
 @pytest.mark.parametrize("name", ["", "  "])
@@ -102,13 +105,13 @@ def test_empty_input_is_not_the_current_folder(
     records.write_records(tmp_path / "a.jsonl", [records.make_record("x")])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="names nothing"):
-        find_inputs((name,))
+        find_inputs((name,), SUFFIXES)
 
 
 def test_folders_that_a_glob_matches_are_read(tmp_path: Path, records: Any) -> None:
     for name in ("part-1/a.jsonl", "part-2/sub/b.jsonl", "part-3.jsonl", "part-4/notes.txt", "rest.jsonl"):
         records.write_records(tmp_path / name, [records.make_record("x")])
-    found = find_inputs((str(tmp_path / "part-*"),))
+    found = find_inputs((str(tmp_path / "part-*"),), SUFFIXES)
     assert [str(file.path.relative_to(tmp_path)) for file in found] == [
         "part-1/a.jsonl",
         "part-2/sub/b.jsonl",
@@ -122,7 +125,7 @@ def test_linked_folders_are_read_once_and_a_loop_ends(tmp_path: Path, records: A
     (tmp_path / "in" / "link").symlink_to(tmp_path / "disk")
     (tmp_path / "in" / "same").symlink_to(tmp_path / "disk")
     (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
-    found = find_inputs((str(tmp_path / "in"),))
+    found = find_inputs((str(tmp_path / "in"),), SUFFIXES)
     assert [str(file.path.relative_to(tmp_path)) for file in found] == ["in/a.jsonl", "in/link/b.jsonl"]
 
 
@@ -142,7 +145,7 @@ def test_signal_while_the_hub_is_read_is_not_taken_for_the_hub(monkeypatch: pyte
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\n")
     with pytest.raises(DataError, match="none of the endings"):
-        find_inputs((str(tmp_path / "a.csv"),))
+        find_inputs((str(tmp_path / "a.csv"),), SUFFIXES)
 
 
 @given(st.integers(0, 20), st.integers(1, 30))

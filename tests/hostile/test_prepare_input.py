@@ -27,7 +27,8 @@ GOOD = [f"Document {i} on serum ferritin in anaemic patients, part {i * 7}." for
 # Not ru_maxrss, which begins with what the test's own process needed.
 READ_PEAK = """
 import sys
-from biomedllama_cli.corpus.sources.pile import find_inputs, iter_records
+from biomedllama_cli.corpus.sources.files import find_inputs
+from biomedllama_cli.corpus.sources.pile import SUFFIXES, iter_records
 
 def read_peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -221,7 +222,7 @@ def test_decompression_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 1 << 20
     code = (
         "before = read_peak()\n"
-        "found = [r.reason for r in iter_records(find_inputs((sys.argv[1],))[0], 'text')]\n"
+        "found = [r.reason for r in iter_records(find_inputs((sys.argv[1],), SUFFIXES)[0], 'text')]\n"
         "print(','.join(found), read_peak() - before)\n"
     )
     result = subprocess.run(
@@ -239,7 +240,7 @@ def test_row_group_as_large_as_the_file_does_not_fill_the_memory(tmp_path: Path)
         pq.write_table(pa.table({"text": texts}), tmp_path / f"{name}.parquet", compression="zstd")
     code = (
         "for path in sys.argv[1:]:\n"
-        "    count = sum(len(r.text) == 20_000 for r in iter_records(find_inputs((path,))[0], 'text'))\n"
+        "    count = sum(len(r.text) == 20_000 for r in iter_records(find_inputs((path,), SUFFIXES)[0], 'text'))\n"
         "    print(count, read_peak())\n"
     )
     paths = [str(tmp_path / f"{name}.parquet") for name in ("small", "large")]

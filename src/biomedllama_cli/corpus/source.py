@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from biomedllama_cli.corpus.document import Dropped, Record
+from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
 from biomedllama_cli.corpus.sources.hub import HubDataset, iter_hub_records, open_hub_dataset
-from biomedllama_cli.corpus.sources.pile import InputFile, find_inputs, iter_records
+from biomedllama_cli.corpus.sources.pile import SUFFIXES, iter_records
 from biomedllama_cli.corpus.sources.sample import find_sample
 from biomedllama_cli.settings.prepare import SourceSettings
 
@@ -128,7 +129,7 @@ def build_source(settings: SourceSettings) -> Source:
     if settings.sample:
         files = find_sample()
     elif settings.input:
-        files = find_inputs(settings.input)
+        files = find_inputs(settings.input, SUFFIXES)
     else:
         hub = open_hub_dataset(settings.hub_dataset, settings.hub_split)
     return Source(tuple(files), hub, settings.text_field, settings.max_documents)

@@ -23,7 +23,7 @@ from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.job import flush_folder, flush_path
 from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import SUBSETS, Source, hash_file
-from biomedllama_cli.corpus.sources.pile import InputFile
+from biomedllama_cli.corpus.sources.files import InputFile
 from biomedllama_cli.corpus.split import DOCUMENT, hash_content
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer

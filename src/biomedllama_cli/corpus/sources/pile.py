@@ -5,97 +5,19 @@ A record is `{"text": "...", "meta": {"pile_set_name": "..."}}`; `meta` may be m
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from biomedllama_cli.corpus.document import Dropped, Record
+from biomedllama_cli.corpus.sources.files import InputFile
 from biomedllama_cli.corpus.sources.streams import MAX_LINE_BYTES, BrokenStreamError, iter_blocks, iter_lines
 from biomedllama_cli.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _ROWS_AT_ONCE = 16
 _SMALL_COLUMN = 8 << 20  # bytes of one row group
-_FIND_HINT = f"Inputs are files, folders or globs of {', '.join(SUFFIXES)}; --sample needs none."
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One input file.
-
-    Attributes:
-        path: where it is.
-        label: how the manifest and messages name it.
-        size: bytes.
-        modified_ns: time of its last change, in nanoseconds.
-    """
-
-    path: Path
-    label: str
-    size: int
-    modified_ns: int
-
-
-def find_inputs(patterns: tuple[str, ...]) -> list[InputFile]:
-    """Return the files that files, folders and globs name: in the order given, sorted within each, once each.
-
-    Raises:
-        DataError: a pattern names nothing readable.
-    """
-    found: dict[Path, InputFile] = {}
-    for pattern in patterns:
-        for path in _expand(pattern):
-            status = path.stat()
-            found.setdefault(path.resolve(), InputFile(path, str(path), status.st_size, status.st_mtime_ns))
-    return list(found.values())
-
-
-def _expand(pattern: str) -> list[Path]:
-    if not pattern.strip():
-        raise DataError(f"Input {pattern!r} names nothing.", _FIND_HINT)
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        files = _list_folder(path)
-        if not files:
-            raise DataError(f"Input folder {pattern} holds no file of {', '.join(SUFFIXES)}.", _FIND_HINT)
-        return files
-    matches = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    found: set[Path] = set()
-    for match in matches:
-        if match.is_dir():
-            found.update(_list_folder(match))
-        elif match.is_file():
-            if not match.name.endswith(SUFFIXES):
-                raise DataError(f"Input {match} has none of the endings {', '.join(SUFFIXES)}.", _FIND_HINT)
-            found.add(match)
-    if not found:
-        raise DataError(f"Input {pattern!r} matches no file.", _FIND_HINT)
-    return sorted(found)
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    """Return the files below a folder that can be inputs, through linked folders too, each folder once."""
-    found: list[Path] = []
-    visited: set[str] = set()
-    for root, folders, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
-        real = os.path.realpath(root)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
-        found += [path for path in (Path(root, name) for name in files) if path.is_file()]
-    return sorted(found)
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise DataError(f"Input folder {error.filename} cannot be read: {error.strerror}.") from None
 
 
 def iter_records(

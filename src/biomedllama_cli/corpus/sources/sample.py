@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import biomedllama_cli
-from biomedllama_cli.corpus.sources.pile import InputFile
+from biomedllama_cli.corpus.sources.files import InputFile
 from biomedllama_cli.errors import DataError
 
 
