@@ -86,7 +86,8 @@ def test_parquet_fills_missing_letters_with_null_and_reads_the_same(tmp_path):
         read("medqa", tmp_path / "mixed.parquet")
     pq.write_table(pa.Table.from_pylist([HUB_PQAL]), tmp_path / "labels.parquet")
     (question,) = read("pubmedqa", tmp_path / "labels.parquet")
-    assert question == Question("123", "Does it?", ("yes", "no", "maybe"), 2, "First part.\nSecond part.")
+    context = "First part.\nSecond part."
+    assert question == Question("123", "Does it?", ("yes", "no", "maybe"), 2, context, "It may.")
 
 
 def test_five_options_in_medqa_are_refused_with_the_right_task_in_the_hint(tmp_path):
@@ -127,9 +128,8 @@ def test_pubmedqa_original_and_hub_schema_become_the_same_question(tmp_path):
     (tmp_path / "ori_pqal.json").write_text(json.dumps({"123": ORI_PQAL}))
     (original,) = read("pubmedqa", tmp_path / "ori_pqal.json")
     (hub,) = read("pubmedqa", write_lines(tmp_path / "hub.jsonl", HUB_PQAL))
-    assert (
-        original == hub == Question("123", "Does it?", ("yes", "no", "maybe"), 2, "First part.\nSecond part.")
-    )
+    context = "First part.\nSecond part."
+    assert original == hub == Question("123", "Does it?", ("yes", "no", "maybe"), 2, context, "It may.")
 
 
 def test_real_files_are_read_whole(shared_data):

@@ -38,4 +38,12 @@ def iter_pubmedqa(records: Iterable[Record]) -> Iterator[Question]:
         identifier = record.fields.get("pubid", record.key)
         question = record.text("QUESTION" if original else "question")
         context = check_encodable("\n".join(contexts), f"{record.where}: the contexts")
-        yield Question(str(identifier), question, LABELS, LABELS.index(label), context)
+        yield Question(
+            str(identifier), question, LABELS, LABELS.index(label), context, _read_conclusion(record, original)
+        )
+
+
+def _read_conclusion(record: Record, original: bool) -> str | None:
+    """Return the abstract's conclusion, which is no part of the prompt; some copies come without it."""
+    name = "LONG_ANSWER" if original else "long_answer"
+    return record.text(name) if record.fields.get(name) else None

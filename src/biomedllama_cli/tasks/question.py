@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Question:
     """A question with its options and the index of the right one.
 
-    `context` is the abstract of a PubMedQA item and None elsewhere.
+    `context` is the abstract of a PubMedQA item without its conclusion, and `long_answer` that conclusion; both are
+    None elsewhere.
     """
 
     id: str
@@ -17,6 +18,7 @@ class Question:
     options: tuple[str, ...]
     answer_index: int
     context: str | None = None
+    long_answer: str | None = None
 
     @property
     def answer(self) -> str:

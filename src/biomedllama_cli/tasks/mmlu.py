@@ -1,0 +1,63 @@
+"""MMLU's six medical subjects, in the hub's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.tasks.hub import HubSplit
+from biomedllama_cli.tasks.question import Question
+from biomedllama_cli.tasks.records import Record, check_encodable
+
+SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+"""The subjects that Med-PaLM reports as MMLU's medical part (Singhal et al. 2023, Nature 620, Table 1)."""
+
+TEST_SPLITS = tuple(HubSplit("cais/mmlu", "test", subject) for subject in SUBJECTS)
+"""What is scored; few-shot examples come from the `dev` splits."""
+
+_LETTERS = "ABCD"
+
+
+def iter_mmlu(records: Iterable[Record]) -> Iterator[Question]:
+    """Turn MMLU records (`question`, `choices`, `answer`, `subject` where there is one) into questions.
+
+    Records of other subjects are left out; a record that names no subject is taken as medical. `answer` is a
+    number from 0 or a letter from A.
+
+    Raises:
+        DataError: a field is missing or does not fit.
+    """
+    for record in records:
+        subject = record.fields.get("subject")
+        if subject is not None and subject not in SUBJECTS:
+            continue
+        choices: Any = record.field("choices")
+        # Numbers, signs and a few blanks stand among the published choices: only the type is checked.
+        if (
+            not isinstance(choices, list)
+            or not choices
+            or not all(isinstance(choice, str) for choice in choices)
+        ):
+            raise DataError(f"{record.where}: field `choices` must be a list of texts")
+        options = tuple(check_encodable(choice, f"{record.where}: field `choices`") for choice in choices)
+        identifier = record.fields.get("id") or (f"{subject}-{record.key}" if subject else record.key)
+        yield Question(str(identifier), record.text("question"), options, _read_answer(record, len(options)))
+
+
+def _read_answer(record: Record, options: int) -> int:
+    answer = record.field("answer")
+    if isinstance(answer, str) and answer and answer in _LETTERS:
+        answer = _LETTERS.index(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < options:
+        raise DataError(
+            f"{record.where}: field `answer` is {record.field('answer')!r}; it must be 0 to {options - 1} or a letter"
+        )
+    return answer
