@@ -89,7 +89,7 @@ def test_identity_is_written_only_when_it_changes(tmp_path: Path) -> None:
     with open_work_folder(tmp_path / "corpus", LENIENT, overwrite=False) as work:
         assert work.resumed
     assert json.loads(job.read_text())["skip_bad"]
-    assert sorted(entry.name for entry in job.parent.iterdir()) == ["job.json", "lock", "tasks"]
+    assert sorted(entry.name for entry in job.parent.iterdir()) == ["job.json", "lock", "tasks", "writers"]
 
 
 def test_work_of_another_job_without_a_finished_task_is_thrown_away(tmp_path: Path) -> None:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from biomedllama_cli.corpus.job import check_output, flush_folder, flush_path
+from biomedllama_cli.corpus.locks import JOB_FILE, WRITERS_FILE, LockTakenError, hold_lock
 from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
 from biomedllama_cli.errors import OutputError
 
-_JOB_FILE = "job.json"
 _NEW_JOB_FILE = "job.json.new"
 _LOCK_FILE = "lock"
-# All that a work folder ever holds beside its lock.
+_LOCK_FILES = {_LOCK_FILE, WRITERS_FILE}
+_PUBLISHED_FILE = "published"
+_ORPHAN_SECONDS = 10.0  # a killed coordinator's tasks on this machine end at once, a Ray cluster's soon
+# All that a work folder ever holds beside its locks.
 _WORK_ENTRIES = {
-    _JOB_FILE,
+    JOB_FILE,
     _NEW_JOB_FILE,
     TOKENIZER_FOLDER,
+    _PUBLISHED_FILE,
     "corpus",
     "executor",
+    "locks",
     "progress.u64",
     "replaced",
     "scratch",
@@ -95,7 +98,7 @@ class WorkFolder:
             self.output.rename(old)
         self.corpus.rename(self.output)
         flush_path(self.output.parent)
-        shutil.rmtree(self.path)
+        _remove_published(self.path)
 
 
 @contextmanager
@@ -110,35 +113,83 @@ def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -
     Raises:
         OutputError: another process works there, it holds another job's work, or it cannot be written.
     """
-    path = output.with_name(f".{output.name}.partial")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}.") from None
-    try:
+    path = find_work_folder(output)
+    with _lock_folder(path, output):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Tasks hold this lock together, here and on other machines.
+            with hold_lock(path / WRITERS_FILE, wait_seconds=_ORPHAN_SECONDS):
+                resumed = _fit_work_folder(path, identity, overwrite=overwrite)
+        except LockTakenError:
             raise OutputError(
-                f"output_dir: another process is preparing {output} right now.",
-                "Wait for it, or name another folder with --output-dir.",
+                f"output_dir: tasks of an earlier start still write in {path}, here or on another machine.",
+                "Wait until they have ended, or end them: squeue and scancel, or `ray job stop`.",
             ) from None
-        resumed = _fit_work_folder(path, identity, overwrite=overwrite)
         try:
             yield WorkFolder(path, output, resumed)
         except BaseException:
             if not _has_finished_tasks(path):
-                shutil.rmtree(path, ignore_errors=True)
+                # Not while tasks run elsewhere: they would write into nothing.
+                with suppress(LockTakenError, FileNotFoundError), hold_lock(path / WRITERS_FILE):
+                    shutil.rmtree(path, ignore_errors=True)
             raise
-    finally:
-        os.close(lock)
+
+
+def find_work_folder(output: Path) -> Path:
+    """Return the folder in which the corpus `output` is made."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def remove_leftovers(output: Path, identity: WorkIdentity) -> None:
+    """Remove the work folder of a corpus that is finished, when the process that made it died over that.
+
+    Args:
+        output: the finished corpus.
+        identity: of the job that made it; another job's unfinished work stays.
+    """
+    path = find_work_folder(output)
+    if not path.is_dir() or path.is_symlink():
+        return
+    with suppress(LockTakenError, OSError), hold_lock(path / _LOCK_FILE), hold_lock(path / WRITERS_FILE):
+        if (path / _PUBLISHED_FILE).exists() or _read_identity(path) == identity:
+            _remove_published(path)
+
+
+def _remove_published(path: Path) -> None:
+    """Remove a work folder so that what a kill leaves of it is known to be worthless."""
+    published = path / _PUBLISHED_FILE
+    published.touch()
+    for entry in sorted(path.iterdir()):
+        if entry.name in _LOCK_FILES | {_PUBLISHED_FILE}:
+            continue
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for name in (_PUBLISHED_FILE, WRITERS_FILE, _LOCK_FILE):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):  # the next one to prepare may have come in between
+        path.rmdir()
+
+
+@contextmanager
+def _lock_folder(path: Path, output: Path) -> Iterator[None]:
+    """Make the work folder when it is missing, and be the only one who works in it."""
+    with ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold_lock(path / _LOCK_FILE))
+        except LockTakenError:
+            raise OutputError(
+                f"output_dir: another process is preparing {output} right now.",
+                "Wait for it, or name another folder with --output-dir.",
+            ) from None
+        except OSError as error:
+            raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}.") from None
+        yield
 
 
 def _fit_work_folder(path: Path, identity: WorkIdentity, *, overwrite: bool) -> bool:
     """Empty the locked folder of what is of no use to the job; return whether the job goes on in it."""
     known = _read_identity(path)
-    resumed = known is not None and identity.may_continue(known)
+    published = (path / _PUBLISHED_FILE).exists()
+    resumed = known is not None and identity.may_continue(known) and not published
     if not resumed:
         _empty_work_folder(path, known, overwrite=overwrite)
     if not resumed or known != identity:
@@ -150,21 +201,22 @@ def _fit_work_folder(path: Path, identity: WorkIdentity, *, overwrite: bool) -> 
 
 
 def _empty_work_folder(path: Path, known: WorkIdentity | None, *, overwrite: bool) -> None:
-    entries = {entry.name: entry for entry in path.iterdir() if entry.name != _LOCK_FILE}
+    entries = {entry.name: entry for entry in path.iterdir() if entry.name not in _LOCK_FILES}
     foreign = sorted(entries.keys() - _WORK_ENTRIES)
     if foreign and known is None:
         raise OutputError(
             f"output_dir: {path} is needed to work in and holds {foreign[0]!r}, which is no part of such work.",
             "Move that away, or name another folder with --output-dir.",
         )
-    worthless = known is not None and not _has_finished_tasks(path)
+    # A corpus that was moved to its place leaves nothing of worth, and neither does a job without finished tasks.
+    worthless = _PUBLISHED_FILE in entries or (known is not None and not _has_finished_tasks(path))
     if entries.keys() - {_NEW_JOB_FILE} and not worthless and not overwrite:
         raise OutputError(
             f"output_dir: {path} holds unfinished work of another job (other settings, input or versions).",
             "Run that command again to finish it, start over with --overwrite, or name another folder.",
         )
     # The identity goes first: without it nobody takes the rest for whole.
-    for name in sorted(entries, key=lambda name: name != _JOB_FILE):
+    for name in sorted(entries, key=lambda name: name != JOB_FILE):
         entry = entries[name]
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
@@ -178,12 +230,12 @@ def _write_identity(path: Path, identity: WorkIdentity) -> None:
     new = path / _NEW_JOB_FILE
     new.write_text(json.dumps(asdict(identity)) + "\n")
     flush_path(new)
-    new.replace(path / _JOB_FILE)
+    new.replace(path / JOB_FILE)
     flush_path(path)
 
 
 def _read_identity(path: Path) -> WorkIdentity | None:
     try:
-        return WorkIdentity(**json.loads((path / _JOB_FILE).read_text()))
+        return WorkIdentity(**json.loads((path / JOB_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
