@@ -36,7 +36,7 @@ def iter_blocks(path: Path, report_position: Callable[[int], None]) -> Iterator[
     """Yield the decompressed content of a file block by block.
 
     Args:
-        path: a `.gz`, `.zst` or plain file.
+        path: a `.gz`, `.tgz`, `.zst` or plain file.
         report_position: told the bytes of the file consumed so far.
 
     Raises:
@@ -45,7 +45,7 @@ def iter_blocks(path: Path, report_position: Callable[[int], None]) -> Iterator[
     with path.open("rb") as file:
         if path.suffix == ".zst":
             blocks = _iter_zstd(file)
-        elif path.suffix == ".gz":
+        elif path.suffix in (".gz", ".tgz"):
             blocks = _iter_gzip(file)
         else:
             blocks = iter(lambda: file.read(_BLOCK), b"")
