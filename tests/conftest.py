@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +34,17 @@ def shared_data() -> Path:
             )
         pytest.skip("the shared data is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pubmed_files() -> Any:
+    """Return the module that writes PubMed files, whatever folder pytest was started in."""
+    name = "biomedllama_tests_pubmed_files"
+    if name not in sys.modules:
+        path = REPOSITORY / "tests" / "corpus" / "pubmed_files.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
