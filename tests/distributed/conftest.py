@@ -121,6 +121,7 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shards.append(
             ShardEntry(
                 split=split,
+                source="pile",
                 file=f"{split}-00000",
                 tokens=tokens[split],
                 documents=count,

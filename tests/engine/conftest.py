@@ -17,6 +17,7 @@ from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer, load_pr
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Trainee
 from biomedllama_cli.engine.optimizer import build_optimizer
+from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.validation import Validator, count_split_targets
@@ -95,7 +96,7 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
             micro_batch_size=4,
             max_sequences=None,
         )
-        order = build_sequence_order(len(rows), batch, duration, seed=3)
+        order = build_sequence_order(Mixture.of([("pile", len(rows))], {}), batch, duration, seed=3)
         return Loop(
             Trainee(accelerator, model, optimizer),
             RunData(rows, order, build_batch_plan(batch, 1), validator),

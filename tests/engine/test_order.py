@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import (
     PADDING_SEQUENCE,
     BatchPlan,
@@ -23,7 +24,7 @@ def order_of(
     count: int, batch: int, epochs: float = 1.0, max_steps: int | None = None, seed: int = 0
 ) -> SequenceOrder:
     return build_sequence_order(
-        count,
+        Mixture.of([("pile", count)], {}),
         BatchSettings(global_batch_size=batch),
         DurationSettings(epochs=epochs, max_steps=max_steps),
         seed,

@@ -70,6 +70,7 @@ def write_corpus(folder: Path, texts: list[str], vocabulary_size: int = 400, *, 
         shards.append(
             ShardEntry(
                 split=split,
+                source="pile",
                 file=f"{split}-00000",
                 tokens=writer.tokens,
                 documents=len(part),

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from biomedllama_cli.corpus.shards import Shard, load_shard
 from biomedllama_cli.errors import DataError
 
-SCHEMA_VERSION = "biomedllama.corpus/1"
+SCHEMA_VERSION = "biomedllama.corpus/2"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 TOKEN_COUNTS_FILE = "token_counts.npy"  # noqa: S105 - a file of counts, no secret
@@ -84,6 +86,8 @@ class ShardEntry(_Record):
 
     split: Split
     """Which documents it holds."""
+    source: str
+    """Name of the source they all came from."""
     file: str
     """Name in the corpus folder, without `.bin` and `.idx`."""
     tokens: int
@@ -92,6 +96,30 @@ class ShardEntry(_Record):
     """Documents in it."""
     sha256: str
     """SHA-256 of the `.bin` file."""
+
+
+class SourceEntry(_Record):
+    """One source."""
+
+    name: str
+    """`pile`, `pubmed`, `pmc`, `text`, `sample` or `replay`."""
+    weight: float
+    """Passes over its training documents in one epoch."""
+    documents: DocumentCounts
+    """Its documents read, kept and dropped."""
+    train_tokens: int
+    """Tokens of its training documents."""
+    validation_tokens: int
+    """Tokens of its held-out documents."""
+
+
+class FileEntry(_Record):
+    """One more file of the corpus folder."""
+
+    file: str
+    """Its name."""
+    sha256: str
+    """SHA-256 of the file."""
 
 
 class InputEntry(_Record):
@@ -132,8 +160,14 @@ class CorpusManifest(_Record):
     """Which tokenizer made the ids."""
     shards: tuple[ShardEntry, ...]
     """The shards, in order."""
+    sources: tuple[SourceEntry, ...] = ()
+    """The sources, in the order they were read."""
+    files: tuple[FileEntry, ...] = ()
+    """Tables, reports and the data card beside the shards."""
+    decontamination: dict[str, Any] = {}
+    """Which benchmarks were looked for, and what was found."""
     inputs: tuple[InputEntry, ...]
-    """The inputs, in the order they were read."""
+    """The inputs, in the order they were read; for very many, the one file that lists them."""
     settings: dict[str, Any]
     """All settings of the command."""
     versions: dict[str, str]
@@ -154,6 +188,7 @@ class Corpus:
         train: shards to train on.
         validation: held-out shards; empty when nothing was held out.
         tokenizer_folder: a folder plain transformers loads.
+        others: more corpora that are part of this one (see `merging`).
     """
 
     folder: Path
@@ -161,6 +196,16 @@ class Corpus:
     train: list[Shard]
     validation: list[Shard]
     tokenizer_folder: Path
+    others: tuple[Corpus, ...] = ()
+
+    def load_token_counts(self) -> npt.NDArray[np.int64]:
+        """Return how often each id occurs in training, int64 [vocabulary_size]."""
+        counts: npt.NDArray[np.int64] = np.load(self.folder / TOKEN_COUNTS_FILE)
+        return counts + sum(other.load_token_counts() for other in self.others)
+
+    def list_train_sources(self) -> list[str]:
+        """Return the source of every training shard, in order."""
+        return [entry.source for entry in self.manifest.shards if entry.split == "train"]
 
 
 def load_manifest(folder: Path) -> CorpusManifest:

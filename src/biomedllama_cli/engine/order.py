@@ -1,7 +1,8 @@
 """Which sequence is trained on when: pure functions of the step, so that resuming costs nothing.
 
-Every epoch is a permutation of all sequences; the epochs stand one after the other, and step `s` takes the next
-`global_batch_size` positions. Neither the number of ranks nor of loader workers changes a step's content.
+Every epoch is a permutation of what the mixture takes of each source (all sequences once, where no weight says
+otherwise); the epochs stand one after the other, and step `s` takes the next `global_batch_size` positions. Neither the
+number of ranks nor of loader workers changes a step's content.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.pretrain import BatchSettings, DurationSettings
 
@@ -37,6 +39,18 @@ def epoch_permutation(sequence_count: int, seed: int, epoch: int) -> npt.NDArray
     permutation = np.argsort(generator.random_raw(sequence_count), kind="stable")
     permutation.setflags(write=False)
     return permutation
+
+
+@lru_cache(maxsize=2)
+def epoch_sequences(mixture: Mixture, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the ids of one epoch's sequences in the order they are trained on, int64 [epoch_length]."""
+    permutation = epoch_permutation(mixture.epoch_length, seed, epoch)
+    if mixture.is_plain:
+        return permutation
+    draws = mixture.draw(seed, epoch, epoch_permutation.__wrapped__)
+    ids: npt.NDArray[np.int64] = draws[permutation]
+    ids.setflags(write=False)
+    return ids
 
 
 @dataclass(frozen=True)
@@ -79,18 +93,23 @@ class SequenceOrder:
     """The sequences of every step of a run.
 
     Args:
-        sequence_count: sequences of the corpus.
+        mixture: what one epoch takes of each source.
         global_batch_size: sequences per step.
         positions: sequences in all, over all epochs (the last epoch may be a part).
         total_steps: steps of the run.
         seed: seed of the permutations.
     """
 
-    sequence_count: int
+    mixture: Mixture
     global_batch_size: int
     positions: int
     total_steps: int
     seed: int
+
+    @property
+    def sequence_count(self) -> int:
+        """Sequences of the corpus."""
+        return self.mixture.sequence_count
 
     def step_sequences(self, step: int) -> npt.NDArray[np.int64]:
         """Return the sequence ids of step `step` (counted from 1), int64 [global_batch_size].
@@ -99,12 +118,12 @@ class SequenceOrder:
         """
         first = (step - 1) * self.global_batch_size
         positions = np.arange(first, first + self.global_batch_size, dtype=np.int64)
-        epochs, places = np.divmod(positions, self.sequence_count)
+        epochs, places = np.divmod(positions, self.mixture.epoch_length)
         ids = np.full(self.global_batch_size, PADDING_SEQUENCE, dtype=np.int64)
         inside = positions < self.positions
         for epoch in np.unique(epochs[inside]):
             chosen = inside & (epochs == epoch)
-            ids[chosen] = epoch_permutation(self.sequence_count, self.seed, int(epoch))[places[chosen]]
+            ids[chosen] = epoch_sequences(self.mixture, self.seed, int(epoch))[places[chosen]]
         return ids
 
     def iter_micro_batches(self, plan: BatchPlan, rank: int, start_step: int) -> Iterator[list[int]]:
@@ -115,7 +134,7 @@ class SequenceOrder:
 
 
 def build_sequence_order(
-    sequence_count: int, batch: BatchSettings, duration: DurationSettings, seed: int
+    mixture: Mixture, batch: BatchSettings, duration: DurationSettings, seed: int
 ) -> SequenceOrder:
     """Lay out a run: its steps are bounded by the epochs and by `max_steps`.
 
@@ -123,12 +142,14 @@ def build_sequence_order(
         DataError: the corpus has fewer sequences than one step takes.
 
     >>> build_sequence_order(
-    ...     100, BatchSettings(global_batch_size=8), DurationSettings(epochs=1.5), seed=0).total_steps
+    ...     Mixture.of([("pmc", 100)], {}), BatchSettings(global_batch_size=8),
+    ...     DurationSettings(epochs=1.5), seed=0).total_steps
     19
     """
+    sequence_count = mixture.epoch_length
     if sequence_count < batch.global_batch_size:
         raise DataError(
-            f"The corpus has {sequence_count} training sequences of {batch.sequence_length} tokens, fewer than "
+            f"One epoch has {sequence_count} training sequences of {batch.sequence_length} tokens, fewer than "
             f"batch.global_batch_size = {batch.global_batch_size}: one step cannot be filled.",
             hint="Prepare more text, or lower --global-batch-size or --sequence-length.",
         )
@@ -137,4 +158,4 @@ def build_sequence_order(
     total_steps = math.ceil(positions / batch.global_batch_size)
     if duration.max_steps is not None:
         total_steps = min(total_steps, duration.max_steps)
-    return SequenceOrder(sequence_count, batch.global_batch_size, positions, total_steps, seed)
+    return SequenceOrder(mixture, batch.global_batch_size, positions, total_steps, seed)

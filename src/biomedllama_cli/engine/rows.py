@@ -46,6 +46,11 @@ class PackedRows(Dataset[Batch]):
         counts = [-(-max(len(shard.token_ids) - 1, 0) // sequence_length) for shard in self._shards]
         self._first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
+    @property
+    def shard_rows(self) -> list[int]:
+        """Rows of every shard, in order."""
+        return [int(count) for count in np.diff(self._first_rows)]
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return int(self._first_rows[-1])

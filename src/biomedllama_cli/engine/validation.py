@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from biomedllama_cli.corpus.manifest import TOKEN_COUNTS_FILE, Corpus
+from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import PackedRows
@@ -104,7 +104,7 @@ def score_unigram(corpus: Corpus) -> float | None:
     if not manifest.bytes.validation:
         return None
     return unigram_bits_per_byte(
-        np.load(corpus.folder / TOKEN_COUNTS_FILE),
+        corpus.load_token_counts(),
         corpus.validation,
         manifest.bytes.validation,
         bos_id=manifest.bos_id if manifest.adds_bos else None,

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_corpus, load_corpus
+from biomedllama_cli.corpus.merging import merge_corpora
 from biomedllama_cli.engine.launch import count_processes
+from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
 from biomedllama_cli.engine.sharding import World, read_world
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.pretrain import PretrainSettings
+from biomedllama_cli.settings.weights import parse_weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +59,30 @@ def plan_world(settings: PretrainSettings, *, dry_run: bool) -> World:
 
 def plan_run(settings: PretrainSettings, world: World) -> Plan:
     """Open the corpus and lay out the run; changes nothing."""
-    corpus = load_corpus(find_corpus(settings))
+    corpus = merge_corpora([load_corpus(folder) for folder in (find_corpus(settings), *settings.mix)])
     manifest = corpus.manifest
     batch = build_batch_plan(settings.batch, world.world_size)
     rows = PackedRows(
         corpus.train, settings.batch.sequence_length, eos_id=manifest.eos_id, has_bos=manifest.adds_bos
     )
-    order = build_sequence_order(len(rows), settings.batch, settings.duration, settings.seed)
-    job = describe_job(settings, manifest)
+    mixture = build_mixture(settings, corpus, rows)
+    order = build_sequence_order(mixture, settings.batch, settings.duration, settings.seed)
+    job = describe_job(settings, manifest, mixture)
     folder = settings.output_dir or settings.workspace / "runs" / f"pretrain-{corpus.folder.resolve().name}"
     start = plan_start(folder, job, resume=settings.resume, overwrite=settings.overwrite)
     check_steps_left(start, order.total_steps)
     return Plan(settings, corpus, rows, order, batch, job, start, world)
+
+
+def build_mixture(settings: PretrainSettings, corpus: Corpus, rows: PackedRows) -> Mixture:
+    """Return what one epoch takes of each source: as prepared, unless the settings say otherwise.
+
+    Raises:
+        SettingsError: a weight is no number, or of no source of the corpora.
+    """
+    prepared = {source.name: source.weight for source in corpus.manifest.sources}
+    weights = prepared | parse_weights("weight", settings.weight, set(corpus.list_train_sources()))
+    return Mixture.of(list(zip(corpus.list_train_sources(), rows.shard_rows, strict=True)), weights)
 
 
 def check_steps_left(start: RunStart, total_steps: int) -> None:
@@ -104,13 +119,14 @@ def find_corpus(settings: PretrainSettings) -> Path:
     return folder
 
 
-def describe_job(settings: PretrainSettings, manifest: CorpusManifest) -> Job:
+def describe_job(settings: PretrainSettings, manifest: CorpusManifest, mixture: Mixture) -> Job:
     """Return what a run trains, as flat names and values; how fast and where it runs is left out."""
     order = {
         "corpus": fingerprint_corpus(manifest),
         "seed": settings.seed,
         "batch.sequence_length": settings.batch.sequence_length,
         "batch.global_batch_size": settings.batch.global_batch_size,
+        "mixture": dict(zip(mixture.names, mixture.weights, strict=True)),
     }
     sections = {
         "duration": settings.duration,

@@ -173,11 +173,6 @@ class PrepareSettings(Settings):
         source = self.source
         if source.sample and source.input:
             raise ValueError("source.sample and source.input exclude each other: give --sample or --input")
-        if len(source.source) > 1 and len(source.source) != len(source.input):
-            raise ValueError(
-                f"source.source names {len(source.source)} sources and source.input {len(source.input)} inputs: "
-                "with several sources give one --input for each, in the same order"
-            )
         if self.tokenization.tokenizer is not None and self.tokenization.vocabulary_size is not None:
             raise ValueError(
                 "tokenization.tokenizer and tokenization.vocabulary_size exclude each other: "

@@ -121,6 +121,11 @@ class PretrainSettings(Settings):
     """Folder that holds `corpora/` and `runs/`."""
     corpus: Path | None = None
     """Folder written by `prepare` [default: the newest one in the workspace]."""
+    mix: tuple[Path, ...] = ()
+    """More corpora to train on, made with the same tokenizer; repeatable."""
+    weight: tuple[str, ...] = ()
+    """SOURCE=NUMBER: how often one epoch reads a source of the corpora (pubmed=2, pmc=0.5, replay=0.1); repeatable
+    [default: as prepared]."""
     model: str = "huggyllama/llama-7b"
     """Hub id, local folder, or `scratch:NAME` for a named small configuration with random weights."""
     output_dir: Path | None = None
