@@ -10,15 +10,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models import sentencepiece_export
+from biomedllama_cli.models.byte_level_words import build_byte_level_words
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
+from biomedllama_cli.models.sentencepiece_words import build_sentencepiece_words
+from biomedllama_cli.models.tokenizer_fingerprint import vocabulary_fingerprint
 from biomedllama_cli.models.tokenizer_hub import fetch_tokenizer_files
 from biomedllama_cli.models.tokenizer_training import train_sentencepiece
+from biomedllama_cli.models.word_cache import WordCache, WordCodec
 
 MODEL_FILE = "tokenizer.model"
 _LONG_TEXT = 1 << 18  # characters encoded in one go: about 13 MB of SentencePiece's memory
@@ -52,6 +59,7 @@ class Tokenizer:
     _may_cut: bool = False
     threads: int = -1
     """Threads SentencePiece may use for one batch; -1 means one per core."""
+    _word_caches: dict[str, WordCache | None] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS or EOS; special tokens spelled in it stay text."""
@@ -74,6 +82,31 @@ class Tokenizer:
             verbose=False,
         )
         return list(ids["input_ids"])
+
+    def encode_bytes(self, texts: Sequence[str], dtype: npt.DTypeLike) -> list[bytes]:
+        """Return the ids of every text as bytes of `dtype`: those of `encode_batch`, several times faster.
+
+        Words and their ids are remembered from call to call, in bounded memory, where the vocabulary is proved
+        to allow that; the others go through the library. Not for several threads at once.
+
+        Args:
+            texts: any texts.
+            dtype: an integer type that holds every id.
+        """
+        cache = self.find_word_cache(dtype)
+        if cache is None:
+            return [np.array(ids, dtype).tobytes() for ids in self.encode_batch(texts)] if texts else []
+        return cache.encode(texts)
+
+    def find_word_cache(self, dtype: npt.DTypeLike) -> WordCache | None:
+        """Return the memory of words behind `encode_bytes`, or None where the vocabulary allows none."""
+        name = np.dtype(dtype).str
+        if name not in self._word_caches:
+            is_sentencepiece = self.kind == "sentencepiece"
+            build = build_sentencepiece_words if is_sentencepiece else build_byte_level_words
+            codec: WordCodec | None = build(self._backend, dtype)
+            self._word_caches[name] = WordCache(codec) if codec is not None else None
+        return self._word_caches[name]
 
     def _encode_long(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -149,22 +182,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, folder: Path, se
     tokenizer = _load_sentencepiece(path, adds_bos=True, source=str(folder))
     tokenizer.save(folder)
     return tokenizer
-
-
-def vocabulary_fingerprint(pieces: Iterable[tuple[int, str]], bos_id: int | None, eos_id: int | None) -> str:
-    """Return the SHA-256 over the (id, piece) pairs in order of id, and the special ids.
-
-    >>> a = vocabulary_fingerprint([(0, "<s>"), (1, "a")], 0, 1)
-    >>> a == vocabulary_fingerprint([(1, "a"), (0, "<s>")], 0, 1)
-    True
-    >>> a == vocabulary_fingerprint([(0, "<s>"), (1, "b")], 0, 1)
-    False
-    """
-    digest = hashlib.sha256()
-    for token_id, piece in sorted(pieces):
-        digest.update(json.dumps([token_id, piece]).encode() + b"\n")
-    digest.update(json.dumps({"bos": bos_id, "eos": eos_id}).encode())
-    return digest.hexdigest()
 
 
 def _load_sentencepiece(path: Path, *, adds_bos: bool, source: str) -> Tokenizer:

@@ -1,0 +1,174 @@
+r"""Words of a byte-level BPE vocabulary (Llama-3, Qwen, GPT-2): where a text can be cut without changing an id.
+
+Such a tokenizer first cuts the text by a regular expression, from left to right, and merges inside the parts only.
+All the expressions listed here share two properties, from which follows where a text may be cut in two that are
+then encoded each by itself:
+
+- A space only ever begins a part, unless white space is in front of it. So a part ends before every space that
+  follows another character than white space; and as the parts before it look ahead only past white space, they
+  do not change when the text ends there.
+- Llama-3's and Qwen's take newlines greedily at the end of a part, before all other white space. So a part ends after a
+  newline that is followed by another character than white space, and the parts before it do not depend on that.
+
+NFC, Qwen's normaliser, joins nothing to a space or a newline, and added tokens without white space in them do not
+reach across one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biomedllama_cli.models.word_cache import slice_ids
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NEWLINES_END_PARTS = frozenset({_LLAMA3, _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")})
+"""Llama-3's expression, and Qwen2's and Qwen3's, which differ from it in the digits alone."""
+
+_SPACE = "\u0120"  # a space in the alphabet of byte-level vocabularies
+_GLUED, _BARE = "\x01", "\x02"  # a space that must not be cut at; a word without a space before it
+_SINGLE_SPACE = re.compile(r"(?<=\S) (?=\S)")
+_WHITESPACE = re.compile("[^\\S \n]")
+
+
+def build_byte_level_words(tokenizer: Any, dtype: npt.DTypeLike) -> ByteLevelWords | None:
+    """Return how texts are cut into words, or None where the pipeline is not one of those proved to allow it.
+
+    Args:
+        tokenizer: as transformers loads it.
+        dtype: type of the ids in the bytes of a word.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    kind, usual = type(tokenizer), PreTrainedTokenizerFast
+    if not isinstance(tokenizer, usual) or kind._encode_plus is not usual._encode_plus:
+        return None  # whatever else it does with a text
+    backend = tokenizer.backend_tokenizer
+    model = backend.model
+    if type(model).__name__ != "BPE" or model.dropout or model.byte_fallback:
+        return None
+    if model.continuing_subword_prefix or model.end_of_word_suffix or backend.token_to_id(_SPACE) is None:
+        return None
+    if backend.normalizer is not None and _read_state(backend.normalizer) != {"type": "NFC"}:
+        return None
+    for token in backend.get_added_tokens_decoder().values():
+        if token.lstrip or token.rstrip or token.single_word or len(token.content.split()) != 1:
+            return None
+    cuts_after_newlines = _judge_pre_tokenizer(_read_state(backend.pre_tokenizer))
+    if cuts_after_newlines is None:
+        return None
+    return ByteLevelWords(backend, dtype, cuts_after_newlines=cuts_after_newlines)
+
+
+def _read_state(component: Any) -> Any:
+    """Return a component of the pipeline as tokenizer.json has it."""
+    return json.loads(component.__getstate__()) if component is not None else None
+
+
+def _judge_pre_tokenizer(definition: Any) -> bool | None:
+    """Tell whether texts may be cut after newlines as well as before spaces, or None where neither is proved.
+
+    >>> _judge_pre_tokenizer({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True})
+    False
+    >>> _judge_pre_tokenizer({"type": "Whitespace"}) is None
+    True
+    """
+    steps = (definition or {}).get("pretokenizers") or [definition or {}]
+    last = steps[-1]
+    if len(steps) > 2 or last.get("type") != "ByteLevel" or last.get("add_prefix_space", True):
+        return None
+    first = steps[0]
+    if last.get("use_regex", True):  # GPT-2's own expression; SmolLM2 sets each digit apart before that
+        digits_apart = (first.get("type"), first.get("individual_digits")) == ("Digits", True)
+        return False if len(steps) == 1 or digits_apart else None
+    shape = (first.get("type"), first.get("behavior"), first.get("invert"))
+    known = shape == ("Split", "Isolated", False) and first["pattern"].get("Regex") in _NEWLINES_END_PARTS
+    return True if known else None
+
+
+class ByteLevelWords:
+    """Cut texts at word starts and encode the words.
+
+    A word stands for itself with one space before it; one that begins with U+0002 stands for itself without. In
+    a word U+0001 is a space that follows white space.
+
+    Args:
+        backend: a `tokenizers.Tokenizer` whose pipeline `build_byte_level_words` has proved fit.
+        dtype: type of the ids in the bytes of a word.
+        cuts_after_newlines: whether words also end after newlines.
+    """
+
+    def __init__(self, backend: Any, dtype: npt.DTypeLike, *, cuts_after_newlines: bool) -> None:
+        self._backend, self._dtype, self._cuts_after_newlines = backend, np.dtype(dtype), cuts_after_newlines
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._begins = np.zeros(max(vocabulary.values()) + 1, np.bool_)
+        self._begins[[i for piece, i in vocabulary.items() if piece.startswith(_SPACE)]] = True
+
+    def split(self, text: str) -> list[str] | None:
+        """Return the text's words; None for a text that has the marks of this class in it."""
+        if _GLUED in text or _BARE in text:
+            return None
+        others = set(_WHITESPACE.findall(text))
+        for other in others:
+            text = text.replace(other + " ", other + _GLUED)
+        if not self._cuts_after_newlines:
+            others.add("\n")
+        text = text.replace("\n ", "\n" + _GLUED)
+        if "  " in text:
+            # A run of spaces belongs to the word after it: all but the first are glued to that.
+            text = text.replace("  ", " " + _GLUED)
+        text = text.replace(_GLUED + " ", _GLUED + _GLUED)
+        if self._cuts_after_newlines and "\n" in text:
+            text = text.replace("\n", "\n " + _BARE)
+            for other in ("\n", _GLUED, *others):
+                text = text.replace(" " + _BARE + other, other)
+        return (_BARE + text).split(" ")
+
+    def iter_parts(self, text: str, length: int) -> Iterator[str]:
+        """Yield parts of about `length` characters whose ids, end to end, are those of the text."""
+        start = 0
+        while len(text) - start > length and (cut := _SINGLE_SPACE.search(text, start + length)):
+            yield text[start : cut.start()]
+            start = cut.start()
+        yield text[start:]
+
+    def encode_words(self, words: Sequence[str]) -> list[bytes]:
+        """Return the ids of each word; all but those with white space at an end in one call."""
+        plain: list[int] = []
+        alone: list[int] = []
+        for place, word in enumerate(words):
+            ends = word[:1] + word[-1:]
+            bad = not word or ends[0].isspace() or ends[1].isspace() or _GLUED in word or ends[0] == _BARE
+            (alone if bad else plain).append(place)
+        texts = ["".join([" " + words[place] for place in plain])]
+        for place in alone:
+            word = words[place].replace(_GLUED, " ")
+            texts.append(word[1:] if word.startswith(_BARE) else " " + word)
+        encoded = [b""] * len(words)
+        together, *rest = self._encode_all(texts)
+        parts = slice_ids(together, self._begins[together])
+        for place, part in zip(plain, parts, strict=True):
+            encoded[place] = part
+        for place, ids in zip(alone, rest, strict=True):
+            encoded[place] = ids.tobytes()
+        return encoded
+
+    def encode_whole(self, text: str) -> bytes:
+        """Return the ids of a text as the library gives them."""
+        return self._encode_all([text])[0].tobytes()
+
+    def _encode_all(self, texts: list[str]) -> list[npt.NDArray[Any]]:
+        # The settings of a call through transformers with split_special_tokens stay in the backend: set ours.
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, self._dtype) for encoding in encodings]
