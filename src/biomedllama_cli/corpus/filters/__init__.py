@@ -1,0 +1,1 @@
+"""Filters on the text of a document: its language and its quality."""
