@@ -39,7 +39,12 @@ def iter_pubmedqa(records: Iterable[Record]) -> Iterator[Question]:
         question = record.text("QUESTION" if original else "question")
         context = check_encodable("\n".join(contexts), f"{record.where}: the contexts")
         yield Question(
-            str(identifier), question, LABELS, LABELS.index(label), context, _read_conclusion(record, original)
+            str(identifier),
+            question,
+            LABELS,
+            LABELS.index(label),
+            context,
+            _read_conclusion(record, original),
         )
 
 

@@ -70,9 +70,7 @@ def close_words(text: str) -> str:
     >>> close_words("follow-up at 3.5 years (n = 12)")
     'followup at 35 years n  12'
     """
-    return "".join(
-        character for character in text if character.isspace() or split_words(character)
-    )
+    return "".join(character for character in text if character.isspace() or split_words(character))
 
 
 def decode_words(words: list[bytes]) -> str:
