@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from biomedllama_cli.corpus import deduplication
 from biomedllama_cli.corpus.assembly import choose_splits
+from biomedllama_cli.corpus.reasons import ALIVE, EXACT_DUPLICATE, RETRACTED
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.corpus.sources.files import find_inputs
 from biomedllama_cli.corpus.sources.pile import SUFFIXES
@@ -47,8 +48,15 @@ def test_first_occurrence_stays_whatever_the_buckets(
         patch.setattr(deduplication, "_BUCKET_DOCUMENTS", 7)
         patch.setattr(deduplication, "CHUNK_DOCUMENTS", 5)
         flags = deduplication.mark_duplicates(paths, folder / "scratch")
-    assert flags.tolist() == [int(value in contents[:i]) for i, value in enumerate(contents)]
+    assert flags.tolist() == [EXACT_DUPLICATE * (value in contents[:i]) for i, value in enumerate(contents)]
     assert not list((folder / "scratch").glob("bucket-*"))
+
+
+def test_document_dropped_already_makes_no_other_a_duplicate(tmp_path: Path) -> None:
+    paths = write_tables(tmp_path, [1, 1, 2, 1, 2], 2)
+    flags = np.array([RETRACTED, ALIVE, RETRACTED, ALIVE, ALIVE], np.uint8)
+    deduplication.mark_duplicates(paths, tmp_path / "scratch", flags)
+    assert flags.tolist() == [RETRACTED, ALIVE, RETRACTED, EXACT_DUPLICATE, ALIVE]
 
 
 @given(st.permutations(range(40)), st.sampled_from([0.0, 0.01, 0.2, 0.99]))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from biomedllama_cli.corpus.buckets import MAX_OPEN_FILES, Buckets
+from biomedllama_cli.corpus.reasons import ALIVE, EXACT_DUPLICATE
 from biomedllama_cli.corpus.split import DOCUMENT
 
 _SIGNATURE = np.dtype([("content", "<u8"), ("split", "<u8"), ("number", "<i8")])
 _BUCKET_DOCUMENTS = 500_000  # 12 MB of signatures, some 40 MB while they are sorted
-_MAX_BUCKETS = 512  # files open at once
 CHUNK_DOCUMENTS = 1 << 16
 
 
@@ -39,42 +40,45 @@ def find_repeats(content: npt.NDArray[Any], split: npt.NDArray[Any]) -> npt.NDAr
     return np.sort(order[1:][same]).astype(np.int64)
 
 
-def mark_duplicates(tables: Sequence[Path], scratch: Path) -> npt.NDArray[np.uint8]:
-    """Return one flag per document, mapped from `scratch`: 1 where the same content came earlier.
+def mark_duplicates(
+    tables: Sequence[Path], scratch: Path, flags: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Set `reasons.EXACT_DUPLICATE` where the content of a document that stays came earlier; return the flags.
 
+    Documents that are dropped already are not looked at: they neither stay nor make others duplicates.
     Signatures are dealt into bucket files by hash, and each bucket is sorted on its own, so memory depends on
     the size of a bucket and not on that of the corpus.
 
     Args:
         tables: document tables in input order (rows of `split.DOCUMENT`).
-        scratch: folder for the buckets and the flags.
+        scratch: folder for the buckets, and for the flags when none are given.
+        flags: a drop reason per document, changed in place; None for new ones, all alive.
     """
     documents = sum(table.stat().st_size for table in tables) // DOCUMENT.itemsize
+    if flags is None:
+        flags = _create_flags(scratch, documents)
+    assert len(flags) == documents, "flags and tables count documents differently"
+    count = max(1, min(-(-documents // _BUCKET_DOCUMENTS), MAX_OPEN_FILES))
+    with Buckets(scratch, count, _SIGNATURE) as buckets:
+        for number, rows in iter_rows(tables):
+            alive = np.flatnonzero(flags[number : number + len(rows)] == ALIVE)
+            # Repeats near each other go at once: a million copies of one text must not fill one bucket.
+            near = find_repeats(rows["content"][alive], rows["split"][alive])
+            flags[number + alive[near]] = EXACT_DUPLICATE
+            first = np.delete(alive, near)
+            signatures = np.empty(len(first), _SIGNATURE)
+            signatures["content"], signatures["split"] = rows["content"][first], rows["split"][first]
+            signatures["number"] = number + first
+            buckets.deal(signatures, signatures["content"] % np.uint64(count))
+    for signatures in buckets.iter_rows():
+        repeats = find_repeats(signatures["content"], signatures["split"])
+        flags[signatures["number"][repeats]] = EXACT_DUPLICATE
+    return flags
+
+
+def _create_flags(scratch: Path, documents: int) -> npt.NDArray[np.uint8]:
     if documents == 0:
         return np.zeros(0, np.uint8)
     scratch.mkdir(parents=True, exist_ok=True)
     flags: npt.NDArray[np.uint8] = np.memmap(scratch / "flags.u8", np.uint8, "w+", shape=(documents,))
-    buckets = min(-(-documents // _BUCKET_DOCUMENTS), _MAX_BUCKETS)
-    paths = [scratch / f"bucket-{bucket:03d}" for bucket in range(buckets)]
-    files = [path.open("wb") for path in paths]
-    try:
-        for number, rows in iter_rows(tables):
-            # Repeats near each other go at once: a million copies of one text must not fill one bucket.
-            near = find_repeats(rows["content"], rows["split"])
-            flags[number + near] = 1
-            first = np.setdiff1d(np.arange(len(rows)), near)
-            signatures = np.empty(len(first), _SIGNATURE)
-            signatures["content"], signatures["split"] = rows["content"][first], rows["split"][first]
-            signatures["number"] = number + first
-            target = signatures["content"] % np.uint64(buckets)
-            for bucket in np.unique(target):
-                files[int(bucket)].write(signatures[target == bucket].tobytes())
-    finally:
-        for file in files:
-            file.close()
-    for path in paths:
-        signatures = np.fromfile(path, _SIGNATURE)
-        repeats = find_repeats(signatures["content"], signatures["split"])
-        flags[signatures["number"][repeats]] = 1
-        path.unlink()
     return flags
