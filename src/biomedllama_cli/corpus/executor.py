@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ import numpy as np
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from biomedllama_cli.corpus.locks import hold_task, read_token
 from biomedllama_cli.errors import Resumable, WorkerError
 
 _PR_SET_PDEATHSIG = 1
@@ -30,7 +32,23 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 
     datatrove's own loop leaves its workers writing after the parent was killed, and waits for ever when a
     worker was. Completion markers, the order of steps and the task's arguments stay datatrove's.
+
+    Args:
+        pipeline: datatrove steps.
+        tasks: parts of the input.
+        workers: processes at the same time.
+        folder: for the completion markers; it lies in the work folder whose job these tasks belong to.
     """
+
+    def __init__(self, pipeline: list[PipelineStep], *, tasks: int, workers: int, folder: Path) -> None:
+        super().__init__(
+            pipeline,
+            tasks=tasks,
+            workers=workers,
+            logging_dir=str(folder),
+            skip_completed=True,
+        )
+        self.work, self.token = folder.parent, read_token(folder.parent)
 
     def run(self) -> None:
         """Run the tasks that have no completion marker.
@@ -39,13 +57,10 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             UserError: as a task raised it.
             WorkerError: a worker process died.
         """
-        Path(self.logging_dir.path, "completions").mkdir(parents=True, exist_ok=True)
-        Path(self.logging_dir.path, "logs").mkdir(exist_ok=True)
         ranks = self.get_incomplete_ranks(range(self.tasks))
         if self.workers == 1:
             for rank in ranks:
-                # A copy for each task, since steps keep statistics.
-                copy.deepcopy(self)._run_for_rank(rank)
+                self.run_rank(rank)
             return
         # Spawned, not forked: the parent has threads (progress, tokenizers).
         pool = ProcessPoolExecutor(
@@ -54,37 +69,57 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             initializer=_begin_worker,
             initargs=(os.getpid(),),
         )
+        workers: list[BaseProcess] = []
         try:
-            futures = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+            futures = [pool.submit(self.run_rank, rank) for rank in ranks]
+            workers = list((getattr(pool, "_processes", None) or {}).values())
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
         except BrokenProcessPool:
-            raise WorkerError(
-                "A worker process of prepare died; it was probably killed for want of memory.",
-                "Run the same command again with a smaller --workers: finished parts are kept.",
-            ) from None
+            raise _explain_death(workers) from None
         finally:
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
+            for process in workers:
                 process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def run_rank(self, rank: int) -> None:
+        """Run one task, unless it is finished, as its only writer.
+
+        Raises:
+            UserError: as the task raised it.
+            WorkerError: another process holds the task, or the job is over.
+        """
+        with hold_task(self.work, rank, self.token):
+            # A copy for each task, since steps keep statistics.
+            copy.deepcopy(self)._run_for_rank(rank)
+
 
 def run_tasks(pipeline: list[PipelineStep], *, tasks: int, workers: int, folder: Path) -> int:
-    """Run a pipeline over all tasks and return how many of them were finished before.
+    """Run a pipeline over all tasks on this machine and return how many of them were finished before.
 
     Args:
         pipeline: datatrove steps.
         tasks: parts of the input.
         workers: processes at the same time.
-        folder: for datatrove's completion markers.
+        folder: for datatrove's completion markers, in the work folder.
     """
-    executor = StrictLocalExecutor(
-        pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=str(folder), skip_completed=True
-    )
-    finished = tasks - len(executor.get_incomplete_ranks(range(tasks))) if folder.exists() else 0
-    executor.run()
+    finished = tasks - len(list_missing(folder, tasks))
+    make_marks_folder(folder)
+    StrictLocalExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), folder=folder).run()
     return finished
+
+
+def make_marks_folder(folder: Path) -> None:
+    """Make the folders of datatrove's markers, which many tasks would make at the same time."""
+    for name in ("completions", "logs", "stats"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def list_missing(folder: Path, tasks: int) -> list[int]:
+    """Return the numbers of the tasks that have no completion marker, in order."""
+    finished = {marker.name for marker in folder.glob("completions/*")}
+    return [rank for rank in range(tasks) if f"{rank:05d}" not in finished]
 
 
 def forget_lost_tasks(folder: Path, is_there: Callable[[int], bool]) -> None:
@@ -149,6 +184,22 @@ def resumable_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _explain_death(workers: list[BaseProcess]) -> WorkerError:
+    """Return the error for a pool of which a worker died; the pool itself ends the others with SIGTERM."""
+    for process in workers:
+        process.join(5)
+    codes = [process.exitcode for process in workers if process.exitcode not in (0, None, -signal.SIGTERM)]
+    if -signal.SIGBUS in codes:  # what a write to mapped memory becomes when there is no room for it
+        return WorkerError(
+            "A worker process of prepare died of SIGBUS; its disk is probably full.",
+            "Make room and run the same command again: finished parts are kept.",
+        )
+    return WorkerError(
+        "A worker process of prepare died; it was probably killed for want of memory.",
+        "Run the same command again with a smaller --workers: finished parts are kept.",
+    )
 
 
 def _begin_worker(parent: int) -> None:

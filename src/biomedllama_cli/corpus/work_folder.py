@@ -12,6 +12,7 @@ from pathlib import Path
 from biomedllama_cli.corpus.job import check_output, flush_folder, flush_path
 from biomedllama_cli.corpus.locks import JOB_FILE, WRITERS_FILE, LockTakenError, hold_lock
 from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
+from biomedllama_cli.corpus.slurm import find_slurm_folder
 from biomedllama_cli.errors import OutputError
 
 _NEW_JOB_FILE = "job.json.new"
@@ -127,7 +128,7 @@ def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -
         try:
             yield WorkFolder(path, output, resumed)
         except BaseException:
-            if not _has_finished_tasks(path):
+            if not _has_finished_tasks(path) and not find_slurm_folder(path).exists():
                 # Not while tasks run elsewhere: they would write into nothing.
                 with suppress(LockTakenError, FileNotFoundError), hold_lock(path / WRITERS_FILE):
                     shutil.rmtree(path, ignore_errors=True)
@@ -137,6 +138,12 @@ def open_work_folder(output: Path, identity: WorkIdentity, *, overwrite: bool) -
 def find_work_folder(output: Path) -> Path:
     """Return the folder in which the corpus `output` is made."""
     return output.with_name(f".{output.name}.partial")
+
+
+def holds_job(output: Path, identity: WorkIdentity) -> bool:
+    """Tell whether the work folder of `output` holds work that a job would go on with."""
+    known = _read_identity(find_work_folder(output))
+    return known is not None and identity.may_continue(known)
 
 
 def remove_leftovers(output: Path, identity: WorkIdentity) -> None:

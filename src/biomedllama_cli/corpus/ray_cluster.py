@@ -1,0 +1,151 @@
+"""Tasks as remote functions of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.errors import UnavailableError, WorkerError
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+_POLL_SECONDS = 0.5  # how long a signal may have to wait
+_OBJECT_STORE_BYTES = 100 << 20  # Ray's least is 75 MiB; nothing but task numbers goes through it
+
+
+def run_on_ray(
+    run_task: Callable[[str, int], None],
+    work: Path,
+    ranks: Sequence[int],
+    *,
+    address: str | None,
+    workers: int | None,
+) -> None:
+    """Run tasks on a Ray cluster whose nodes all see the work folder at the same place.
+
+    Args:
+        run_task: a function of a module that every node has, called with the work folder and a task's number.
+        work: the work folder.
+        ranks: numbers of the tasks.
+        address: of the cluster, or None for the one at hand, or else a new one on this machine.
+        workers: tasks at the same time, or None for as many as the cluster has processors.
+
+    Raises:
+        UserError: as a task raised it.
+        UnavailableError: ray is not installed, or no cluster answers.
+        WorkerError: a task's process or node died again and again.
+    """
+    ray = _import_ray()
+    with _connect(ray, address, workers):
+        # Retries are counted here: Ray's own go on for ever when memory is what is missing.
+        remote = ray.remote(num_cpus=1, max_retries=0)(run_task)
+        _Queue(ray, remote, str(work), ranks).run(workers or len(ranks))
+
+
+class _Queue:
+    """Tasks that wait, that run, and how often each was tried."""
+
+    def __init__(self, ray: Any, remote: Any, work: str, ranks: Sequence[int]) -> None:
+        self._ray, self._remote, self._work = ray, remote, work
+        self._waiting = deque(ranks)
+        self._running: dict[Any, int] = {}
+        self._attempts = dict.fromkeys(ranks, 0)
+
+    def run(self, most: int) -> None:
+        """Run all tasks, `most` at the same time; cancel the others when one fails."""
+        try:
+            while self._waiting or self._running:
+                while self._waiting and len(self._running) < most:
+                    rank = self._waiting.popleft()
+                    self._attempts[rank] += 1
+                    self._running[self._remote.remote(self._work, rank)] = rank
+                finished, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
+                for reference in finished:
+                    self._settle(reference, self._running.pop(reference))
+        finally:
+            for reference in self._running:
+                self._ray.cancel(reference, force=True)
+
+    def _settle(self, reference: Any, rank: int) -> None:
+        """Take note of a finished task; one whose process died is tried again."""
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            if self._attempts[rank] >= _ATTEMPTS:
+                raise WorkerError(
+                    f"Task {rank} failed {_ATTEMPTS} times on the Ray cluster: {_shorten(error)}.",
+                    "Run the same command again, with a smaller --workers if memory is short: finished parts "
+                    "are kept.",
+                ) from None
+            logger.warning("task %d is tried again: %s", rank, _shorten(error))
+            self._waiting.append(rank)
+
+
+def _shorten(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    try:
+        import ray
+    except ImportError:
+        raise UnavailableError(
+            "executor.executor = ray, and the package ray is not installed.",
+            'Install it with pip install "biomedllama-cli[ray]", on every node of the cluster.',
+        ) from None
+    return ray
+
+
+@contextmanager
+def _connect(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
+    """Be connected to a cluster, starting one on this machine when none is named or at hand."""
+    if ray.is_initialized():  # the program that called us has a cluster
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _keep_signal_handlers():
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            if address is not None or not isinstance(error, ConnectionError):
+                raise UnavailableError(
+                    f"executor.ray_address = {address}: the Ray cluster cannot be used: {_shorten(error)}.",
+                    "Start one with `ray start --head`, with the same versions of ray and Python as here.",
+                ) from None
+            logger.info("no Ray cluster at hand: starting one on this machine")
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _keep_signal_handlers() -> Iterator[None]:
+    """Keep the handlers for Ctrl-C and SIGTERM, of which Ray replaces one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
