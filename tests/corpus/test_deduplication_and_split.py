@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomedllama_cli.corpus import deduplication
-from biomedllama_cli.corpus.assembly import choose_splits
+from biomedllama_cli.corpus import decisions
 from biomedllama_cli.corpus.reasons import ALIVE, EXACT_DUPLICATE, RETRACTED
-from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.selection import Gate
+from biomedllama_cli.corpus.source import Part, Source
 from biomedllama_cli.corpus.sources.files import find_inputs
-from biomedllama_cli.corpus.sources.pile import SUFFIXES
-from biomedllama_cli.corpus.split import DOCUMENT, DUPLICATE, TRAIN, VALIDATION, hash_content
+from biomedllama_cli.corpus.sources.pile import SUFFIXES, PileReader
+from biomedllama_cli.corpus.split import DOCUMENT, DROPPED, TRAIN, VALIDATION, hash_content
 from biomedllama_cli.corpus.vocabulary import choose_texts
 
 
@@ -35,6 +36,14 @@ def write_tables(folder: Path, contents: list[int], tables: int) -> list[Path]:
         paths.append(folder / f"table-{number}")
         paths[-1].write_bytes(build_rows(part.tolist()).tobytes())
     return paths
+
+
+def choose_splits(tables: list[Path], scratch: Path, fraction: float) -> npt.NDArray[np.uint8]:
+    """Drop duplicates, then split what stays, all of one source."""
+    flags = deduplication.mark_duplicates(tables, scratch)
+    splits, parts = np.empty_like(flags), np.zeros_like(flags)
+    decisions.choose_splits(tables, flags, splits, parts, (fraction, None))
+    return splits
 
 
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 4))
@@ -102,8 +111,8 @@ def test_small_corpora_keep_both_splits(
 def test_duplicate_is_never_in_both_splits(tmp_path: Path) -> None:
     contents = [i % 50 for i in range(200)]
     splits = choose_splits(write_tables(tmp_path, contents, 3), tmp_path / "s", 0.5)
-    assert (splits == DUPLICATE).sum() == 150
-    assert (splits[:50] != DUPLICATE).all()
+    assert (splits == DROPPED).sum() == 150
+    assert (splits[:50] != DROPPED).all()
 
 
 @pytest.mark.parametrize("documents", [1, 3])
@@ -112,6 +121,6 @@ def test_vocabulary_is_trained_on_the_one_document_that_stays(
 ) -> None:
     texts = [records.make_text(i) for i in range(documents)]
     path = records.write_records(tmp_path / "a.jsonl", [records.make_record(text) for text in texts * 2])
-    source = Source(tuple(find_inputs((str(path),), SUFFIXES)), None, "text", None)
+    source = Source((Part("pile", PileReader(), tuple(find_inputs((str(path),), SUFFIXES))),))
     stays = max(texts, key=lambda text: hash_content(text.encode())[::-1])
-    assert choose_texts(source, None, 1 - 1e-9) == [stays]
+    assert choose_texts(source, [Gate()], 1 - 1e-9) == [stays]

@@ -318,7 +318,7 @@ def test_damaged_corpus_is_not_loaded(
     elif damage == "manifest":
         manifest.write_text("{}")
     elif damage == "schema":
-        manifest.write_text(manifest.read_text().replace("biomedllama.corpus/1", "biomedllama.corpus/9"))
+        manifest.write_text(manifest.read_text().replace("biomedllama.corpus/2", "biomedllama.corpus/9"))
     else:
         (folder / "tokenizer").rename(folder / "elsewhere")
     with pytest.raises(DataError):

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomedllama_cli.corpus.document import Dropped, Record
-from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.source import Part, Source
 from biomedllama_cli.corpus.sources import hub
 from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
-from biomedllama_cli.corpus.sources.pile import SUFFIXES, iter_records
+from biomedllama_cli.corpus.sources.pile import SUFFIXES, PileReader, iter_records
 from biomedllama_cli.corpus.sources.sample import find_sample
 from biomedllama_cli.corpus.sources.streams import iter_lines
 from biomedllama_cli.errors import DataError, Resumable
@@ -130,13 +130,15 @@ def test_linked_folders_are_read_once_and_a_loop_ends(tmp_path: Path, records: A
 
 
 def test_signal_while_the_hub_is_read_is_not_taken_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Part:
+    class Rows:
         def shard(self, num_shards: int, index: int) -> Iterator[dict[str, str]]:
             yield {"text": "a"}
             raise Resumable("Stopped by SIGTERM.")
 
-    monkeypatch.setattr(hub, "_stream", lambda *arguments: Part())
-    records = hub.iter_hub_records(hub.HubDataset("owner/name", "train", "commit", 1), "text", 0, 1)
+    monkeypatch.setattr(hub, "_stream", lambda *arguments: Rows())
+    reader = hub.HubReader(hub.HubDataset("owner/name", "train", "commit", 1))
+    (file,) = reader.list_inputs(())
+    records = reader.iter_documents(file, lambda position: None)
     assert isinstance(next(records), Record)
     with pytest.raises(Resumable):
         next(records)
@@ -151,10 +153,10 @@ def test_unknown_ending_is_refused(tmp_path: Path) -> None:
 @given(st.integers(0, 20), st.integers(1, 30))
 def test_tasks_in_order_are_the_input_in_order(files: int, tasks: int) -> None:
     inputs = tuple(InputFile(Path(f"{i}.jsonl"), str(i), 1, 0) for i in range(files))
-    source = Source(inputs, None, "text", None)
+    source = Source((Part("pile", PileReader(), inputs),))
     count = source.count_tasks(tasks)
     assert 1 <= count <= max(files, 1)
-    assert [file for rank in range(count) for file in source.part(rank, count)] == list(inputs)
+    assert [file for rank in range(count) for _, file in source.part(rank, count)] == list(inputs)
 
 
 def test_bundled_sample_is_read_whole() -> None:

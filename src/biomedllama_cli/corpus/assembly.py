@@ -1,190 +1,221 @@
-"""Finished tasks in, a corpus folder out: duplicates removed, split, cut into shards, described."""
+"""Finished tasks in, a corpus folder out: what stays is cut into shards, listed and counted."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from biomedllama_cli.corpus.deduplication import iter_rows, mark_duplicates
-from biomedllama_cli.corpus.manifest import (
-    TOKEN_COUNTS_FILE,
-    ByteCounts,
-    DocumentCounts,
-    InputEntry,
-    ShardEntry,
-    Split,
-    TokenCounts,
+from biomedllama_cli.corpus import reasons
+from biomedllama_cli.corpus.decisions import Decisions
+from biomedllama_cli.corpus.document_table import PlacedTableWriter, iter_tables
+from biomedllama_cli.corpus.manifest import ByteCounts, DocumentCounts, ShardEntry, SourceEntry, TokenCounts
+from biomedllama_cli.corpus.shard_set import PLACE, SPLITS, ShardSet, name_shard
+from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.split import DROPPED, TRAIN, VALIDATION
+from biomedllama_cli.corpus.task_writer import (
+    DOCUMENTS_FILE,
+    EXAMPLES_PER_REASON,
+    TOKENS_FILE,
+    read_summary,
 )
-from biomedllama_cli.corpus.shards import ShardWriter
-from biomedllama_cli.corpus.split import DUPLICATE, TRAIN, VALIDATION, SplitChooser
-from biomedllama_cli.corpus.steps import read_summary
 
-DUPLICATE_REASON = "exact_duplicate"
+DOCUMENT_TABLE_FILE = "documents.parquet"
 _RUN_TOKENS = 1 << 21  # tokens moved at once
-_SPLITS: tuple[Split, Split] = ("train", "validation")
+_EXAMPLE_TOKENS = 100
 
 
-@dataclass(frozen=True)
+@dataclass
 class Assembled:
-    """What was put into a corpus folder."""
+    """What was put into a corpus folder.
 
-    documents: DocumentCounts
-    tokens: TokenCounts
-    bytes: ByteCounts
-    shards: tuple[ShardEntry, ...]
-    inputs: tuple[InputEntry, ...]
+    Attributes:
+        shards: their entries, in order.
+        sources: counts by source.
+        dropped_tokens: tokens of documents left out after they were tokenised, by reason.
+        kept_bytes: bytes of text by split: TRAIN, VALIDATION.
+        examples: some documents left out, by reason, for the data card.
+    """
+
+    shards: tuple[ShardEntry, ...] = ()
+    sources: tuple[SourceEntry, ...] = ()
+    dropped_tokens: Counter[str] = field(default_factory=Counter)
+    kept_bytes: list[int] = field(default_factory=lambda: [0, 0])
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> DocumentCounts:
+        """Documents of all sources."""
+        dropped: Counter[str] = Counter()
+        for source in self.sources:
+            dropped.update(source.documents.dropped)
+        counts = [source.documents for source in self.sources]
+        return DocumentCounts(
+            read=sum(count.read for count in counts),
+            kept=sum(count.kept for count in counts),
+            train=sum(count.train for count in counts),
+            validation=sum(count.validation for count in counts),
+            dropped=dict(sorted(dropped.items())),
+        )
+
+    @property
+    def tokens(self) -> TokenCounts:
+        """Tokens of all sources."""
+        return TokenCounts(
+            train=sum(source.train_tokens for source in self.sources),
+            validation=sum(source.validation_tokens for source in self.sources),
+            dropped=dict(sorted(self.dropped_tokens.items())),
+        )
+
+    @property
+    def bytes(self) -> ByteCounts:
+        """Bytes of text by split."""
+        return ByteCounts(train=self.kept_bytes[TRAIN], validation=self.kept_bytes[VALIDATION])
 
 
-def assemble(
-    tasks: Sequence[Path],
-    folder: Path,
-    *,
-    dtype: npt.DTypeLike,
-    vocabulary_size: int,
-    validation_fraction: float,
-    shard_tokens: int,
-    on_progress: Callable[[int], None] = lambda tokens: None,
-) -> Assembled:
-    """Write the shards and token counts of a corpus from its tasks, in the order of the input.
+class Assembly:
+    """Write the shards and the document table of a corpus from its tasks, in the order of the input.
 
     Args:
-        tasks: folders of the finished tasks, in order.
-        folder: where shards and `token_counts.npy` go; its sibling `scratch` is used meanwhile.
-        dtype: type of the ids.
-        vocabulary_size: number of ids.
-        validation_fraction: share of documents to hold out.
-        shard_tokens: most tokens in a shard that holds more than one document.
+        source: the whole input.
+        decisions: what becomes of every document.
+        shards: where tokens go.
+        table: where the rows of kept documents go.
+        decode: turns ids into text, for examples of what was left out.
+        on_documents: told the rows of kept documents, for counts.
         on_progress: told the tokens written.
     """
-    tables = [task / "table.bin" for task in tasks]
-    summaries = [read_summary(task) for task in tasks]
-    splits = choose_splits(tables, folder.with_name("scratch"), validation_fraction)
-    writer = _CorpusWriter(folder, np.dtype(dtype), vocabulary_size, shard_tokens)
-    number = 0
-    for task, table in zip(tasks, tables, strict=True):
-        with (task / "tokens.bin").open("rb") as tokens:
-            for _, rows in iter_rows([table]):
-                for run in _iter_runs(rows["tokens"], splits[number : number + len(rows)]):
-                    lengths = rows["tokens"][run.start : run.stop]
-                    data = tokens.read(int(lengths.sum()) * np.dtype(dtype).itemsize)
-                    split = int(splits[number + run.start])
-                    writer.add(split, np.frombuffer(data, dtype), rows[run.start : run.stop])
-                    on_progress(int(lengths.sum()))
-                number += len(rows)
-    shards = writer.close()
-    dropped: Counter[str] = Counter()
-    for summary in summaries:
-        dropped.update(summary["dropped"])
-    if writer.documents[DUPLICATE]:
-        dropped[DUPLICATE_REASON] = writer.documents[DUPLICATE]
-    documents = DocumentCounts(
-        read=sum(summary["read"] for summary in summaries),
-        kept=writer.documents[TRAIN] + writer.documents[VALIDATION],
-        train=writer.documents[TRAIN],
-        validation=writer.documents[VALIDATION],
-        dropped=dict(sorted(dropped.items())),
-    )
-    assert documents.read == documents.kept + sum(dropped.values()), "a document is neither kept nor dropped"
-    repeated = {DUPLICATE_REASON: writer.tokens[DUPLICATE]} if writer.documents[DUPLICATE] else {}
-    return Assembled(
-        documents,
-        TokenCounts(train=writer.tokens[TRAIN], validation=writer.tokens[VALIDATION], dropped=repeated),
-        ByteCounts(train=writer.bytes[TRAIN], validation=writer.bytes[VALIDATION]),
-        shards,
-        tuple(InputEntry(**file) for summary in summaries for file in summary["files"]),
-    )
+
+    def __init__(
+        self,
+        source: Source,
+        decisions: Decisions,
+        shards: ShardSet,
+        table: PlacedTableWriter,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        on_documents: Callable[[pa.Table], None],
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self._source, self._decisions, self._shards, self._table = source, decisions, shards, table
+        self._decode, self._on_documents, self._on_progress = decode, on_documents, on_progress
+        self._documents = np.zeros((len(source.parts), 3), np.int64)  # by part and split, dropped ones too
+        self._tokens = np.zeros((len(source.parts), 3), np.int64)
+        self._dropped = [Counter[str]() for _ in source.parts]
+        self._read = [0] * len(source.parts)
+        self._result = Assembled()
+
+    def run(self, tasks: Sequence[Path], dtype: npt.DTypeLike) -> Assembled:
+        """Assemble the tasks' folders, given in order; `dtype` is the type of their ids."""
+        number = 0
+        for task in tasks:
+            self._add_summary(read_summary(task))
+            with (task / TOKENS_FILE).open("rb") as tokens:
+                for table in iter_tables(task / DOCUMENTS_FILE):
+                    number = self._add_rows(table, number, tokens, np.dtype(dtype))
+        self._table.close()
+        self._result.shards = self._shards.close()
+        self._result.sources = tuple(self._describe_source(part) for part in range(len(self._source.parts)))
+        return self._result
+
+    def _add_summary(self, summary: dict[str, Any]) -> None:
+        for part, count in summary["read"].items():
+            self._read[int(part)] += count
+        for part, counts in summary["dropped"].items():
+            self._dropped[int(part)].update(counts)
+        for reason, examples in summary["examples"].items():
+            for example in examples:
+                self._add_example(reason, example)
+
+    def _add_rows(self, table: pa.Table, number: int, tokens: Any, dtype: np.dtype[Any]) -> int:
+        """Move neighbouring documents; return the number of the one after them."""
+        here = slice(number, number + table.num_rows)
+        lengths, sizes = (table.column(name).to_numpy() for name in ("tokens", "bytes"))
+        splits, parts = self._decisions.splits[here], self._decisions.parts[here]
+        kept = splits != DROPPED
+        places = np.empty(table.num_rows, PLACE)
+        for run in _iter_runs(lengths, splits, parts):
+            data = tokens.read(int(lengths[run].sum()) * dtype.itemsize)
+            ids = np.frombuffer(data, dtype)
+            split, part = int(splits[run.start]), int(parts[run.start])
+            self._documents[part, split] += run.stop - run.start
+            self._tokens[part, split] += len(ids)
+            if split == DROPPED:
+                self._count_dropped(table, number, run, part, ids)
+            else:
+                name = self._source.parts[part].name
+                places[run] = self._shards.add(split, name, ids, lengths[run])
+                self._result.kept_bytes[split] += int(sizes[run].sum())
+            self._on_progress(len(ids))
+        names = [name_shard(split, shard) for split, shard in zip(
+            splits[kept].tolist(), places["shard"][kept].tolist(), strict=True)]  # fmt: skip
+        columns = ([SPLITS[split] for split in splits[kept].tolist()], names)
+        placed = self._table.add(
+            table, kept, (*columns, places["document"][kept], places["first_token"][kept])
+        )
+        self._on_documents(placed)
+        return here.stop
+
+    def _count_dropped(
+        self, table: pa.Table, number: int, run: slice, part: int, ids: npt.NDArray[Any]
+    ) -> None:
+        codes = self._decisions.reasons[number + run.start : number + run.stop]
+        lengths = table.column("tokens").to_numpy()[run]
+        starts = np.cumsum(lengths) - lengths
+        for code in np.unique(codes):
+            reason = reasons.NAMES[int(code)]
+            mine = np.flatnonzero(codes == code)
+            self._dropped[part][reason] += len(mine)
+            self._result.dropped_tokens[reason] += int(lengths[mine].sum())
+            for index in mine[: EXAMPLES_PER_REASON - len(self._result.examples.get(reason, ()))].tolist():
+                row = table.slice(run.start + index, 1).to_pylist()[0]
+                beginning = ids[starts[index] : starts[index] + min(lengths[index], _EXAMPLE_TOKENS)]
+                self._add_example(
+                    reason,
+                    {
+                        "where": row["where"],
+                        "pmid": row["pmid"],
+                        "pmcid": row["pmcid"],
+                        "title": row["title"] or "",
+                        "text": self._decode(beginning.tolist()),
+                    },
+                )
+
+    def _add_example(self, reason: str, example: dict[str, Any]) -> None:
+        examples = self._result.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(example)
+
+    def _describe_source(self, part: int) -> SourceEntry:
+        train, validation, _ = self._documents[part].tolist()
+        dropped = dict(sorted(self._dropped[part].items()))
+        read = self._read[part]
+        assert read == train + validation + sum(dropped.values()), "a document is neither kept nor dropped"
+        return SourceEntry(
+            name=self._source.parts[part].name,
+            weight=self._source.parts[part].weight,
+            documents=DocumentCounts(
+                read=read, kept=train + validation, train=train, validation=validation, dropped=dropped
+            ),
+            train_tokens=int(self._tokens[part, TRAIN]),
+            validation_tokens=int(self._tokens[part, VALIDATION]),
+        )
 
 
-def choose_splits(tables: Sequence[Path], scratch: Path, fraction: float) -> npt.NDArray[np.uint8]:
-    """Return TRAIN, VALIDATION or DUPLICATE for every document, mapped from `scratch`."""
-    splits = mark_duplicates(tables, scratch)
-    chooser = SplitChooser(fraction)
-    for number, rows in iter_rows(tables):
-        part = splits[number : number + len(rows)]
-        part[:] = chooser.split(rows, part, number)
-    correction = chooser.correction()
-    if correction is not None:
-        splits[correction[0]] = correction[1]
-    return splits
-
-
-def _iter_runs(lengths: npt.NDArray[Any], splits: npt.NDArray[Any]) -> Iterator[range]:
-    """Yield runs of neighbouring documents of one split, each of a bounded number of tokens."""
-    changes = np.flatnonzero(np.diff(splits)) + 1
+def _iter_runs(
+    lengths: npt.NDArray[Any], splits: npt.NDArray[Any], parts: npt.NDArray[Any]
+) -> Iterator[slice]:
+    """Yield runs of neighbouring documents of one split and source, each of a bounded number of tokens."""
+    changes = np.flatnonzero((np.diff(splits) != 0) | (np.diff(parts) != 0)) + 1
     blocks = np.flatnonzero(np.diff(np.cumsum(lengths) // _RUN_TOKENS)) + 1
     cuts = [0, *np.union1d(changes, blocks).tolist(), len(lengths)]
     for start, stop in itertools.pairwise(cuts):
         if stop > start:
-            yield range(start, stop)
-
-
-class _CorpusWriter:
-    """Open shards of both splits, and what went into them."""
-
-    def __init__(self, folder: Path, dtype: np.dtype[Any], vocabulary_size: int, shard_tokens: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
-        self._open: dict[int, ShardWriter] = {}
-        self._shard_documents: dict[int, int] = {}
-        self._entries: dict[int, list[ShardEntry]] = {TRAIN: [], VALIDATION: []}
-        self._counts = np.zeros(vocabulary_size, np.int64)
-        self.documents, self.tokens, self.bytes = [0, 0, 0], [0, 0, 0], [0, 0, 0]
-        """By split: TRAIN, VALIDATION, DUPLICATE."""
-
-    def add(self, split: int, token_ids: npt.NDArray[Any], rows: npt.NDArray[Any]) -> None:
-        """Add neighbouring documents of one split."""
-        self.documents[split] += len(rows)
-        self.tokens[split] += len(token_ids)
-        self.bytes[split] += int(rows["bytes"].sum())
-        if split == DUPLICATE:
-            return
-        if split == TRAIN:
-            self._counts += np.bincount(token_ids, minlength=len(self._counts))
-        lengths = rows["tokens"]
-        while len(lengths):
-            writer = self._writer(split, int(lengths[0]))
-            # At least one document, or a document longer than a shard would never fit.
-            room = self._shard_tokens - writer.tokens
-            fitting = max(int(np.searchsorted(np.cumsum(lengths), room, side="right")), 1)
-            size = int(lengths[:fitting].sum())
-            writer.append_documents(token_ids[:size], lengths[:fitting])
-            self._shard_documents[split] += fitting
-            token_ids, lengths = token_ids[size:], lengths[fitting:]
-
-    def _writer(self, split: int, next_tokens: int) -> ShardWriter:
-        """Return the split's open shard, a new one if the next document does not fit into it."""
-        writer = self._open.get(split)
-        if writer is not None and writer.tokens and writer.tokens + next_tokens > self._shard_tokens:
-            self._finish(split)
-            writer = None
-        if writer is None:
-            name = f"{_SPLITS[split]}-{len(self._entries[split]):05d}"
-            writer = self._open[split] = ShardWriter(self._folder / name, self._dtype)
-            self._shard_documents[split] = 0
-        return writer
-
-    def _finish(self, split: int) -> None:
-        writer = self._open.pop(split)
-        self._entries[split].append(
-            ShardEntry(
-                split=_SPLITS[split],
-                file=writer.path_prefix.name,
-                tokens=writer.tokens,
-                documents=self._shard_documents[split],
-                sha256=writer.close(),
-            )
-        )
-
-    def close(self) -> tuple[ShardEntry, ...]:
-        """Finish all shards, write the token counts, and return the shards' entries."""
-        for split in list(self._open):
-            self._finish(split)
-        np.save(self._folder / TOKEN_COUNTS_FILE, self._counts)
-        return (*self._entries[TRAIN], *self._entries[VALIDATION])
+            yield slice(start, stop)

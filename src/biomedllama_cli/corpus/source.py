@@ -1,26 +1,49 @@
-"""The input of one job as a whole, and how it is cut into tasks."""
+"""The input of one job as a whole: its sources in order, and how it is cut into tasks."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from biomedllama_cli.corpus.document import Dropped, Record
-from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
-from biomedllama_cli.corpus.sources.hub import HubDataset, iter_hub_records, open_hub_dataset
-from biomedllama_cli.corpus.sources.pile import SUFFIXES, iter_records
-from biomedllama_cli.corpus.sources.sample import find_sample
-from biomedllama_cli.settings.prepare import SourceSettings
+from biomedllama_cli.corpus.document import Deletion, Item
+from biomedllama_cli.corpus.sources.files import InputFile
 
-SUBSETS: dict[str, frozenset[str]] = {
-    "pubmed-abstracts": frozenset({"PubMed Abstracts"}),
-    "pubmed-central": frozenset({"PubMed Central"}),
-    "pubmed": frozenset({"PubMed Abstracts", "PubMed Central"}),
-}
+REPLAY = "replay"
+"""Name of the source of general text against forgetting."""
 _MAX_TASKS = 1024
+
+
+class Reader(Protocol):
+    """What every source is to the pipeline."""
+
+    def list_inputs(self, patterns: tuple[str, ...]) -> list[InputFile]:
+        """Return the inputs that files, folders and globs name, in the order they are to be read."""
+
+    def iter_documents(self, file: InputFile, report_position: Callable[[int], None]) -> Iterator[Item]:
+        """Yield what one input holds; `report_position` is told the bytes of it consumed."""
+
+    def identify(self) -> dict[str, Any]:
+        """Return the settings that change what is read, fit for JSON."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a job.
+
+    Attributes:
+        name: `pile`, `pubmed`, `pmc`, `text`, `sample` or `replay`; the same name may come twice.
+        reader: how its files are read.
+        files: its inputs, in order.
+        weight: passes over it in one epoch of training.
+    """
+
+    name: str
+    reader: Reader
+    files: tuple[InputFile, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,52 +51,55 @@ class Source:
     """Everything to be read, in order.
 
     Attributes:
-        files: input files; empty when a hub dataset is read.
-        hub: the hub dataset, or None.
-        text_field: field that holds the text.
-        max_documents: records to read at most, or None.
+        parts: the sources.
+        max_documents: records to read at most, replayed ones apart, or None.
     """
 
-    files: tuple[InputFile, ...]
-    hub: HubDataset | None
-    text_field: str
-    max_documents: int | None
+    parts: tuple[Part, ...]
+    max_documents: int | None = None
+
+    @functools.cached_property
+    def inputs(self) -> list[tuple[int, InputFile]]:
+        """All inputs in order, each with the number of its source."""
+        return [(number, file) for number, part in enumerate(self.parts) for file in part.files]
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files, or None for a hub dataset."""
-        return None if self.hub else sum(file.size for file in self.files)
+        """Bytes of all files, or None when a hub dataset is among them."""
+        files = [file for _, file in self.inputs]
+        return sum(file.size for file in files) if all(file.on_disk for file in files) else None
 
     @property
-    def labels(self) -> list[str]:
-        """Names of all inputs, in order."""
-        return [self.hub.label] if self.hub else [file.label for file in self.files]
+    def weights(self) -> dict[str, float]:
+        """Passes per epoch, by name of the source."""
+        return {part.name: part.weight for part in self.parts}
 
     def identify(self) -> list[Any]:
-        """Return what tells this input from another: commit, or paths, sizes and times."""
-        if self.hub:
-            return self.hub.identify()
-        stamps = [[file.size, file.modified_ns] for file in self.files]
-        return [[path, *stamp] for path, stamp in zip(self.list_paths(), stamps, strict=True)]
-
-    def list_paths(self) -> list[str]:
-        """Return where the files are, or for the bundled sample, which is the same everywhere, their names."""
+        """Return what tells this input from another: names, settings of the readers, paths, sizes and times."""
         return [
-            file.label if file.label.startswith("sample:") else str(file.path.resolve())
-            for file in self.files
+            [part.name, part.weight, part.reader.identify(), [_identify_file(file) for file in part.files]]
+            for part in self.parts
+        ]
+
+    def list_paths(self) -> list[Any]:
+        """Return `identify` without the sizes and times of files."""
+        return [
+            [part.name, part.weight, part.reader.identify(), [_identify_file(file)[0] for file in part.files]]
+            for part in self.parts
         ]
 
     def count_tasks(self, wanted: int | None) -> int:
         """Return the number of tasks: one per file unless fewer are wanted or the reading stops early."""
         if self.max_documents is not None:
             return 1  # where it stops is known only to one reader of everything
-        parts = self.hub.shards if self.hub else len(self.files)
-        return max(min(parts, wanted or _MAX_TASKS), 1)
+        inputs = sum(len(part.files) for part in self.parts)
+        return max(min(inputs, wanted or _MAX_TASKS), 1)
 
-    def part(self, rank: int, world_size: int) -> tuple[InputFile, ...]:
-        """Return the neighbouring files of task `rank`, so that tasks in order are the input in order."""
-        count = len(self.files)
-        return self.files[rank * count // world_size : (rank + 1) * count // world_size]
+    def part(self, rank: int, world_size: int) -> list[tuple[int, InputFile]]:
+        """Return the neighbouring inputs of task `rank`, so that tasks in order are the input in order."""
+        inputs = self.inputs
+        count = len(inputs)
+        return inputs[rank * count // world_size : (rank + 1) * count // world_size]
 
     def iter_part(
         self,
@@ -81,8 +107,8 @@ class Source:
         world_size: int,
         report_position: Callable[[int], None] = lambda position: None,
         on_open: Callable[[InputFile], None] = lambda file: None,
-    ) -> Iterator[Record | Dropped]:
-        """Yield the records of task `rank`.
+    ) -> Iterator[tuple[int, Item]]:
+        """Yield what task `rank` reads, each item with the number of its source.
 
         Args:
             rank: number of the task.
@@ -90,49 +116,33 @@ class Source:
             report_position: told the bytes of the task's files consumed.
             on_open: told each file before it is read.
         """
-        records = self._iter_part(rank, world_size, report_position, on_open)
-        return itertools.islice(records, self.max_documents)
-
-    def _iter_part(
-        self,
-        rank: int,
-        world_size: int,
-        report_position: Callable[[int], None],
-        on_open: Callable[[InputFile], None],
-    ) -> Iterator[Record | Dropped]:
-        done = 0
-        if self.hub:
-            for record in iter_hub_records(self.hub, self.text_field, rank, world_size):
-                yield record
-                done += len(record.text) if isinstance(record, Record) else 0
-                report_position(done)
-        for file in self.part(rank, world_size):
+        done, left = 0, self.max_documents
+        for number, file in self.part(rank, world_size):
+            counts = self.parts[number].name != REPLAY
+            if counts and left == 0:
+                continue
             on_open(file)
-            yield from iter_records(file, self.text_field, _shift(report_position, done))
-            done += file.size
+            reached = 0
+
+            def report(position: int, before: int = done) -> None:
+                nonlocal reached
+                reached = position
+                report_position(before + position)
+
+            for item in self.parts[number].reader.iter_documents(file, report):
+                yield number, item
+                if counts and left is not None and not isinstance(item, Deletion):
+                    left -= 1
+                    if left == 0:
+                        break
+            done += file.size if file.on_disk else reached
             report_position(done)
 
 
-def _shift(report_position: Callable[[int], None], by: int) -> Callable[[int], None]:
-    return lambda position: report_position(by + position)
-
-
-def build_source(settings: SourceSettings) -> Source:
-    """Find what the settings name: files, the bundled sample, or a dataset of the hub.
-
-    Raises:
-        DataError: there is no such input.
-        UnavailableError: the hub cannot be reached.
-    """
-    hub = None
-    files: list[InputFile] = []
-    if settings.sample:
-        files = find_sample()
-    elif settings.input:
-        files = find_inputs(settings.input, SUFFIXES)
-    else:
-        hub = open_hub_dataset(settings.hub_dataset, settings.hub_split)
-    return Source(tuple(files), hub, settings.text_field, settings.max_documents)
+def _identify_file(file: InputFile) -> list[Any]:
+    # The bundled sample is the same wherever it is installed.
+    here = file.on_disk and not file.label.startswith("sample:")
+    return [str(file.path.resolve()) if here else file.label, file.size, file.modified_ns]
 
 
 def hash_file(file: InputFile) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 DOCUMENT = np.dtype([("content", "<u8"), ("split", "<u8"), ("tokens", "<i8"), ("bytes", "<i8")])
 """One row per document: both halves of its 128-bit content hash, its tokens, its bytes of UTF-8."""
 
-TRAIN, VALIDATION, DUPLICATE = 0, 1, 2
+TRAIN, VALIDATION, DROPPED = 0, 1, 2
 
 
 def hash_content(text: bytes) -> tuple[int, int]:
@@ -50,11 +50,11 @@ class SplitChooser:
         self._least: tuple[int, int, int] | None = None
         self._most: tuple[int, int, int] | None = None
 
-    def split(self, rows: npt.NDArray[Any], duplicate: npt.NDArray[Any], first: int) -> npt.NDArray[np.uint8]:
-        """Return TRAIN, VALIDATION or DUPLICATE for each row; `first` is the number of the first one."""
+    def split(self, rows: npt.NDArray[Any], dropped: npt.NDArray[Any], first: int) -> npt.NDArray[np.uint8]:
+        """Return TRAIN, VALIDATION or DROPPED for each row; `first` is the number of the first one."""
         result = np.where(is_held_out(rows["split"], self._fraction), VALIDATION, TRAIN).astype(np.uint8)
-        result[duplicate.astype(bool)] = DUPLICATE
-        kept = np.flatnonzero(result != DUPLICATE)
+        result[dropped.astype(bool)] = DROPPED
+        kept = np.flatnonzero(result != DROPPED)
         for split in (TRAIN, VALIDATION):
             self._counts[split] += int((result == split).sum())
         if len(kept):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from biomedllama_cli.corpus.document import Dropped, Record
-from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.document import Item, Record
+from biomedllama_cli.corpus.selection import Gate
+from biomedllama_cli.corpus.source import REPLAY, Source
 from biomedllama_cli.corpus.split import hash_content, is_held_out
-from biomedllama_cli.corpus.steps import KeepWanted
 from biomedllama_cli.errors import DataError
 
 TRAINING_BYTES = 32 << 20
@@ -18,25 +18,31 @@ _OPEN_FILES = 64
 
 
 def choose_texts(
-    source: Source, subset: str | None, validation_fraction: float, max_bytes: int = TRAINING_BYTES
+    source: Source, gates: Sequence[Gate], validation_fraction: float, max_bytes: int = TRAINING_BYTES
 ) -> list[str]:
     """Return texts to train a vocabulary on: from all over the input, each once, none of them held out.
+
+    Args:
+        source: the whole input; replayed text is left out.
+        gates: what each source keeps, in order.
+        validation_fraction: share of documents that is held out.
+        max_bytes: most text (in bytes).
 
     Raises:
         DataError: there is no document to train on.
     """
-    keep = KeepWanted(subset)
     texts: dict[tuple[int, int], str] = {}
     size = 0
-    for record in _iter_spread(source):
-        wanted = record if isinstance(record, Dropped) else keep.decide(record)
-        if isinstance(wanted, Dropped):
+    for part, record in _iter_spread(source):
+        if not isinstance(record, Record) or source.parts[part].name == REPLAY:
             continue
-        data = wanted.text.encode("utf-8")
+        if gates[part].find_reason(record) is not None:
+            continue
+        data = record.text.encode("utf-8")
         key = hash_content(data)
         if key in texts:
             continue
-        texts[key] = wanted.text
+        texts[key] = record.text
         size += len(data)
         if size >= max_bytes:
             break
@@ -62,7 +68,7 @@ def _leave_out(texts: dict[tuple[int, int], str], fraction: float, *, whole: boo
     return [text for text, out in zip(texts.values(), held_out, strict=True) if not out]
 
 
-def _iter_spread(source: Source) -> Iterator[Record | Dropped]:
+def _iter_spread(source: Source) -> Iterator[tuple[int, Item]]:
     """Yield records of up to 64 evenly spaced parts in turn, one of each at a time."""
     parts = source.count_tasks(None)
     count = min(parts, _OPEN_FILES)

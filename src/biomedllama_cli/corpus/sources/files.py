@@ -19,12 +19,14 @@ class InputFile:
         label: how the manifest and messages name it.
         size: bytes.
         modified_ns: time of its last change, in nanoseconds.
+        on_disk: whether `path` is a file; a part of a hub dataset is none.
     """
 
     path: Path
     label: str
     size: int
     modified_ns: int
+    on_disk: bool = True
 
 
 def find_inputs(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[InputFile]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biomedllama_cli.corpus.document import Dropped, Record
+from biomedllama_cli.corpus.sources.files import InputFile
 from biomedllama_cli.corpus.sources.pile import build_record
 from biomedllama_cli.errors import DataError, UnavailableError, UserError
 
@@ -65,20 +66,48 @@ def open_hub_dataset(name: str, split: str) -> HubDataset:
     return HubDataset(name, split, revision, max(int(dataset.num_shards), 1))
 
 
-def iter_hub_records(
-    dataset: HubDataset, text_field: str, rank: int, world_size: int
-) -> Iterator[Record | Dropped]:
-    """Yield the records of part `rank` of `world_size` contiguous parts of the dataset."""
-    part = _stream(dataset.name, dataset.split, dataset.revision).shard(num_shards=world_size, index=rank)
-    label = dataset.label if world_size == 1 else f"{dataset.label}, part {rank + 1} of {world_size}"
-    number = 0
-    try:
-        for number, row in enumerate(part, start=1):
-            yield build_record(row, text_field, f"{label}, record {number}")
-    except UserError:  # a signal is told by one
-        raise
-    except Exception as error:
-        raise _explain(error, dataset.name, f"after record {number} of {label}") from error
+@dataclass(frozen=True)
+class HubReader:
+    """Records of a hub dataset; each of its shards counts as an input.
+
+    Attributes:
+        dataset: the dataset at its commit.
+        text_field: column that holds the text.
+    """
+
+    dataset: HubDataset
+    text_field: str = "text"
+
+    def list_inputs(self, patterns: tuple[str, ...]) -> list[InputFile]:
+        """Return the dataset's shards; `patterns` name nothing here."""
+        count = self.dataset.shards
+        return [
+            InputFile(Path(str(i)), f"{self.dataset.label}, part {i + 1} of {count}", 0, 0, on_disk=False)
+            for i in range(count)
+        ]
+
+    def iter_documents(
+        self, file: InputFile, report_position: Callable[[int], None]
+    ) -> Iterator[Record | Dropped]:
+        """Yield the records of one shard."""
+        dataset = self.dataset
+        part = _stream(dataset.name, dataset.split, dataset.revision)
+        part = part.shard(num_shards=dataset.shards, index=int(file.path.name))
+        number = characters = 0
+        try:
+            for number, row in enumerate(part, start=1):
+                record = build_record(row, self.text_field, f"{file.label}, record {number}")
+                yield record
+                characters += len(record.text)
+                report_position(characters)
+        except UserError:  # a signal is told by one
+            raise
+        except Exception as error:
+            raise _explain(error, dataset.name, f"after record {number} of {file.label}") from error
+
+    def identify(self) -> dict[str, Any]:
+        """Return what tells the data and its reading from others."""
+        return {"hub": self.dataset.identify(), "text_field": self.text_field}
 
 
 def _ask_for_commit(name: str) -> str | None:

@@ -6,18 +6,45 @@ A record is `{"text": "...", "meta": {"pile_set_name": "..."}}`; `meta` may be m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import orjson
 
 from biomedllama_cli.corpus.document import Dropped, Record
-from biomedllama_cli.corpus.sources.files import InputFile
+from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
 from biomedllama_cli.corpus.sources.streams import MAX_LINE_BYTES, BrokenStreamError, iter_blocks, iter_lines
 from biomedllama_cli.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _ROWS_AT_ONCE = 16
 _SMALL_COLUMN = 8 << 20  # bytes of one row group
+
+
+@dataclass(frozen=True)
+class PileReader:
+    """Records of JSON lines or Parquet files.
+
+    Attributes:
+        text_field: field of a record that holds its text.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    text_field: str = "text"
+
+    def list_inputs(self, patterns: tuple[str, ...]) -> list[InputFile]:
+        """Return the files to read, in order."""
+        return find_inputs(patterns, self.suffixes)
+
+    def iter_documents(
+        self, file: InputFile, report_position: Callable[[int], None]
+    ) -> Iterator[Record | Dropped]:
+        """Yield every record of a file."""
+        return iter_records(file, self.text_field, report_position)
+
+    def identify(self) -> dict[str, Any]:
+        """Return the settings that change what is read."""
+        return {"text_field": self.text_field}
 
 
 def iter_records(

@@ -1,0 +1,173 @@
+"""From settings to the sources of a job, their gates, and the rules for the whole input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from biomedllama_cli.corpus.decisions import GlobalRules
+from biomedllama_cli.corpus.filters.language import LanguageFilter
+from biomedllama_cli.corpus.filters.quality import QualityFilter
+from biomedllama_cli.corpus.selection import SUBSETS, Gate
+from biomedllama_cli.corpus.source import REPLAY, Part, Reader, Source
+from biomedllama_cli.corpus.sources.hub import HubReader, open_hub_dataset
+from biomedllama_cli.corpus.sources.pile import PileReader
+from biomedllama_cli.corpus.sources.sample import SampleReader
+from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.settings.prepare import PrepareSettings, Switch
+from biomedllama_cli.settings.weights import parse_weights
+
+# What was made to be trained on as it is: no gate looks at it unless asked to.
+_AS_IT_IS = frozenset({"pile", "sample", REPLAY})
+
+
+def build_source(settings: PrepareSettings, bundles: tuple[Path, ...] = ()) -> Source:
+    """Find what the settings name: files, the bundled sample, or a dataset of the hub.
+
+    Args:
+        settings: all settings.
+        bundles: archives fetched from PubMed Central's bucket.
+
+    Raises:
+        SettingsError: sources, inputs and weights do not fit together.
+        DataError: there is no such input.
+        UnavailableError: the hub cannot be reached.
+    """
+    named = _pair_inputs(settings, bundles)
+    names = {name for name, _ in named}
+    weights = parse_weights("source.weight", settings.source.weight, names)
+    parts = [
+        _build_part(name, _choose_reader(settings, name, inputs), inputs, weights.get(name, 1.0))
+        for name, inputs in named
+    ]
+    if settings.replay.replay is not None:
+        replayed = settings.replay.replay
+        reader: Reader = PileReader(settings.source.text_field)
+        if not _is_local(replayed):
+            reader = HubReader(open_hub_dataset(replayed, "train"), settings.source.text_field)
+        parts.append(_build_part(REPLAY, reader, (replayed,), 1.0))
+    return Source(tuple(parts), settings.source.max_documents)
+
+
+def _pair_inputs(settings: PrepareSettings, bundles: tuple[Path, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    source = settings.source
+    if source.sample:
+        return [("sample", ())]
+    if settings.bucket.inventory is not None:
+        if source.source != ("pmc",) and "pmc" not in source.source:
+            raise SettingsError(
+                "bucket.inventory names articles of PubMed Central, and pmc is not among the sources.",
+                "Add --source pmc.",
+            )
+        others = tuple(name for name in source.source if name != "pmc")
+        return [*_pair(others, source.input), ("pmc", tuple(map(str, bundles)))]
+    return _pair(source.source or ("pile",), source.input)
+
+
+def _pair(names: tuple[str, ...], inputs: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    if len(names) == 1:
+        return [(names[0], inputs)]
+    if len(names) != len(inputs):
+        raise SettingsError(
+            f"source.source names {len(names)} sources to be read from disk and source.input {len(inputs)} inputs.",
+            "With several sources give one --input for each, in the same order.",
+        )
+    return [(name, (path,)) for name, path in zip(names, inputs, strict=True)]
+
+
+def _choose_reader(settings: PrepareSettings, name: str, inputs: tuple[str, ...]) -> Reader:
+    if name == "sample":
+        return SampleReader()
+    if name == "pubmed":
+        from biomedllama_cli.corpus.sources.pubmed import PubmedReader
+
+        return _check_inputs(PubmedReader(), name, inputs)
+    if name == "pmc":
+        from biomedllama_cli.corpus.sources.pmc import PmcReader
+
+        return _check_inputs(PmcReader(settings.articles), name, inputs)
+    if inputs:
+        return PileReader(settings.source.text_field)
+    return HubReader(
+        open_hub_dataset(settings.source.hub_dataset, settings.source.hub_split), settings.source.text_field
+    )
+
+
+def _check_inputs(reader: Reader, name: str, inputs: tuple[str, ...]) -> Reader:
+    if inputs:
+        return reader
+    hints = {
+        "pubmed": "Give the folder of the baseline and update files with --input DIR.",
+        "pmc": "Give a folder of articles or archives with --input DIR, or fetch them with --inventory latest.",
+    }
+    raise SettingsError(f"source.source = {name}: there is no input to read.", hints[name])
+
+
+def _build_part(name: str, reader: Reader, inputs: tuple[str, ...], weight: float) -> Part:
+    return Part(name, reader, tuple(reader.list_inputs(inputs)), weight)
+
+
+def _is_local(name: str) -> bool:
+    path = Path(name).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or "*" in name or path.suffix != ""
+    return path.exists() or looks_local
+
+
+def build_gates(settings: PrepareSettings, source: Source) -> tuple[Gate, ...]:
+    """Return what each source keeps, in order."""
+    return tuple(_build_gate(settings, part.name) for part in source.parts)
+
+
+def _build_gate(settings: PrepareSettings, name: str) -> Gate:
+    selection = settings.selection
+    subset = settings.source.subset
+    describes_itself = name in ("pubmed", "pmc")
+    kind = "abstract" if name == "pubmed" else "article"
+    return Gate(
+        subset=SUBSETS[subset] if subset and name in ("pile", "sample") else None,
+        licences=selection.licences if name == "pmc" else None,
+        no_derivatives=selection.no_derivatives,
+        drop_retracted=describes_itself and selection.retracted == "drop",
+        drop_historical_ocr=describes_itself and selection.historical_ocr == "drop",
+        language=LanguageFilter(selection.language) if is_on(selection.language_filter, name) else None,
+        quality=QualityFilter(kind) if is_on(selection.quality_filter, name) else None,
+    )
+
+
+def is_on(switch: Switch, name: str) -> bool:
+    """Tell whether a filter looks at a source.
+
+    >>> is_on("auto", "pile"), is_on("auto", "pmc"), is_on("on", "pile")
+    (False, True, True)
+    """
+    return name != REPLAY and (switch == "on" or (switch == "auto" and name not in _AS_IT_IS))
+
+
+def build_rules(settings: PrepareSettings, source: Source) -> GlobalRules:
+    """Return what the whole input is held to."""
+    selection = settings.selection
+    return GlobalRules(
+        gates_abstracts=selection.licences != "all",
+        accepts_abstract_copyright=selection.accept_abstract_copyright,
+        drops_retracted=selection.retracted == "drop",
+        drops_contaminated_twins=decontamination_mode(settings) == "drop",
+        removes_near_duplicates=signs(settings, source),
+        validation_fraction=settings.output.validation_fraction,
+        replay_fraction=settings.replay.replay_fraction,
+        seed=settings.seed,
+    )
+
+
+def signs(settings: PrepareSettings, source: Source) -> bool:
+    """Tell whether near-duplicates are looked for: over all sources, as soon as one asks for it."""
+    return any(is_on(settings.selection.near_duplicates, part.name) for part in source.parts)
+
+
+def decontamination_mode(settings: PrepareSettings) -> str:
+    """Return report, drop or off."""
+    section = settings.decontamination
+    return section.decontaminate or ("drop" if section.benchmark else "off")
+
+
+def find_replay(source: Source) -> int | None:
+    """Return the number of the source that is replayed text."""
+    return next((number for number, part in enumerate(source.parts) if part.name == REPLAY), None)
