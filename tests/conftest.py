@@ -38,13 +38,23 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def pubmed_files() -> Any:
-    """Return the module that writes PubMed files, whatever folder pytest was started in."""
-    name = "biomedllama_tests_pubmed_files"
-    if name not in sys.modules:
-        path = REPOSITORY / "tests" / "corpus" / "pubmed_files.py"
-        spec = importlib.util.spec_from_file_location(name, path)
+    """Return the module that writes PubMed's files."""
+    return _load_helper("pubmed_files")
+
+
+@pytest.fixture(scope="session")
+def pmc_files() -> Any:
+    """Return the module that writes PubMed Central's files."""
+    return _load_helper("pmc_files")
+
+
+def _load_helper(name: str) -> Any:
+    """Import a module of tests/corpus under one name, whatever folder pytest was started in."""
+    full = f"biomedllama_tests_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, REPOSITORY / "tests" / "corpus" / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
