@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from biomedllama_cli.corpus.sources.streams import BrokenStreamError
 
+UNSAFE = "unsafe_archive_member"
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 1 << 43  # 8 TiB: a number that is no size
@@ -46,7 +47,7 @@ def iter_members(blocks: Iterator[bytes], suffixes: tuple[str, ...], max_bytes: 
     """Yield the files of a tar archive whose names end so, and whatever has no business in one.
 
     Links, devices, and names that lead out of the archive come with the problem `unsafe_archive_member`, files
-    longer than `max_bytes` with `article_too_large`.
+    longer than `max_bytes` with `record_too_large`.
 
     Args:
         blocks: the archive, decompressed, in pieces.
@@ -91,10 +92,10 @@ def _read_member(
     if header.isdir():
         return None
     if unsafe is not None:
-        return Member(name, problem=("unsafe_archive_member", unsafe))
+        return Member(name, problem=(UNSAFE, unsafe))
     if not name.endswith(suffixes):
         return None
-    return Member(name, problem=("article_too_large", f"it is longer than {max_bytes} bytes"))
+    return Member(name, problem=("record_too_large", f"it is longer than {max_bytes} bytes"))
 
 
 def _find_danger(name: str, header: tarfile.TarInfo) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html.entities import html5
 
 from lxml import etree
 
-_MATHML = "{http://www.w3.org/1998/Math/MathML}"
+from biomedllama_cli.corpus.jats.formulas import MATHML, read_mathml
+
 _NO_LABEL = ("", "UNLABELLED", "UNLABELED", "UNASSIGNED", "ABSTRACT")
 _NO_TITLE = ("not available", "no title available")
 # Added by NLM to long abstracts from 1975 to 2000: no words of the authors.
@@ -15,7 +17,7 @@ _CUT_OFF = re.compile(r"\s*\(ABSTRACT TRUNCATED(?: AT \d+ WORDS)?\)\s*$")
 
 
 class UnresolvedEntityError(Exception):
-    """A text holds an entity reference, which is never looked up: without it the text would be another.
+    """A text holds an entity of a DTD, which is never looked up: without it the text would be another.
 
     Args:
         name: of the entity, as it stands there (`&name;`).
@@ -29,8 +31,10 @@ class UnresolvedEntityError(Exception):
 def flatten(element: etree._Element | None) -> str:
     """Return the text of an element with that of its inline markup, in order, white space made single.
 
+    Formulas come in one line, HTML's entities as characters.
+
     Raises:
-        UnresolvedEntityError: it holds an entity reference.
+        UnresolvedEntityError: it holds an entity that HTML does not know.
     """
     if element is None:
         return ""
@@ -40,17 +44,27 @@ def flatten(element: etree._Element | None) -> str:
 
 
 def _iter_text(element: etree._Element) -> Iterator[str]:
-    # White space between MathML's elements is layout of the file, not text.
-    in_formula = isinstance(element.tag, str) and element.tag.startswith(_MATHML)
-    if element.text and not (in_formula and element.text.isspace() and len(element)):
+    if element.text:
         yield element.text
     for child in element:
         if child.tag is etree.Entity:
-            raise UnresolvedEntityError((child.text or "")[:80])
-        if isinstance(child.tag, str):  # no comment, no processing instruction
+            yield _resolve(child)
+        elif child.tag == f"{MATHML}math":
+            for entity in child.iter(etree.Entity):
+                raise UnresolvedEntityError((entity.text or "")[:80])
+            yield read_mathml(child)
+        elif isinstance(child.tag, str):  # no comment, no processing instruction
             yield from _iter_text(child)
-        if child.tail and not (in_formula and child.tail.isspace()):
+        if child.tail:
             yield child.tail
+
+
+def _resolve(entity: etree._Element) -> str:
+    """Return the character of one of HTML's entities."""
+    name = (entity.text or "").removeprefix("&")
+    if name not in html5:
+        raise UnresolvedEntityError((entity.text or "")[:80])
+    return html5[name]
 
 
 def clean_title(title: str) -> str:
@@ -90,7 +104,7 @@ def build_abstract(head: etree._Element, article: etree._Element) -> list[str]:
         article: `Article` or `BookDocument`.
 
     Raises:
-        UnresolvedEntityError: it holds an entity reference.
+        UnresolvedEntityError: it holds an entity that HTML does not know.
     """
     main = article.find("Abstract")
     parts = [] if main is None else _read_parts(main)
