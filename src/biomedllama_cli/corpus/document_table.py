@@ -69,7 +69,7 @@ class TableWriter:
             rows["content"].tolist(), rows["split"].tolist(), strict=True)]  # fmt: skip
         known = [record.metadata or _NOTHING for record in records]
         columns = [
-            [_name(m, h) for m, h in zip(known, hashes, strict=True)],
+            [_name(*facts) for facts in zip(sources, known, hashes, strict=True)],
             list(sources),
             [record.subset for record in records],
             [m.pmid for m in known],
@@ -107,8 +107,8 @@ class TableWriter:
         self._writer.close()
 
 
-def _name(metadata: Metadata, content_hash: str) -> str:
-    if metadata.pmcid is not None:
+def _name(source: str, metadata: Metadata, content_hash: str) -> str:
+    if metadata.pmcid is not None and source != "pubmed":
         return f"pmcid:PMC{metadata.pmcid}.{metadata.version}"
     if metadata.pmid is not None:
         return f"pmid:{metadata.pmid}.{metadata.version}"

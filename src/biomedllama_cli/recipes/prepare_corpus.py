@@ -28,7 +28,7 @@ from biomedllama_cli.corpus.manifest import (
 )
 from biomedllama_cli.corpus.shard_set import ShardSet
 from biomedllama_cli.corpus.shards import choose_dtype
-from biomedllama_cli.corpus.source import Source
+from biomedllama_cli.corpus.source import REPLAY, Source
 from biomedllama_cli.corpus.task_writer import (
     CONTAMINATION_FILE,
     TOKENS_FILE,
@@ -69,6 +69,7 @@ def build_corpus(
     decisions = decide(tasks, work.path / "scratch", rules, weights, find_replay(source))
     assembled = _assemble(settings, source, work, tokenizer, (tasks, decisions))
     _check_something_is_left(settings, source, work, assembled)
+    _warn_of_short_replay(settings, assembled)
     inputs = _list_inputs(tasks, work.corpus)
     summary: dict[str, Any] = {"mode": decontamination_mode(settings)}
     if index is not None:
@@ -142,6 +143,20 @@ def _check_something_is_left(
     ):
         logger.warning(
             "benchmark questions were not looked for; --benchmark pubmedqa=FILE (and others) keeps them out"
+        )
+
+
+def _warn_of_short_replay(settings: PrepareSettings, assembled: Assembled) -> None:
+    replayed = [source for source in assembled.sources if source.name == REPLAY]
+    if not replayed:
+        return
+    everything = sum(source.train_tokens * source.weight for source in assembled.sources)
+    share = replayed[0].train_tokens * replayed[0].weight / everything
+    if share < settings.replay.replay_fraction:
+        logger.warning(
+            "replay: the general text is only %.4f of the training tokens, %g was asked for; give more of it",
+            share,
+            settings.replay.replay_fraction,
         )
 
 
