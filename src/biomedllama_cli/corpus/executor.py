@@ -37,10 +37,13 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         pipeline: datatrove steps.
         tasks: parts of the input.
         workers: processes at the same time.
-        folder: for the completion markers; it lies in the work folder whose job these tasks belong to.
+        folder: for the completion markers, in the work folder.
+        token: `locks.read_token` of the job that the tasks belong to.
     """
 
-    def __init__(self, pipeline: list[PipelineStep], *, tasks: int, workers: int, folder: Path) -> None:
+    def __init__(
+        self, pipeline: list[PipelineStep], *, tasks: int, workers: int, folder: Path, token: str
+    ) -> None:
         super().__init__(
             pipeline,
             tasks=tasks,
@@ -48,7 +51,7 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             logging_dir=str(folder),
             skip_completed=True,
         )
-        self.work, self.token = folder.parent, read_token(folder.parent)
+        self.work, self.token = folder.parent, token
 
     def run(self) -> None:
         """Run the tasks that have no completion marker.
@@ -106,7 +109,9 @@ def run_tasks(pipeline: list[PipelineStep], *, tasks: int, workers: int, folder:
     """
     finished = tasks - len(list_missing(folder, tasks))
     make_marks_folder(folder)
-    StrictLocalExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), folder=folder).run()
+    StrictLocalExecutor(
+        pipeline, tasks=tasks, workers=min(workers, tasks), folder=folder, token=read_token(folder.parent)
+    ).run()
     return finished
 
 

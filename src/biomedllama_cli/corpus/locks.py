@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import socket
 import time
@@ -77,13 +78,16 @@ def _is_same_file(handle: int, path: Path) -> bool:
         return False
 
 
-def read_token(work: Path) -> bytes:
-    """Return what a task compares to know that the job in a work folder is still its own."""
-    return (work / JOB_FILE).read_bytes()
+def read_token(work: Path) -> str:
+    """Return the short hash by which a task knows whether the job in a work folder is its own; empty for no job."""
+    try:
+        return hashlib.sha256((work / JOB_FILE).read_bytes()).hexdigest()[:16]
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 @contextmanager
-def hold_task(work: Path, rank: int, token: bytes, *, wait_seconds: float = 60.0) -> Iterator[None]:
+def hold_task(work: Path, rank: int, token: str, *, wait_seconds: float = 60.0) -> Iterator[None]:
     """Be the only writer of one task, wherever the others run.
 
     Three things make it so: a shared lock on the whole folder, which keeps everybody from emptying it; the task's
@@ -98,10 +102,10 @@ def hold_task(work: Path, rank: int, token: bytes, *, wait_seconds: float = 60.0
     Raises:
         WorkerError: another process holds the task, or the folder is gone or another job's by now.
     """
-    _check_token(work, token)
+    check_token(work, token)
     try:
         with hold_lock(work / WRITERS_FILE, shared=True, wait_seconds=wait_seconds):
-            _check_token(work, token)
+            check_token(work, token)
             (work / _LOCKS_FOLDER).mkdir(exist_ok=True)
             with hold_lock(work / _LOCKS_FOLDER / f"{rank:05d}", wait_seconds=wait_seconds) as handle:
                 _sign(handle)
@@ -113,12 +117,13 @@ def hold_task(work: Path, rank: int, token: bytes, *, wait_seconds: float = 60.0
         ) from None
 
 
-def _check_token(work: Path, token: bytes) -> None:
-    try:
-        same = read_token(work) == token
-    except FileNotFoundError:
-        same = False
-    if not same:
+def check_token(work: Path, token: str) -> None:
+    """Check that the job in a work folder is the one with this token.
+
+    Raises:
+        WorkerError: it is another, or none.
+    """
+    if not token or read_token(work) != token:
         raise WorkerError(
             f"The job of {work} has ended or was replaced, so nothing of it is left to do.",
             "Run prepare again if its corpus is not there.",

@@ -22,8 +22,9 @@ _OBJECT_STORE_BYTES = 100 << 20  # Ray's least is 75 MiB; nothing but task numbe
 
 
 def run_on_ray(
-    run_task: Callable[[str, int], None],
+    run_task: Callable[[str, str, int], None],
     work: Path,
+    token: str,
     ranks: Sequence[int],
     *,
     address: str | None,
@@ -32,8 +33,9 @@ def run_on_ray(
     """Run tasks on a Ray cluster whose nodes all see the work folder at the same place.
 
     Args:
-        run_task: a function of a module that every node has, called with the work folder and a task's number.
+        run_task: a function of a module that every node has, called with work folder, token and a task's number.
         work: the work folder.
+        token: of the job in it (`locks.read_token`).
         ranks: numbers of the tasks.
         address: of the cluster, or None for the one at hand, or else a new one on this machine.
         workers: tasks at the same time, or None for as many as the cluster has processors.
@@ -47,14 +49,14 @@ def run_on_ray(
     with _connect(ray, address, workers):
         # Retries are counted here: Ray's own go on for ever when memory is what is missing.
         remote = ray.remote(num_cpus=1, max_retries=0)(run_task)
-        _Queue(ray, remote, str(work), ranks).run(workers or len(ranks))
+        _Queue(ray, remote, (str(work), token), ranks).run(workers or len(ranks))
 
 
 class _Queue:
     """Tasks that wait, that run, and how often each was tried."""
 
-    def __init__(self, ray: Any, remote: Any, work: str, ranks: Sequence[int]) -> None:
-        self._ray, self._remote, self._work = ray, remote, work
+    def __init__(self, ray: Any, remote: Any, job: tuple[str, str], ranks: Sequence[int]) -> None:
+        self._ray, self._remote, self._job = ray, remote, job
         self._waiting = deque(ranks)
         self._running: dict[Any, int] = {}
         self._attempts = dict.fromkeys(ranks, 0)
@@ -66,7 +68,7 @@ class _Queue:
                 while self._waiting and len(self._running) < most:
                     rank = self._waiting.popleft()
                     self._attempts[rank] += 1
-                    self._running[self._remote.remote(self._work, rank)] = rank
+                    self._running[self._remote.remote(*self._job, rank)] = rank
                 finished, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
                 for reference in finished:
                     self._settle(reference, self._running.pop(reference))

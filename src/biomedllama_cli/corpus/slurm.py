@@ -52,7 +52,8 @@ class SlurmScripts:
 
     Attributes:
         work: the work folder, on a file system that all nodes see at the same place.
-        module: module that runs tasks (`python -m MODULE WORK RANK ...`) and the end (`... WORK --finish`).
+        token: of the job in it (`locks.read_token`).
+        module: module that runs tasks (`python -m MODULE WORK TOKEN RANK ...`) and the end (`... --finish`).
         name: name of the corpus.
         workers: elements of the array at the same time, or None for as many as Slurm gives.
         options: lines after `#SBATCH`.
@@ -60,6 +61,7 @@ class SlurmScripts:
     """
 
     work: Path
+    token: str
     module: str
     name: str
     workers: int | None
@@ -90,7 +92,7 @@ class SlurmScripts:
     def _command(self, arguments: str) -> str:
         # What the setup activates, or else the interpreter at hand.
         python = "python" if self.setup else shlex.quote(sys.executable)
-        return f"exec {python} -m {self.module} {shlex.quote(str(self.work))} {arguments}"
+        return f"exec {python} -m {self.module} {shlex.quote(str(self.work))} {self.token} {arguments}"
 
     def _write(self, name: str, body: list[str]) -> Path:
         lines = [
