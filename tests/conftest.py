@@ -48,6 +48,12 @@ def pmc_files() -> Any:
     return _load_helper("pmc_files")
 
 
+@pytest.fixture(scope="session")
+def jats_files() -> Any:
+    """Return the module that writes articles with more of JATS in them."""
+    return _load_helper("jats_files")
+
+
 def _load_helper(name: str) -> Any:
     """Import a module of tests/corpus under one name, whatever folder pytest was started in."""
     full = f"biomedllama_tests_{name}"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -22,31 +19,15 @@ Prepare = Callable[..., PrepareReport]
 KEEP_ALL = {"language_filter": "off", "quality_filter": "off", "near_duplicates": "off"}
 
 
-def load_module(name: str) -> ModuleType:
-    """Import a neighbouring file, whatever folder pytest was started in."""
-    full = f"biomedllama_tests_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
-
-
-pubmed = load_module("pubmed_files")
-jats = load_module("jats_files")
-
-
 def read_table(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(folder / "documents.parquet").to_pylist()
     return rows
 
 
 def test_updates_are_applied_and_what_is_withdrawn_or_retracted_goes(
-    run_prepare: Prepare, tmp_path: Path
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any
 ) -> None:
-    expected = pubmed.write_release(tmp_path / "in")
+    expected = pubmed_files.write_release(tmp_path / "in")
     report = run_prepare(
         tmp_path / "in",
         source={"source": ("pubmed",)},
@@ -65,9 +46,9 @@ def test_updates_are_applied_and_what_is_withdrawn_or_retracted_goes(
 
 
 def test_every_row_of_the_table_finds_its_text_again(
-    run_prepare: Prepare, tmp_path: Path, tiny_tokenizer: Path
+    run_prepare: Prepare, tmp_path: Path, tiny_tokenizer: Path, pubmed_files: Any
 ) -> None:
-    expected = {c.pmid: c.text for c in pubmed.write_release(tmp_path / "in")}
+    expected = {c.pmid: c.text for c in pubmed_files.write_release(tmp_path / "in")}
     run_prepare(
         tmp_path / "in",
         source={"source": ("pubmed",)},
@@ -90,9 +71,9 @@ def test_every_row_of_the_table_finds_its_text_again(
 
 
 def test_abstracts_need_a_licence_unless_their_copyright_is_accepted(
-    run_prepare: Prepare, tmp_path: Path
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any
 ) -> None:
-    pubmed.write_release(tmp_path / "in")
+    pubmed_files.write_release(tmp_path / "in")
     with pytest.raises(DataError, match="abstract_without_licence") as refused:
         run_prepare(tmp_path / "in", source={"source": ("pubmed",)}, selection=KEEP_ALL)
     assert "--accept-abstract-copyright" in refused.value.hint
@@ -103,19 +84,19 @@ def test_abstracts_need_a_licence_unless_their_copyright_is_accepted(
     assert report.manifest.documents.kept == 4
 
 
-def write_both(folder: Path) -> None:
+def write_both(folder: Path, pubmed_files: Any, jats_files: Any) -> None:
     """Write four citations and the articles of three of them: permitted, not permitted, and retracted."""
     citations = [
-        pubmed.Citation(n, title=f"Title {n}.", abstract=f"Abstract {n}.", pmcid=f"PMC{n + 5000}")
+        pubmed_files.Citation(n, title=f"Title {n}.", abstract=f"Abstract {n}.", pmcid=f"PMC{n + 5000}")
         for n in (1, 2, 3)
     ]
-    citations.append(pubmed.Citation(4, title="Title 4.", abstract="Abstract 4."))
-    pubmed.write_set(folder / "pubmed" / "pubmed26n0001.xml.gz", citations)
+    citations.append(pubmed_files.Citation(4, title="Title 4.", abstract="Abstract 4."))
+    pubmed_files.write_set(folder / "pubmed" / "pubmed26n0001.xml.gz", citations)
     articles = [
-        jats.Article(5001, 1, "10.1371/one"),
-        jats.Article(5002, 2, "10.1371/two", licence=jats.BY_NC),
-        jats.Article(5003, 3, "10.1371/three"),
-        jats.Article(
+        jats_files.Article(5001, 1, "10.1371/one"),
+        jats_files.Article(5002, 2, "10.1371/two", licence=jats_files.BY_NC),
+        jats_files.Article(5003, 3, "10.1371/three"),
+        jats_files.Article(
             5004,
             front='<related-article related-article-type="retracted-article" ext-link-type="doi" '
             'xlink:href="10.1371/three"/>',
@@ -123,13 +104,13 @@ def write_both(folder: Path) -> None:
         ),
     ]
     for article in articles:
-        jats.write_article(folder / "pmc", article)
+        jats_files.write_article(folder / "pmc", article)
 
 
 def test_full_text_takes_the_place_of_its_abstract_and_twins_share_fate(
-    run_prepare: Prepare, tmp_path: Path
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any
 ) -> None:
-    write_both(tmp_path)
+    write_both(tmp_path, pubmed_files, jats_files)
     report = run_prepare(
         tmp_path / "pubmed", tmp_path / "pmc", source={"source": ("pubmed", "pmc")}, selection=KEEP_ALL
     )
@@ -143,9 +124,9 @@ def test_full_text_takes_the_place_of_its_abstract_and_twins_share_fate(
 
 
 def test_noncommercial_purpose_keeps_both_texts_of_what_it_permits(
-    run_prepare: Prepare, tmp_path: Path
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any
 ) -> None:
-    write_both(tmp_path)
+    write_both(tmp_path, pubmed_files, jats_files)
     run_prepare(
         tmp_path / "pubmed",
         tmp_path / "pmc",
@@ -159,11 +140,11 @@ def test_noncommercial_purpose_keeps_both_texts_of_what_it_permits(
 
 @pytest.mark.parametrize("tasks", [2, 5])
 def test_table_and_shards_do_not_depend_on_tasks_or_workers(
-    run_prepare: Prepare, tmp_path: Path, tasks: int
+    run_prepare: Prepare, tmp_path: Path, tasks: int, pubmed_files: Any, jats_files: Any
 ) -> None:
-    pubmed.write_release(tmp_path / "in")
+    pubmed_files.write_release(tmp_path / "in")
     for number in range(6):
-        jats.write_article(tmp_path / "pmc", jats.Article(7000 + number, 2000 + number))
+        jats_files.write_article(tmp_path / "pmc", jats_files.Article(7000 + number, 2000 + number))
     names = ["train-00000.bin", "train-00001.bin", "documents.parquet"]
     found = []
     for name, executor in (("one", {"tasks": 1}), ("more", {"tasks": tasks, "workers": 2})):
