@@ -39,7 +39,9 @@ def change_punctuation(text: str, random_numbers: random.Random) -> str:
         return "".join(c if c.isalnum() or c.isspace() else " " for c in text)
     if kind == 2:
         return "".join(c if c.isalnum() or c.isspace() else random_numbers.choice(_MARKS) for c in text)
-    return re.sub(r"\s+", lambda _: random_numbers.choice((", ", " \u2013 ", "; ", "\n", " ", " \u201c")), text)
+    return re.sub(
+        r"\s+", lambda _: random_numbers.choice((", ", " \u2013 ", "; ", "\n", " ", " \u201c")), text
+    )
 
 
 def change_unicode(text: str, random_numbers: random.Random) -> str:

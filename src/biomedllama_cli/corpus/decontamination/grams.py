@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.int64]
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd; the high bits of a product depend on all bits of a hash
-_FILTER_SLOTS = 16  # bytes of filter per run: 1 in 16 of the runs found nowhere passes
+_FILTER_SLOTS = 32  # bits of filter per run: at most 1 in 32 of the runs found nowhere passes
 
 
 def hash_words(ids: npt.NDArray[np.uint32]) -> Hashes:
@@ -62,7 +62,7 @@ class GramTable:
         starts: for each key where its places begin, and the end of the last.
         units: unit of each place.
         offsets: first word of each place, counted within its unit.
-        filter: True where some key's hash falls: most runs of a text end here.
+        filter: one bit per slot, set where some key's hash falls: most runs of a text end here.
     """
 
     words: int
@@ -70,17 +70,23 @@ class GramTable:
     starts: Numbers
     units: Numbers
     offsets: Numbers
-    filter: npt.NDArray[np.bool_]
+    filter: npt.NDArray[np.uint8]
 
     def find(self, hashes: Hashes) -> tuple[Numbers, Numbers, Numbers]:
         """Return (position, unit, offset) of every pair of equal hashes, in order of position."""
         none = np.zeros(0, np.int64)
         if not len(self.keys) or not len(hashes):
             return none, none, none
-        positions = np.flatnonzero(self.filter[_filter_slots(hashes, len(self.filter))])
+        slots = _filter_slots(hashes, len(self.filter) * 8)
+        bits = self.filter[slots >> np.uint64(3)] >> (slots & np.uint64(7)).astype(np.uint8)
+        positions = (bits & 1).nonzero()[0]
+        if not len(positions):
+            return none, none, none
         at = np.searchsorted(self.keys, hashes[positions])
         found = self.keys[np.minimum(at, len(self.keys) - 1)] == hashes[positions]
         positions, at = positions[found], at[found]
+        if not len(positions):
+            return none, none, none
         counts = self.starts[at + 1] - self.starts[at]
         # Each key's places stand end to end: count up within each, from where it starts.
         first = np.repeat(self.starts[at] - np.cumsum(counts) + counts, counts)
@@ -99,7 +105,7 @@ def restore_table(words: int, keys: Hashes, starts: Numbers, places: tuple[Numbe
     """Return the table of sorted columns: only the filter is made anew."""
     slots = np.zeros(1 << max(10, (len(keys) * _FILTER_SLOTS).bit_length()), np.bool_)
     slots[_filter_slots(keys, len(slots))] = True
-    return GramTable(words, keys, starts, *places, filter=slots)
+    return GramTable(words, keys, starts, *places, filter=np.packbits(slots, bitorder="little"))
 
 
 def _filter_slots(hashes: Hashes, slots: int) -> Hashes:

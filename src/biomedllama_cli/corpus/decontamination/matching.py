@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,13 +78,38 @@ def find_overlaps(index: BenchmarkIndex, text: str, metadata: Metadata | None = 
             overlaps.append(_build_overlap(index, number, "pmid", (1.0, f"PMID {metadata.pmid}")))
     found: dict[int, Overlap] = {}
     for part in _iter_parts(text):
-        words = split_words(part)
-        lookup = index.vocabulary.get
-        ids = np.fromiter(map(lookup, words, itertools.repeat(0)), np.uint32, len(words))
-        piece = _Piece(words, ids, _word_values(len(index.vocabulary))[ids])
+        piece = _build_piece(index, split_words(part))
         _find_runs(index, piece, found)
         _find_near(index, piece, found)
     return overlaps + [found[number] for number in sorted(found)]
+
+
+def screen_documents(index: BenchmarkIndex, texts: Sequence[str]) -> list[bool]:
+    """Tell which documents deserve `find_overlaps`: all that hold an item, and few others.
+
+    Many short documents are searched as one, so that they cost no more per byte than long ones; a word that is
+    no word keeps runs from crossing their borders.
+    """
+    words: list[bytes] = []
+    starts = [0]
+    for text in texts:
+        words += split_words(text)
+        words.append(b"")
+        starts.append(len(words))
+    piece = _build_piece(index, words)
+    suspicious = [_confirm(index.runs, piece, index.units)[0]]
+    positions, units, offsets = _confirm(index.seeds, piece, index.units)
+    for places in _iter_places(index, units, positions - offsets):
+        # The place is a diagonal in the middle of the seeds: its seeds tell which documents they are from.
+        suspicious.append(positions[places.seeds])
+    wanted = np.zeros(len(starts), np.bool_)
+    wanted[np.searchsorted(starts, np.concatenate(suspicious), side="right") - 1] = True
+    return [bool(suspected) for suspected in wanted[: len(texts)]]
+
+
+def _build_piece(index: BenchmarkIndex, words: list[bytes]) -> _Piece:
+    ids = np.fromiter(map(index.vocabulary.get, words, itertools.repeat(0)), np.uint32, len(words))
+    return _Piece(words, ids, _word_values(len(index.vocabulary))[ids])
 
 
 @functools.lru_cache(maxsize=2)
@@ -114,9 +139,11 @@ def _keep(found: dict[int, Overlap], number: int, overlap: Overlap) -> None:
 def _confirm(table: GramTable, piece: _Piece, units: Texts) -> tuple[Numbers, Numbers, Numbers]:
     """Return (position, unit, offset) where the words themselves are equal, not only their hashes."""
     positions, unit, offsets = table.find(hash_runs(piece.values, table.words))
+    if not len(positions):
+        return positions, unit, offsets
     places = units.starts[unit] + offsets
     same = np.ones(len(positions), np.bool_)
-    for word in range(table.words if len(positions) else 0):
+    for word in range(table.words):
         same &= piece.ids[positions + word] == units.words[places + word]
     return positions[same], unit[same], offsets[same]
 
@@ -124,6 +151,8 @@ def _confirm(table: GramTable, piece: _Piece, units: Texts) -> tuple[Numbers, Nu
 def _find_runs(index: BenchmarkIndex, piece: _Piece, found: dict[int, Overlap]) -> None:
     """Find items by runs of 13 words."""
     positions, units, offsets = _confirm(index.runs, piece, index.units)
+    if not len(units):
+        return
     for unit in np.unique(units).tolist():
         here = units == unit
         diagonals, counts = np.unique(positions[here] - offsets[here], return_counts=True)
@@ -160,7 +189,8 @@ def _list_common_runs(words: Ids, ids: Ids, diagonal: int, length: int) -> list[
 def _find_near(index: BenchmarkIndex, piece: _Piece, found: dict[int, Overlap]) -> None:
     """Find short questions beside their answers, and items some of whose words were changed."""
     positions, units, offsets = _confirm(index.seeds, piece, index.units)
-    for unit, diagonal in _iter_places(index, units, positions - offsets):
+    for place in _iter_places(index, units, positions - offsets):
+        unit, diagonal = place.unit, place.diagonal
         number = int(index.units.items[unit])
         if number in found and found[number].kind == "13-gram":
             continue
@@ -179,8 +209,17 @@ def _find_near(index: BenchmarkIndex, piece: _Piece, found: dict[int, Overlap]) 
         _keep(found, number, _build_overlap(index, number, kind, evidence))
 
 
-def _iter_places(index: BenchmarkIndex, units: Numbers, diagonals: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield (unit, where it would begin) for each place of the document that holds enough of a unit's seeds."""
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a unit may stand: the word it would begin at, and which of the seeds found say so."""
+
+    unit: int
+    diagonal: int
+    seeds: Numbers
+
+
+def _iter_places(index: BenchmarkIndex, units: Numbers, diagonals: Numbers) -> Iterator[_Place]:
+    """Yield each place of the document that holds enough of a unit's seeds."""
     if not len(units):
         return
     order = np.lexsort((diagonals, units))
@@ -192,7 +231,7 @@ def _iter_places(index: BenchmarkIndex, units: Numbers, diagonals: Numbers) -> I
     starts, ends = np.append(0, breaks), np.append(breaks, len(units))
     enough = ends - starts >= index.needs[units[starts]]
     for start, end in zip(starts[enough].tolist(), ends[enough].tolist(), strict=True):
-        yield int(units[start]), int(diagonals[(start + end) // 2])
+        yield _Place(int(units[start]), int(diagonals[(start + end) // 2]), order[start:end])
 
 
 def _has_answer(index: BenchmarkIndex, number: int, ids: Ids, question: tuple[int, int]) -> bool:
