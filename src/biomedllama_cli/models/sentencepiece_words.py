@@ -97,17 +97,17 @@ class SentencePieceWords:
         plain: list[int] = []
         cut: list[int] = []
         for place, word in enumerate(words):
-            if word.startswith(SPACE) or len(word) > _LONG_WORD:
+            if not word:
+                encoded[place] = self._to_bytes([self._processor.piece_to_id(SPACE)])
+            elif word.startswith(SPACE) or len(word) > _LONG_WORD:
                 encoded[place] = b"".join(map(self._to_bytes, self._iter_pieces(word)))
             else:
                 (cut if word.startswith(self._cuts) else plain).append(place)
-        # What is encoded always begins with a space, which is a word of its own where no other is there.
         together = " ".join(words[place] for place in plain) + "".join(words[place] for place in cut)
-        ids = self._to_array(self._processor.encode(together or SPACE))
-        parts = slice_ids(ids, self._begins[ids])
-        if not plain:
-            del parts[0]
-        for place, part in zip([*plain, *cut], parts, strict=True):
+        ids = self._to_array(self._processor.encode(together))
+        if cut and not plain:
+            ids = ids[1:]  # SentencePiece's own space before the text
+        for place, part in zip([*plain, *cut], slice_ids(ids, self._begins[ids]), strict=True):
             encoded[place] = part
         return encoded
 
