@@ -1,0 +1,268 @@
+"""A data card in Markdown, with the header that dataset hubs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from biomedllama_cli.corpus.card_counts import GROUPS, Counts, Row
+from biomedllama_cli.corpus.card_facts import CardFacts, Example
+from biomedllama_cli.corpus.card_header import render_header
+from biomedllama_cli.corpus.card_text import REASONS, escape, list_notices, list_rules
+from biomedllama_cli.corpus.manifest import CorpusManifest
+
+_MOST_ROWS = 15
+_DIGITS = 16  # of a SHA-256 in a table
+
+
+def render_card(facts: CardFacts, picture: str) -> str:
+    """Return the card; `picture` is the file name of the histogram."""
+    manifest, counts = facts.manifest, facts.counts
+    sections = (
+        render_header(manifest, counts),
+        _render_summary(manifest),
+        _render_sources(manifest),
+        _render_documents(counts, picture),
+        _render_dropped(manifest, facts.examples),
+        _render_policy(manifest),
+        _render_decontamination(manifest),
+        _render_origin(manifest),
+    )
+    return "\n".join(line for section in sections for line in section) + "\n"
+
+
+def _render_summary(manifest: CorpusManifest) -> list[str]:
+    documents, tokens = manifest.documents, manifest.tokens
+    kept = tokens.train + tokens.validation
+    epoch = sum(source.train_tokens * source.weight for source in manifest.sources)
+    repeated = tokens.dropped.get("exact_duplicate", 0)
+    near = tokens.dropped.get("near_duplicate", 0)
+    facts: list[tuple[str, str]] = [
+        ("Documents", f"{documents.kept:,} kept of {documents.read:,} read"),
+        ("For training", f"{documents.train:,} documents, {tokens.train:,} tokens"),
+        ("Held out", f"{documents.validation:,} documents, {tokens.validation:,} tokens"),
+        ("Unique tokens", f"{kept:,}"),
+        ("Repeated tokens, left out", f"{repeated:,} in exact duplicates, {near:,} in near-duplicates"),
+        ("One epoch", f"{epoch:,.0f} tokens at the weights below"),
+        ("Text", f"{(manifest.bytes.train + manifest.bytes.validation) / 1e6:,.1f} MB of UTF-8"),
+        ("Tokenizer", f"{escape(manifest.tokenizer.source)}, {manifest.vocabulary_size:,} ids"),
+    ]
+    return [
+        f"# {escape(manifest.name)}",
+        "",
+        "Biomedical text as token ids, for the continued pretraining of language models. Each document is listed in "
+        "`documents.parquet`, with licence and origin; `manifest.json` has the settings and hashes to make it again.",
+        "",
+        *_render_table(("", ""), facts, numbers=0),
+    ]
+
+
+def _render_sources(manifest: CorpusManifest) -> list[str]:
+    rows = [
+        (
+            escape(source.name),
+            f"{source.documents.read:,}",
+            f"{source.documents.kept:,}",
+            f"{source.train_tokens + source.validation_tokens:,}",
+            f"{source.train_tokens:,}",
+            f"{source.weight:g}",
+            f"{source.train_tokens * source.weight:,.0f}",
+        )
+        for source in manifest.sources
+    ]
+    titles = ("Source", "Read", "Kept", "Tokens", "To train on", "Passes per epoch", "Tokens per epoch")
+    return ["## Sources", "", *_render_table(titles, rows, numbers=6)]
+
+
+def _render_documents(counts: Counts, picture: str) -> list[str]:
+    lines = [
+        "## What the documents are",
+        "",
+        f"![Histogram of the documents' lengths in tokens]({picture})",
+        "",
+    ]
+    for name, columns in GROUPS.items():
+        rows: Sequence[Row] = counts.breakdowns[name]
+        if name == "source" or all(row.kind[-1] is None for row in rows):
+            continue
+        if name == "year" and len(rows) > _MOST_ROWS:
+            rows = join_decades(rows)
+        titles = (*(column.capitalize() for column in columns), "Documents", "Tokens", "Bytes")
+        shown = [(*map(_name_kind, row.kind), *_format_sums([row])) for row in rows[:_MOST_ROWS]]
+        if rows[_MOST_ROWS:]:
+            rest = (f"{len(rows) - _MOST_ROWS:,} more, in data\\_card.json", *[""] * (len(columns) - 1))
+            shown.append((*rest, *_format_sums(rows[_MOST_ROWS:])))
+        lines += [f"### By {name}", "", *_render_table(titles, shown, numbers=3)]
+    return lines
+
+
+def join_decades(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each decade of rows for each year."""
+    joined: dict[str | None, list[int]] = {}
+    for row in rows:
+        year = row.kind[0]
+        name = f"{year // 10 * 10}s" if isinstance(year, int) else None
+        sums = joined.setdefault(name, [0, 0, 0])
+        for index, number in enumerate((row.documents, row.tokens, row.bytes)):
+            sums[index] += number
+    return [Row(kind=(name,), documents=d, tokens=t, bytes=b) for name, (d, t, b) in joined.items()]
+
+
+def _name_kind(value: str | int | None) -> str:
+    return "none stated" if value is None else escape(str(value))
+
+
+def _format_sums(rows: Sequence[Row]) -> tuple[str, str, str]:
+    return tuple(f"{sum(getattr(row, key) for row in rows):,}" for key in ("documents", "tokens", "bytes"))  # type: ignore[return-value]
+
+
+def _render_dropped(manifest: CorpusManifest, examples: Mapping[str, Sequence[Example]]) -> list[str]:
+    dropped = manifest.documents.dropped
+    order = sorted(dropped, key=lambda reason: (-dropped[reason], reason))
+    rows = [
+        (
+            f"`{reason}`",
+            escape(REASONS.get(reason, reason.replace("_", " "))),
+            f"{dropped[reason]:,}",
+            f"{manifest.tokens.dropped[reason]:,}" if reason in manifest.tokens.dropped else "",
+        )
+        for reason in order
+    ]
+    total = manifest.documents.read - manifest.documents.kept
+    lines = [
+        "## What was left out",
+        "",
+        f"{manifest.documents.read:,} documents read = {manifest.documents.kept:,} kept + {total:,} left out, each "
+        "for one reason. Tokens are known of those that were left out after they were tokenised.",
+        "",
+    ]
+    if rows:
+        lines += _render_table(("Reason", "Meaning", "Documents", "Tokens"), rows, numbers=2)
+    quoted = [reason for reason in order if examples.get(reason)]
+    if quoted:
+        lines += ["<details><summary>Examples</summary>", ""]
+        for reason in quoted:
+            lines += [
+                f"`{reason}`",
+                "",
+                *(f"- {_render_example(example)}" for example in examples[reason]),
+                "",
+            ]
+        lines += ["</details>", ""]
+    return lines
+
+
+def _render_example(example: Example) -> str:
+    names = [
+        f"PMID {example.pmid}" if example.pmid else "",
+        example.pmcid or "",
+        example.title,
+        example.where,
+    ]
+    place = ", ".join(escape(name) for name in names if name)
+    return f"{place}: “{escape(example.text)}”" if example.text else place
+
+
+def _render_policy(manifest: CorpusManifest) -> list[str]:
+    lines = [
+        "## Licences, retractions and other rules",
+        "",
+        *(f"- {rule}" for rule in list_rules(manifest)),
+        "",
+    ]
+    for notice in list_notices(manifest):
+        lines += [notice, ""]
+    return lines
+
+
+def _render_decontamination(manifest: CorpusManifest) -> list[str]:
+    facts = manifest.decontamination
+    lines = ["## Benchmark questions", ""]
+    mode = facts.get("mode", "off")
+    said = {
+        "drop": "Documents that hold a benchmark item were left out.",
+        "report": "Documents that hold a benchmark item were looked for and **kept**.",
+    }
+    lines += [said.get(mode, "**Benchmark items were not looked for.**"), ""]
+    benchmarks = facts.get("benchmarks", ())
+    rows: list[Mapping[str, Any]] = (
+        [{"name": name, **entry} for name, entry in benchmarks.items()]
+        if isinstance(benchmarks, Mapping)
+        else list(benchmarks)
+    )
+    titles = list(
+        dict.fromkeys(title for row in rows for title, value in row.items() if not isinstance(value, dict))
+    )
+    if rows:
+        cells = [[_format_value(row.get(title)) for title in titles] for row in rows]
+        heads = [escape(title.replace("_", " ").capitalize()) for title in titles]
+        lines += _render_table(heads, cells, numbers=len(titles) - 1)
+    return lines
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else escape(str(value))
+
+
+def _render_origin(manifest: CorpusManifest) -> list[str]:
+    inputs = [
+        (
+            escape(entry.path),
+            "" if entry.size is None else f"{entry.size:,}",
+            f"`{(entry.sha256 or '')[:_DIGITS]}`",
+        )
+        for entry in manifest.inputs[:_MOST_ROWS]
+    ]
+    rest = len(manifest.inputs) - len(inputs)
+    shards = [
+        (
+            escape(entry.file),
+            entry.split,
+            f"{entry.documents:,}",
+            f"{entry.tokens:,}",
+            f"`{entry.sha256[:_DIGITS]}`",
+        )
+        for entry in manifest.shards[:_MOST_ROWS]
+    ]
+    versions = ", ".join(
+        f"{escape(name)} {escape(number)}" for name, number in sorted(manifest.versions.items())
+    )
+    return [
+        "## How it was made",
+        "",
+        f"{escape(manifest.created)}, with {versions}:",
+        "",
+        *_fence(manifest.command, "sh"),
+        "<details><summary>Settings</summary>",
+        "",
+        *_fence(json.dumps(manifest.settings, indent=1, sort_keys=True, ensure_ascii=False), "json"),
+        "</details>",
+        "",
+        f"Inputs ({len(manifest.inputs):,}), with the first {_DIGITS} digits of their SHA-256:",
+        "",
+        *_render_table(("Input", "Bytes", "SHA-256"), inputs, numbers=0),
+        *([f"{rest:,} more are in data\\_card.json.", ""] if rest else []),
+        f"Shards ({len(manifest.shards):,}):",
+        "",
+        *_render_table(("Shard", "Split", "Documents", "Tokens", "SHA-256"), shards, numbers=0),
+        *(
+            [f"{len(manifest.shards) - len(shards):,} more are in data\\_card.json."]
+            if manifest.shards[_MOST_ROWS:]
+            else []
+        ),
+    ]
+
+
+def _fence(text: str, language: str) -> list[str]:
+    """Return a code block that nothing in the text ends."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return [f"{fence}{language}", text, fence, ""]
+
+
+def _render_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int) -> list[str]:
+    """Return a table whose last `numbers` columns are set to the right, and an empty line."""
+    marks = ["---"] * (len(titles) - numbers) + ["---:"] * numbers
+    return [*(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows)), ""]
