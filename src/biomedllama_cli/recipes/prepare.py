@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex, save_index
-from biomedllama_cli.corpus.executor import forget_lost_tasks, resumable_on_signals, run_tasks, watch_progress
+from biomedllama_cli.corpus.disk import explain_full_disk
+from biomedllama_cli.corpus.executor import forget_lost_tasks, resumable_on_signals, watch_progress
 from biomedllama_cli.corpus.job import check_output, find_finished
 from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.corpus.task_writer import is_current, task_folder
 from biomedllama_cli.corpus.vocabulary import choose_texts
-from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder
+from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder, remove_leftovers
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.recipes.prepare_corpus import build_corpus
@@ -26,46 +27,70 @@ from biomedllama_cli.recipes.prepare_job import (
     identify_work,
     load_given_tokenizer,
 )
-from biomedllama_cli.recipes.prepare_pipeline import INDEX_FOLDER, PROGRESS_FILE, Settled, build_pipeline
+from biomedllama_cli.recipes.prepare_pipeline import INDEX_FOLDER, PROGRESS_FILE, Settled
 from biomedllama_cli.recipes.prepare_plan import describe_input, find_output, plan
 from biomedllama_cli.recipes.prepare_report import PrepareReport
 from biomedllama_cli.recipes.prepare_source import build_gates, build_source
+from biomedllama_cli.recipes.prepare_spread import (
+    Spread,
+    check_executor,
+    count_workers,
+    find_running_jobs,
+    spread_tasks,
+)
+from biomedllama_cli.recipes.prepare_task import MARKS_FOLDER
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.prepare import PrepareSettings
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(settings: PrepareSettings, *, dry_run: bool = False) -> PrepareReport:
+def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool = False) -> PrepareReport:
     """Turn biomedical text into a corpus folder.
+
+    Args:
+        settings: all settings.
+        dry_run: only say what would happen.
+        finishing: only put finished tasks together, as the job after Slurm's tasks does.
 
     Raises:
         UserError: input, tokenizer or output folder cannot be used, or a signal stopped the run.
     """
     output = find_output(settings)
+    check_executor(settings.executor)
     if dry_run:
         return plan(settings, output)
     started = time.monotonic()
-    with resumable_on_signals():
-        source = build_source(settings, fetch_bundles(settings))
+    with resumable_on_signals(), explain_full_disk(output.parent):
+        bundles = fetch_bundles(settings)
+        source = build_source(settings, bundles)
         loaded = load_given_tokenizer(settings)
         index = build_benchmark_index(settings)
         tasks = source.count_tasks(settings.executor.tasks)
         job = hash_finished_job(settings, source, loaded, index.sha256 if index else None)
         facts = describe_input(settings, source, output, tasks, loaded)
+        identity = identify_work(settings, source, loaded, index.sha256 if index else None, tasks)
         finished = find_finished(output, job)
         if finished is not None:
+            remove_leftovers(output, identity)
             return PrepareReport(state="already_finished", manifest=finished, **facts)
         check_output(output, overwrite=settings.overwrite)
-        identity = identify_work(settings, source, loaded, index.sha256 if index else None, tasks)
+        submission = None if finishing else find_running_jobs(settings.executor, output, identity)
+        if submission is not None:
+            return PrepareReport(state="submitted", jobs=submission.jobs, **facts)
         with open_work_folder(output, identity, overwrite=settings.overwrite) as work:
             tokenizer = _settle_tokenizer(settings, source, loaded, work)
             if index:
                 save_index(index, work.path / INDEX_FOLDER)
-            resumed = _run_tasks(settings, source, work, _settle(settings, tokenizer, index, tasks))
+            settled = _settle(settings, tokenizer, index, tasks)
+            spread = _run_tasks(settings, source, work, settled, bundles=bundles, finishing=finishing)
+            if spread.submission is not None:
+                jobs = spread.submission.jobs
+                return PrepareReport(state="submitted", jobs=jobs, tasks_resumed=spread.resumed, **facts)
             manifest = build_corpus(settings, source, work, tokenizer, index, job)
             work.publish(overwrite=settings.overwrite)
     seconds = round(time.monotonic() - started, 2)
+    resumed = spread.resumed
     return PrepareReport(state="finished", manifest=manifest, tasks_resumed=resumed, seconds=seconds, **facts)
 
 
@@ -103,7 +128,7 @@ def _train(settings: PrepareSettings, source: Source, folder: Path) -> None:
 def _settle(
     settings: PrepareSettings, tokenizer: Tokenizer, index: BenchmarkIndex | None, tasks: int
 ) -> Settled:
-    alone = settings.executor.executor == "local" and min(settings.executor.workers, tasks) == 1
+    alone = settings.executor.executor == "local" and count_workers(settings.executor, tasks) == 1
     return Settled(
         tasks=tasks,
         tokenizer_digest=tokenizer.digest,
@@ -113,9 +138,16 @@ def _settle(
     )
 
 
-def _run_tasks(settings: PrepareSettings, source: Source, work: WorkFolder, settled: Settled) -> int:
-    """Tokenise every part of the input that is not done yet; return how many were."""
-    marks = work.path / "executor"
+def _run_tasks(
+    settings: PrepareSettings,
+    source: Source,
+    work: WorkFolder,
+    settled: Settled,
+    *,
+    bundles: tuple[Path, ...],
+    finishing: bool,
+) -> Spread:
+    """Read every part of the input that is not done yet, or have it read."""
     progress_file = work.path / PROGRESS_FILE
     tasks = settled.tasks
 
@@ -123,15 +155,13 @@ def _run_tasks(settings: PrepareSettings, source: Source, work: WorkFolder, sett
         files = [file for _, file in source.part(rank, tasks)]
         return is_current(task_folder(work.tasks, rank), files)
 
-    forget_lost_tasks(marks, is_there)
+    forget_lost_tasks(work.path / MARKS_FOLDER, is_there)
     total = None if source.size is None else source.size / 1e6
     with (
         Progress("reading", total, "MB of input") as progress,
         watch_progress(progress_file, tasks, lambda size: progress.advance(size / 1e6)),
     ):
-        pipeline = build_pipeline(settings, source, work.path, settled)
-        workers = min(settings.executor.workers, tasks)
-        resumed = run_tasks(pipeline, tasks=tasks, workers=workers, folder=marks)
-    if resumed:
-        logger.info("went on where the same job stopped: %d of %d tasks were done", resumed, tasks)
-    return resumed
+        spread = spread_tasks(settings, source, work.path, settled, bundles=bundles, finishing=finishing)
+    if spread.resumed and not finishing:
+        logger.info("went on where the same job stopped: %d of %d tasks were done", spread.resumed, tasks)
+    return spread

@@ -16,7 +16,7 @@ class PrepareReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     schema_version: str = "biomedllama.prepare/1"
-    state: Literal["finished", "already_finished", "planned"]
+    state: Literal["finished", "already_finished", "planned", "submitted"]
     output_dir: str
     inputs: int
     input_bytes: int | None
@@ -24,12 +24,21 @@ class PrepareReport(BaseModel):
     tasks_resumed: int = 0
     tokenizer: str
     seconds: float = 0.0
+    jobs: tuple[str, ...] = ()
     manifest: CorpusManifest | None = None
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
         size = "" if self.input_bytes is None else f", {self.input_bytes / 1e6:,.1f} MB"
         inputs = f"{self.inputs} input{'' if self.inputs == 1 else 's'}{size}"
+        if self.state == "submitted":
+            done = (
+                f"; {self.tasks_resumed} of {self.tasks} tasks were done before" if self.tasks_resumed else ""
+            )
+            return [
+                f"Slurm has the work in job{'' if len(self.jobs) == 1 else 's'} {' and '.join(self.jobs)}{done}",
+                f"It will write {self.output_dir}; the same command says whether it has, and submits what failed",
+            ]
         if self.manifest is None:
             return [
                 f"Would read {inputs} in {self.tasks} task{'' if self.tasks == 1 else 's'}",

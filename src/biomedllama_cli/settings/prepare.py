@@ -137,8 +137,8 @@ class ExecutorSettings(Settings):
     """Where the tasks run: processes here, a Slurm job array, or a Ray cluster."""
     tasks: PositiveInt | None = None
     """Parts the input is cut into (in tasks) [default: one per input file, at most 1024]."""
-    workers: PositiveInt = 1
-    """Tasks running at the same time (in processes)."""
+    workers: PositiveInt | None = None
+    """Tasks running at the same time (in processes) [default: 1 here; on Slurm and Ray as many as they give]."""
     slurm_option: tuple[str, ...] = ()
     """Line for the Slurm script after #SBATCH, such as --partition=cpu; repeatable."""
     slurm_setup: str | None = None
