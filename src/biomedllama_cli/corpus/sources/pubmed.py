@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from lxml import etree
 
 from biomedllama_cli.corpus.document import Deletion, Dropped, Item
+from biomedllama_cli.corpus.identifiers import parse_pmid
 from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
-from biomedllama_cli.corpus.sources.pubmed_record import parse_citation, parse_pmid
+from biomedllama_cli.corpus.sources.pubmed_record import parse_citation
 from biomedllama_cli.corpus.sources.sidecars import find_md5_problem
 from biomedllama_cli.corpus.sources.streams import BrokenStreamError, iter_blocks
 from biomedllama_cli.corpus.sources.xml_stream import iter_elements

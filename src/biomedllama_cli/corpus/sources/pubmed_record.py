@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from lxml import etree
 
 from biomedllama_cli.corpus.document import Dropped, Metadata, Record
+from biomedllama_cli.corpus.identifiers import normalise_doi, parse_pmid
 from biomedllama_cli.corpus.sources.pubmed_text import (
     UnresolvedEntityError,
     build_abstract,
@@ -51,8 +52,7 @@ _FLAGS_BY_LINK = {
     "ErratumFor": "correction",
 }
 _DOI_IN_SOURCE = re.compile(r"\bdoi:\s*(10\.\d{4,9}/\S+)", re.IGNORECASE)
-_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
-_PMCID = re.compile(r"(?:PMC)?(\d{1,10})(?:\.\d+)?", re.IGNORECASE)
+_PMCID = re.compile(r"(?:PMC)?([0-9]{1,9})(?:\.\d+)?", re.IGNORECASE)
 _YEAR = re.compile(r"\b(1[5-9]\d\d|20\d\d)\b")
 
 
@@ -85,16 +85,6 @@ def parse_citation(element: etree._Element, where: str) -> Record | Dropped:
     if not parts:
         return Dropped("no_abstract", where, "", metadata, title)
     return Record(PARAGRAPH_BREAK.join([title, *parts] if title else parts), None, where, metadata)
-
-
-def parse_pmid(text: str | None) -> int | None:
-    """Return a positive number written in digits, or None.
-
-    >>> parse_pmid(" 123 "), parse_pmid("-1"), parse_pmid("0"), parse_pmid("١٢"), parse_pmid("1" * 30)
-    (123, None, None, None, None)
-    """
-    text = (text or "").strip()
-    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def _read_metadata(
@@ -144,18 +134,6 @@ def _read_identifiers(record: etree._Element, article: etree._Element) -> tuple[
             if child.get("EIdType") == "doi" and child.get("ValidYN", "Y") == "Y":
                 doi = doi or normalise_doi(child.text or "")
     return pmcid, doi
-
-
-def normalise_doi(text: str) -> str | None:
-    """Return a DOI in lower case without what may stand before it, or None where there is none.
-
-    >>> normalise_doi("https://doi.org/10.1371/Journal.PONE.0000217")
-    '10.1371/journal.pone.0000217'
-    >>> normalise_doi("no doi") is None
-    True
-    """
-    found = _DOI.fullmatch(text.strip())
-    return found[1].lower() if found else None
 
 
 def _read_year(article: etree._Element) -> int | None:
