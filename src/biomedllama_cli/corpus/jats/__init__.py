@@ -1,0 +1,1 @@
+"""Articles in JATS, the XML of PubMed Central: text in reading order, licence and metadata."""
