@@ -69,6 +69,13 @@ class Bundle:
         """Folder of the XML fetched so far."""
         return self.path.with_suffix(".partial")
 
+    def is_finished(self) -> bool:
+        """Tell whether the tar file is there; what a process that was killed then left beside it is removed."""
+        finished = self.path.exists()
+        if finished and self.staging.exists():
+            shutil.rmtree(self.staging)
+        return finished
+
     def find_staged(self) -> set[Article]:
         """Return the articles whose XML an earlier run fetched and that is whole; anything else there is removed."""
         if not self.staging.is_dir():

@@ -185,7 +185,7 @@ class Download:
         """
         meter = Meter(self.on_progress, "articles", len(wanted))
         bundles = list(iter_bundles(folder, kinds, wanted, articles))
-        unfinished = [bundle for bundle in bundles if not bundle.path.exists()]
+        unfinished = [bundle for bundle in bundles if not bundle.is_finished()]
         meter.count(len(wanted) - sum(len(bundle.wanted) for bundle in unfinished))
         if not unfinished:
             return

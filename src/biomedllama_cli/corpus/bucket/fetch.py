@@ -92,7 +92,7 @@ def fetch_articles(
         DataError: there is no such inventory, or it is damaged.
         OutputError: the folder is in use or cannot be written.
     """
-    wanted = settings.inventory or LATEST
+    wanted = LATEST if settings.inventory is None else settings.inventory
     check_inventory(wanted)
     base = check_bucket_url(settings.bucket_url)
     try:
