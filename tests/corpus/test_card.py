@@ -49,7 +49,7 @@ def make_manifest(**changes: Any) -> CorpusManifest:
             "adds_bos": True,
         },
         "shards": [
-            dict(split="train", source="pmc", file="train-00000", tokens=3000, documents=3, sha256="c" * 64)
+            {"split": "train", "source": "pmc", "file": "train-0", "tokens": 3000, "documents": 3, "sha256": "c" * 64}
         ],
         "sources": [
             {"name": "pmc", "weight": 0.5, "documents": counts, "train_tokens": 2000, "validation_tokens": 1000},

@@ -91,7 +91,7 @@ def _render_documents(counts: Counts, picture: str) -> list[str]:
         titles = (*(column.capitalize() for column in columns), "Documents", "Tokens", "Bytes")
         shown = [(*map(_name_kind, row.kind), *_format_sums([row])) for row in rows[:_MOST_ROWS]]
         if rows[_MOST_ROWS:]:
-            rest = (f"{len(rows) - _MOST_ROWS:,} more, in data\\_card.json", *[""] * (len(columns) - 1))
+            rest = (f"{len(rows) - _MOST_ROWS:,} more, in `data_card.json`", *[""] * (len(columns) - 1))
             shown.append((*rest, *_format_sums(rows[_MOST_ROWS:])))
         lines += [f"### By {name}", "", *_render_table(titles, shown, numbers=3)]
     return lines
@@ -209,19 +209,18 @@ def _render_origin(manifest: CorpusManifest) -> list[str]:
     inputs = [
         (
             escape(entry.path),
+            f"`{entry.sha256[:_DIGITS]}`" if entry.sha256 else "",
             "" if entry.size is None else f"{entry.size:,}",
-            f"`{(entry.sha256 or '')[:_DIGITS]}`",
         )
         for entry in manifest.inputs[:_MOST_ROWS]
     ]
-    rest = len(manifest.inputs) - len(inputs)
     shards = [
         (
             escape(entry.file),
+            f"`{entry.sha256[:_DIGITS]}`",
             entry.split,
             f"{entry.documents:,}",
             f"{entry.tokens:,}",
-            f"`{entry.sha256[:_DIGITS]}`",
         )
         for entry in manifest.shards[:_MOST_ROWS]
     ]
@@ -241,17 +240,17 @@ def _render_origin(manifest: CorpusManifest) -> list[str]:
         "",
         f"Inputs ({len(manifest.inputs):,}), with the first {_DIGITS} digits of their SHA-256:",
         "",
-        *_render_table(("Input", "Bytes", "SHA-256"), inputs, numbers=0),
-        *([f"{rest:,} more are in data\\_card.json.", ""] if rest else []),
+        *_render_table(("Input", "SHA-256", "Bytes"), inputs, numbers=1),
+        *_mention_rest(len(manifest.inputs)),
         f"Shards ({len(manifest.shards):,}):",
         "",
-        *_render_table(("Shard", "Split", "Documents", "Tokens", "SHA-256"), shards, numbers=0),
-        *(
-            [f"{len(manifest.shards) - len(shards):,} more are in data\\_card.json."]
-            if manifest.shards[_MOST_ROWS:]
-            else []
-        ),
+        *_render_table(("Shard", "SHA-256", "Split", "Documents", "Tokens"), shards, numbers=2),
+        *_mention_rest(len(manifest.shards)),
     ]
+
+
+def _mention_rest(count: int) -> list[str]:
+    return [f"{count - _MOST_ROWS:,} more are in `data_card.json`.", ""] if count > _MOST_ROWS else []
 
 
 def _fence(text: str, language: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -65,7 +66,7 @@ _GATES = {
     "all": "Licences: **no gate.** The corpus may hold articles whose licence does not permit training.",
 }
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-_MARKDOWN = frozenset("\\`*_{}[]()#+-!|~$^=:@")
+_MARKDOWN = re.compile(r"[\\`*_\[\]|~$^=@]|^[#+-]|(?<=www)\.|:(?=//)")
 
 
 def shorten(text: str, characters: int) -> str:
@@ -87,9 +88,9 @@ def escape(text: str) -> str:
     r"""Return text that Markdown and HTML show as it is, on one line and inside a table cell.
 
     >>> escape("a|b <script> *c* & [d](e)\nf")
-    'a\\|b &lt;script&gt; \\*c\\* &amp; \\[d\\]\\(e\\) f'
+    'a\\|b &lt;script&gt; \\*c\\* &amp; \\[d\\](e) f'
     """
-    marked = "".join("\\" + c if c in _MARKDOWN else c for c in " ".join(text.split()))
+    marked = _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
