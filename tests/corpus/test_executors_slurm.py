@@ -95,7 +95,7 @@ def expected(material: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def read_corpus(folder: Path) -> dict[str, bytes]:
     """Return all files but those that tell time and command."""
     names = [path for path in folder.rglob("*") if path.is_file()]
-    described = ("manifest.json", "data_card")
+    described = ("manifest.json", "data_card", "DATA_CARD")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in names

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from biomedllama_cli.corpus import reasons
 from biomedllama_cli.corpus.deduplication import iter_rows, mark_duplicates
+from biomedllama_cli.corpus.disk import map_new_file
 from biomedllama_cli.corpus.links import apply_links
 from biomedllama_cli.corpus.split import DOCUMENT, DROPPED, TRAIN, SplitChooser
 from biomedllama_cli.corpus.task_writer import LINKS_FILE, ROWS_FILE, SIGNATURES_FILE, read_summary
@@ -72,9 +73,9 @@ def decide(
     scratch.mkdir(parents=True, exist_ok=True)
     tables = [task / ROWS_FILE for task in tasks]
     counts = [table.stat().st_size // DOCUMENT.itemsize for table in tables]
-    flags = _map_bytes(scratch / "reasons.u8", sum(counts))
-    splits = _map_bytes(scratch / "splits.u8", sum(counts))
-    parts = _map_bytes(scratch / "parts.u8", sum(counts))
+    flags = map_new_file(scratch / "reasons.u8", sum(counts))
+    splits = map_new_file(scratch / "splits.u8", sum(counts))
+    parts = map_new_file(scratch / "parts.u8", sum(counts))
     _fill_parts(tasks, parts)
     apply_links(
         [task / LINKS_FILE for task in tasks],
@@ -95,13 +96,6 @@ def decide(
     if replay is not None:
         _drop_replay_surplus(tables, Decisions(flags, splits, parts), rules, weights, replay)
     return Decisions(flags, splits, parts)
-
-
-def _map_bytes(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    if size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, np.uint8)
-    mapped: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "w+", shape=(size,))
-    return mapped
 
 
 def _fill_parts(tasks: Sequence[Path], parts: npt.NDArray[np.uint8]) -> None:

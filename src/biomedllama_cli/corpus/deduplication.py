@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.corpus.buckets import MAX_OPEN_FILES, Buckets
+from biomedllama_cli.corpus.disk import map_new_file
 from biomedllama_cli.corpus.reasons import ALIVE, EXACT_DUPLICATE
 from biomedllama_cli.corpus.split import DOCUMENT
 
@@ -82,5 +83,4 @@ def _create_flags(scratch: Path, documents: int) -> npt.NDArray[np.uint8]:
     if documents == 0:
         return np.zeros(0, np.uint8)
     scratch.mkdir(parents=True, exist_ok=True)
-    flags: npt.NDArray[np.uint8] = np.memmap(scratch / "flags.u8", np.uint8, "w+", shape=(documents,))
-    return flags
+    return map_new_file(scratch / "flags.u8", documents)

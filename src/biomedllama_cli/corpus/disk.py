@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from biomedllama_cli.errors import OutputError, UserError
 
@@ -57,6 +61,22 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
             "Make room and run the same command again: finished parts are kept. Or choose another disk with "
             "--output-dir.",
         ) from error
+
+
+def map_new_file(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """Return a new file of `size` zero bytes, mapped for reading and writing.
+
+    Its room is taken at once: a hole that is written to on a full disk kills the process with SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("wb") as file:
+        if size == 0:  # an empty file cannot be mapped
+            return np.zeros(0, np.uint8)
+        os.posix_fallocate(file.fileno(), 0, size)
+    mapped: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", shape=(size,))
+    return mapped
 
 
 def _describe_room(folder: Path) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from biomedllama_cli.corpus import reasons
 from biomedllama_cli.corpus.buckets import MAX_OPEN_FILES, Buckets, choose_bucket, find_group_starts
+from biomedllama_cli.corpus.disk import map_new_file
 from biomedllama_cli.corpus.links_rows import (
     ARTICLE,
     CITATION,
@@ -102,7 +103,7 @@ def apply_links(
         return
     assert rows < 2**32, "rows are numbered in 32 bits"
     scratch.mkdir(parents=True, exist_ok=True)
-    state: npt.NDArray[np.uint8] = np.memmap(scratch / "state.u8", np.uint8, "w+", shape=(rows,))
+    state = map_new_file(scratch / "state.u8", rows)
     count = max(1, min(-(-rows // _BUCKET_ROWS), _MAX_BUCKETS))
     work = _Work(state, flags, {space: Buckets(scratch / space, count, _ENTRY) for space in _SPACES})
     _deal(link_files, document_counts, work, count)
