@@ -230,3 +230,79 @@ def test_many_inputs_are_listed_in_a_file_of_their_own(
     (entry,) = report.manifest.inputs
     listed = [json.loads(line) for line in (tmp_path / "corpus" / entry.path).read_text().splitlines()]
     assert [Path(row["path"]).name for row in listed] == [f"{number}.jsonl" for number in range(5)]
+
+
+@pytest.mark.parametrize("mode", ["report", "drop"])
+def test_benchmark_items_are_reported_and_dropped(
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any, mode: str
+) -> None:
+    pubmed_files.write_set(
+        tmp_path / "pubmed" / "pubmed26n0001.xml.gz",
+        [
+            pubmed_files.Citation(n, title=f"Title {n}.", abstract=f"Abstract {n} on ferritin.")
+            for n in (1, 2, 3)
+        ],
+    )
+    jats_files.write_article(tmp_path / "pmc", jats_files.Article(5001, 1))
+    item = {"QUESTION": "Is it?", "CONTEXTS": ["A context."], "LONG_ANSWER": "It is.", "final_decision": "yes"}
+    benchmark = tmp_path / "ori_pqal.json"
+    benchmark.write_text(json.dumps({"1": item, "77": item}))
+    report = run_prepare(
+        tmp_path / "pubmed",
+        tmp_path / "pmc",
+        source={"source": ("pubmed", "pmc")},
+        selection={**KEEP_ALL, "accept_abstract_copyright": True},
+        decontamination={"benchmark": (f"pubmedqa={benchmark}",), "decontaminate": mode},
+    )
+    assert report.manifest is not None
+    dropped = report.manifest.documents.dropped
+    # The article carries the PMID too; without decontamination it stays and its abstract goes.
+    assert dropped == ({"contaminated": 2} if mode == "drop" else {"full_text_kept": 1})
+    found = [json.loads(line) for line in (tmp_path / "corpus" / "contamination.jsonl").open()]
+    assert [(line["item"], line["count"]) for line in found] == [("1", 2)]
+    assert report.manifest.decontamination["mode"] == mode
+    assert report.manifest.decontamination["benchmarks"]["pubmedqa"]["items"] == 2
+
+
+def test_article_without_the_pmid_goes_with_its_contaminated_abstract(
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any
+) -> None:
+    pubmed_files.write_set(
+        tmp_path / "pubmed" / "pubmed26n0001.xml.gz",
+        [
+            pubmed_files.Citation(1, abstract="Abstract 1.", pmcid="PMC5001"),
+            pubmed_files.Citation(2, abstract="B."),
+        ],
+    )
+    jats_files.write_article(tmp_path / "pmc", jats_files.Article(5001))
+    benchmark = tmp_path / "ori_pqal.json"
+    item = {"QUESTION": "Is it?", "CONTEXTS": ["A context."], "LONG_ANSWER": "It is.", "final_decision": "yes"}
+    benchmark.write_text(json.dumps({"1": item}))
+    report = run_prepare(
+        tmp_path / "pubmed",
+        tmp_path / "pmc",
+        source={"source": ("pubmed", "pmc")},
+        selection={**KEEP_ALL, "accept_abstract_copyright": True},
+        decontamination={"benchmark": (f"pubmedqa={benchmark}",)},
+    )
+    assert report.manifest is not None
+    assert report.manifest.documents.dropped == {"contaminated": 1, "contaminated_twin": 1}
+
+
+def test_folder_says_what_it_is(run_prepare: Prepare, tmp_path: Path, pubmed_files: Any) -> None:
+    pubmed_files.write_release(tmp_path / "in")
+    report = run_prepare(
+        tmp_path / "in",
+        source={"source": ("pubmed",)},
+        selection={**KEEP_ALL, "accept_abstract_copyright": True},
+    )
+    folder = tmp_path / "corpus"
+    card = (folder / "DATA_CARD.md").read_text()
+    assert "National Library of Medicine" in card
+    assert "`deleted_citation`" in card
+    assert (folder / "document_lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "data_card.json").read_text())["documents"]["kept"] == 4
+    assert report.manifest is not None
+    listed = {entry.file for entry in report.manifest.files}
+    shards = {path.name for path in folder.glob("*-0*")}
+    assert {path.name for path in folder.iterdir()} == listed | shards | {"manifest.json", "tokenizer"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger as loguru_logger
 
 from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex, load_index
-from biomedllama_cli.corpus.decontamination.matching import Overlap, find_overlaps
+from biomedllama_cli.corpus.decontamination.matching import Overlap
+from biomedllama_cli.corpus.decontamination.screening import find_all_overlaps
 from biomedllama_cli.corpus.document import Dropped, Item, Record
 from biomedllama_cli.corpus.selection import Gate, drop_record
 from biomedllama_cli.corpus.source import Source
@@ -22,6 +23,8 @@ from biomedllama_cli.errors import DataError
 # datatrove logs through loguru straight to stderr; this program has its own log.
 loguru_logger.disable("datatrove")
 
+_BATCH_ENTRIES = 256
+_BATCH_CHARACTERS = 1 << 20
 _SKIP_HINT = "Mend the input, or go on without such records with --on-bad-record skip: they are counted."
 
 
@@ -117,20 +120,34 @@ class Decontaminate(PipelineStep):  # type: ignore[misc]
     def run(self, data: Iterable[Entry], rank: int = 0, world_size: int = 1) -> Iterator[Entry]:
         """Yield every entry with its overlaps; contaminated records as `Dropped` where they go."""
         index = _load_index_once(str(self.folder), self.digest)
-        for entry in data:
-            record = entry.item
-            overlaps = (
-                tuple(find_overlaps(index, record.text, record.metadata))
-                if isinstance(record, Record)
-                else ()
-            )
-            if not overlaps:
-                yield entry
-            else:
-                assert isinstance(record, Record)
-                yield Entry(
-                    entry.part, drop_record(record, "contaminated") if self.drop else record, overlaps
-                )
+        for batch in iter_batches(data):
+            searched = [
+                (entry.item.text, entry.item.metadata) for entry in batch if isinstance(entry.item, Record)
+            ]
+            found = iter(find_all_overlaps(index, searched))
+            for entry in batch:
+                yield self._mark(entry, next(found)) if isinstance(entry.item, Record) else entry
+
+    def _mark(self, entry: Entry, overlaps: Sequence[Overlap]) -> Entry:
+        assert isinstance(entry.item, Record)
+        if not overlaps:
+            return entry
+        item = drop_record(entry.item, "contaminated") if self.drop else entry.item
+        return Entry(entry.part, item, tuple(overlaps))
+
+
+def iter_batches(data: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries some at a time: what is worth doing at once, in bounded memory."""
+    batch: list[Entry] = []
+    characters = 0
+    for entry in data:
+        batch.append(entry)
+        characters += len(entry.item.text) if isinstance(entry.item, Record) else 0
+        if len(batch) == _BATCH_ENTRIES or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 @functools.lru_cache(maxsize=1)

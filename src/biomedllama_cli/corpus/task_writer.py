@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from datatrove.pipeline.base import PipelineStep
 
+from biomedllama_cli.corpus.decontamination.report import write_overlaps
 from biomedllama_cli.corpus.document import Deletion, Dropped, Record
 from biomedllama_cli.corpus.document_table import TableWriter
 from biomedllama_cli.corpus.encoding import encode_documents
@@ -23,7 +24,7 @@ from biomedllama_cli.corpus.links import LinkWriter
 from biomedllama_cli.corpus.selection import Gate
 from biomedllama_cli.corpus.source import Source, hash_file
 from biomedllama_cli.corpus.sources.files import InputFile
-from biomedllama_cli.corpus.steps import Entry, ReadRecords
+from biomedllama_cli.corpus.steps import Entry, ReadRecords, iter_batches
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 
 TOKENS_FILE = "tokens.bin"
@@ -35,8 +36,6 @@ CONTAMINATION_FILE = "contamination.jsonl"
 _SUMMARY_FILE = "summary.json"
 EXAMPLES_PER_REASON = 3
 _EXAMPLE_CHARACTERS = 300
-_BATCH_DOCUMENTS = 256
-_BATCH_CHARACTERS = 1 << 20
 
 
 class WriteTask(PipelineStep):  # type: ignore[misc]
@@ -82,7 +81,7 @@ class WriteTask(PipelineStep):  # type: ignore[misc]
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         with _TaskFiles(unfinished, self.reader.source, self.gates, signs=self.signs) as files:
-            for batch in _iter_batches(data):
+            for batch in iter_batches(data):
                 files.add(batch, tokenizer, adds_bos=self.adds_bos)
         opened = self.reader.opened
         summary = {
@@ -149,7 +148,9 @@ class _TaskFiles:
                 self._read[entry.part] += 1
                 if entry.overlaps:
                     number = document if isinstance(item, Record) else None
-                    self._contamination.write(b"")
+                    write_overlaps(
+                        self._contamination, number, item.where, item.metadata, overlaps=entry.overlaps
+                    )
             self._link(entry, document)
         texts = [record.text for _, record in kept]
         ids, rows = encode_documents(texts, tokenizer, adds_bos=adds_bos)
@@ -255,16 +256,3 @@ def _list_stamps(files: Sequence[InputFile]) -> list[list[int]]:
 def _load_once(folder: str, digest: str) -> Tokenizer:
     """Load the work folder's tokenizer: one process has many tasks, and a large vocabulary takes seconds."""
     return load_tokenizer(folder)
-
-
-def _iter_batches(data: Iterable[Entry]) -> Iterator[list[Entry]]:
-    batch: list[Entry] = []
-    characters = 0
-    for entry in data:
-        batch.append(entry)
-        characters += len(entry.item.text) if isinstance(entry.item, Record) else 0
-        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

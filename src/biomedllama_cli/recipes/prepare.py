@@ -87,7 +87,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
             if spread.submission is not None:
                 jobs = spread.submission.jobs
                 return PrepareReport(state="submitted", jobs=jobs, tasks_resumed=spread.resumed, **facts)
-            manifest = build_corpus(settings, source, work, tokenizer, index, job)
+            manifest = build_corpus(settings, source, work, tokenizer, index=index, job=job)
             work.publish(overwrite=settings.overwrite)
     seconds = round(time.monotonic() - started, 2)
     resumed = spread.resumed

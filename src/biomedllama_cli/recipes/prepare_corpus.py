@@ -14,8 +14,11 @@ from typing import Any
 import orjson
 
 from biomedllama_cli.corpus.assembly import DOCUMENT_TABLE_FILE, Assembled, Assembly
+from biomedllama_cli.corpus.card import CardFacts, Example, write_card
+from biomedllama_cli.corpus.card_counts import CardCounter
 from biomedllama_cli.corpus.decisions import Decisions, decide
 from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex
+from biomedllama_cli.corpus.decontamination.report import write_report
 from biomedllama_cli.corpus.document_table import PlacedTableWriter
 from biomedllama_cli.corpus.job import list_versions
 from biomedllama_cli.corpus.manifest import (
@@ -54,6 +57,7 @@ def build_corpus(
     source: Source,
     work: WorkFolder,
     tokenizer: Tokenizer,
+    *,
     index: BenchmarkIndex | None,
     job: str,
 ) -> CorpusManifest:
@@ -67,13 +71,12 @@ def build_corpus(
     rules = build_rules(settings, source)
     logger.info("deciding what is replaced, withdrawn or repeated")
     decisions = decide(tasks, work.path / "scratch", rules, weights, find_replay(source))
-    assembled = _assemble(settings, source, work, tokenizer, (tasks, decisions))
+    counter = CardCounter()
+    assembled = _assemble(settings, source, work, tokenizer, (tasks, decisions, counter))
     _check_something_is_left(settings, source, work, assembled)
     _warn_of_short_replay(settings, assembled)
     inputs = _list_inputs(tasks, work.corpus)
-    summary: dict[str, Any] = {"mode": decontamination_mode(settings)}
-    if index is not None:
-        reports = [task / CONTAMINATION_FILE for task in tasks]
+    summary = _report_contamination(settings, index, tasks, work.corpus)
     manifest = CorpusManifest(
         name=work.output.name,
         job=job,
@@ -95,6 +98,10 @@ def build_corpus(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=shlex.join(sys.argv),
     )
+    examples = {
+        reason: tuple(map(Example.model_validate, found)) for reason, found in assembled.examples.items()
+    }
+    write_card(work.corpus, CardFacts(manifest=manifest, counts=counter.finish(), examples=examples))
     manifest = manifest.model_copy(update={"files": _list_files(work.corpus, manifest)})
     shutil.copytree(work.path / TOKENIZER_FOLDER, work.corpus / TOKENIZER_FOLDER)
     (work.corpus / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -106,9 +113,9 @@ def _assemble(
     source: Source,
     work: WorkFolder,
     tokenizer: Tokenizer,
-    decided: tuple[list[Path], Decisions],
+    decided: tuple[list[Path], Decisions, CardCounter],
 ) -> Assembled:
-    tasks, decisions = decided
+    tasks, decisions, counter = decided
     dtype = choose_dtype(tokenizer.vocabulary_size)
     total = sum((task / TOKENS_FILE).stat().st_size for task in tasks) / dtype.itemsize / 1e6
     shards = ShardSet(work.corpus, dtype, tokenizer.vocabulary_size, settings.output.shard_tokens)
@@ -119,10 +126,20 @@ def _assemble(
             shards,
             PlacedTableWriter(work.corpus / DOCUMENT_TABLE_FILE),
             decode=tokenizer.decode,
-            on_documents=lambda table: None,
+            on_documents=counter.add,
             on_progress=lambda tokens: progress.advance(tokens / 1e6),
         )
         return assembly.run(tasks, dtype)
+
+
+def _report_contamination(
+    settings: PrepareSettings, index: BenchmarkIndex | None, tasks: list[Path], folder: Path
+) -> dict[str, Any]:
+    mode = decontamination_mode(settings)
+    if index is None or mode == "off":
+        return {"mode": "off"}
+    summary = write_report(index, [task / CONTAMINATION_FILE for task in tasks], folder, mode=mode)
+    return summary.model_dump(mode="json")
 
 
 def _check_something_is_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from biomedllama_cli.corpus.decisions import GlobalRules
 from biomedllama_cli.corpus.filters.language import LanguageFilter
@@ -162,7 +163,7 @@ def signs(settings: PrepareSettings, source: Source) -> bool:
     return any(is_on(settings.selection.near_duplicates, part.name) for part in source.parts)
 
 
-def decontamination_mode(settings: PrepareSettings) -> str:
+def decontamination_mode(settings: PrepareSettings) -> Literal["report", "drop", "off"]:
     """Return report, drop or off."""
     section = settings.decontamination
     return section.decontaminate or ("drop" if section.benchmark else "off")
