@@ -54,6 +54,12 @@ def jats_files() -> Any:
     return _load_helper("jats_files")
 
 
+@pytest.fixture(scope="session")
+def jats() -> Any:
+    """Return the module that writes single JATS articles and reads them."""
+    return _load_helper("jats_documents")
+
+
 def _load_helper(name: str) -> Any:
     """Import a module of tests/corpus under one name, whatever folder pytest was started in."""
     full = f"biomedllama_tests_{name}"
