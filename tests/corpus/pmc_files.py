@@ -37,7 +37,7 @@ def make_jats(
     ).encode()
 
 
-def make_metadata(pmcid: int, xml: bytes, version: int = 1, **changes: Any) -> bytes:
+def make_metadata(pmcid: int, xml: bytes, version: int = 1, /, **changes: Any) -> bytes:
     """Return NLM's metadata JSON of an article, with other values where said."""
     name = f"PMC{pmcid}.{version}"
     md5 = hashlib.md5(xml).hexdigest()

@@ -277,9 +277,11 @@ BEGIN = b"<PubmedArticleSet>" + good(1) + b"<PubmedArticle><MedlineCitation><PMI
     ],
     ids=["text", "attribute", "comment", "name", "elements", "entities", "space", "instructions", "dtd"],
 )
-def test_bomb_of_one_gigabyte_stays_small_in_memory(tmp_path: Path, head: bytes, piece: bytes) -> None:
+def test_line_of_one_gigabyte_and_other_bombs_stay_small_in_memory(
+    tmp_path: Path, head: bytes, piece: bytes
+) -> None:
     bomb = tmp_path / "bomb.xml.gz"
-    write_bomb(bomb, head, piece, 1024)
+    write_bomb(bomb, head, piece, 1024 if piece == b"x" else 256)
     assert bomb.stat().st_size < 16 << 20
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(bomb)], capture_output=True, text=True, check=True, env=os.environ
@@ -292,7 +294,7 @@ def test_bomb_of_one_gigabyte_stays_small_in_memory(tmp_path: Path, head: bytes,
 
 def test_memory_is_flat_in_the_length_of_the_file(tmp_path: Path) -> None:
     peaks = []
-    for megabytes in (8, 96):
+    for megabytes in (6, 60):
         path = tmp_path / f"{megabytes}.xml.gz"
         records = [good(pmid, f"Iron {pmid} " * 200) for pmid in range(1, 400)]
         with gzip.open(path, "wb", compresslevel=1) as stream:
