@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.corpus.bucket_server import DATE, BucketServer, Paper, build_objects
+from bucket_server import DATE, BucketServer, Paper, build_objects
 
 from biomedllama_cli.corpus.bucket import BucketReader, FetchProgress, FetchResult, fetch_articles
 from biomedllama_cli.corpus.bucket.client import Patience

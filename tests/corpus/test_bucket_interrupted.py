@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.corpus.bucket_server import DATE, BucketServer, Paper, build_objects
+from bucket_server import DATE, BucketServer, Paper, build_objects
 
 CONNECTIONS = 4
 PAPERS = [Paper(n, licence="CC BY-NC" if n % 10 == 0 else "CC BY") for n in range(1, 301)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.corpus.bucket_server import DATE, REPORTS, BucketServer, Paper, build_objects, build_report
+from bucket_server import DATE, REPORTS, BucketServer, Paper, build_objects, build_report
 
 from biomedllama_cli.corpus.bucket import FetchResult, fetch_articles
 from biomedllama_cli.corpus.bucket.client import Patience

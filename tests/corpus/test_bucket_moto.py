@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.corpus.bucket_server import BUCKET, DATE, Paper, build_objects
+from bucket_server import BUCKET, DATE, Paper, build_objects
 
 from biomedllama_cli.corpus.bucket import fetch_articles
 from biomedllama_cli.settings.prepare import BucketSettings, SelectionSettings

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.corpus.bucket_server import (
+from bucket_server import (
     DATE,
     REPORTS,
     BucketServer,
