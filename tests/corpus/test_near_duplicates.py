@@ -65,12 +65,12 @@ def check_planted_pairs(folder: Path, pairs: Sequence[tuple[float, str, str]], c
         flagged.append(np.stack([[pair[0] for pair in pairs[here]], found[half:]]))
     jaccard, gone = np.concatenate(flagged, axis=1)
     alike, unlike = jaccard >= 0.85, jaccard <= 0.6
-    assert min(alike.sum(), unlike.sum()) >= 60, "too few pairs to speak of shares"
+    assert min(alike.sum(), unlike.sum()) >= 40, "too few pairs to speak of shares"
     assert gone[alike].mean() >= 0.95
     assert gone[unlike].mean() <= 0.05
 
 
-@pytest.mark.parametrize(("words", "texts"), [(60, 80), (200, 80), (5000, 40)])
+@pytest.mark.parametrize(("words", "texts"), [(60, 80), (200, 80), (5000, 24)])
 def test_planted_pairs_of_made_up_text(tmp_path: Path, planted: ModuleType, words: int, texts: int) -> None:
     originals = planted.make_texts(texts, words, seed=words)
     check_planted_pairs(tmp_path, list(planted.plant_pairs(originals, 8, seed=words)), 8)
@@ -82,7 +82,7 @@ def test_planted_pairs_of_real_abstracts(tmp_path: Path, planted: ModuleType, sh
 
 
 def test_planted_pairs_of_real_articles(tmp_path: Path, planted: ModuleType, shared_data: Path) -> None:
-    originals = planted.read_articles(shared_data, 24)
+    originals = planted.read_articles(shared_data, 18)
     check_planted_pairs(tmp_path, list(planted.plant_pairs(originals, 16, seed=2)), 16)
 
 
@@ -155,6 +155,13 @@ def test_words_are_forgotten_when_they_are_many(planted: ModuleType, monkeypatch
     signer = Signer()
     assert (signer.sign(texts) == expected).all()
     assert len(signer._hashes) <= 50
+
+
+def test_long_text_is_signed_in_pieces(planted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*planted.make_texts(3, 500, seed=8), "é  è " * 50, "", "x" * 300]
+    expected = Signer().sign(texts)
+    monkeypatch.setattr(minhash, "_PIECE_CHARACTERS", 10)
+    assert (Signer().sign(texts) == expected).all()
 
 
 def test_signing_starts_no_threads() -> None:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ _MULTIPLIERS = (
     0x165667B19E3779F9,
 )
 _BATCH = 64  # documents at once: rensa starts threads from some 256 on, and threads do not survive a fork
+_PIECE_CHARACTERS = 1 << 20
 _REMEMBERED_WORDS = 1 << 17  # some 25 MB
 _REMEMBERED_LENGTH = 32  # of a word (in bytes), of a run of characters beyond ASCII
 _MOST = 2**32 - 1
@@ -129,13 +130,28 @@ class Signer:
         }
 
     def _hash_shingles(self, text: str) -> npt.NDArray[np.uint64]:
-        words = split_words(text)
-        hashes = np.fromiter(map(self._hashes.__getitem__, words), np.uint64, len(words))
-        count = max(len(words) - WORDS_PER_SHINGLE + 1, 0)
+        parts = []
+        for piece in _iter_pieces(text):
+            words = split_words(piece)
+            parts.append(np.fromiter(map(self._hashes.__getitem__, words), np.uint64, len(words)))
+        hashes = np.concatenate(parts)
+        count = max(len(hashes) - WORDS_PER_SHINGLE + 1, 0)
         shingles = np.zeros(count, np.uint64)
         for offset, multiplier in enumerate(_MULTIPLIERS):
             shingles += hashes[offset : offset + count] * np.uint64(multiplier)
         return shingles
+
+
+def _iter_pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces that end before a space: a list of words takes ten times the memory of the text."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = text.find(" ", start + _PIECE_CHARACTERS)
+        if end < 0:
+            break
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _sketch(shingles: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint16]:
