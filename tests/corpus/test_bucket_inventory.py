@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from bucket_server import DATE, REPORTS, BucketServer, Paper, build_objects, build_report
 
 from biomedllama_cli.corpus.bucket import FetchResult, fetch_articles
+from biomedllama_cli.corpus.bucket import inventory as inventory_module
 from biomedllama_cli.corpus.bucket.client import Patience
-from biomedllama_cli.corpus.bucket.inventory import load_inventory
+from biomedllama_cli.corpus.bucket.inventory import build_shard_path, freeze_inventory, load_inventory
 from biomedllama_cli.errors import DataError, SettingsError, UnavailableError
 from biomedllama_cli.settings.prepare import BucketSettings, SelectionSettings
 
@@ -171,3 +175,32 @@ def test_a_damaged_frozen_inventory_says_what_to_delete(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="another length") as raised:
             fetch(server, tmp_path)
     assert "Delete" in raised.value.hint
+
+
+def test_freezing_takes_90_bytes_of_memory_for_each_article_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory_module, "_BLOCK", 1024)
+    rows = 60_000
+    numbers = random.Random(0).sample(range(1, 10**8), rows)
+    lines = (f'"pmc-oa-opendata","metadata/PMC{n}.1.json","x","{n:032x}"\n' for n in numbers)
+    with gzip.open(build_shard_path(tmp_path, 0), "wt", compresslevel=1) as file:
+        file.writelines(lines)
+    tracemalloc.start()
+    frozen = freeze_inventory(tmp_path, DATE, ("Bucket", "Key", "LastModifiedDate", "ETag"), ["shard"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frozen.articles["pmcid"].tolist() == sorted(numbers)
+    assert peak < 90 * rows + (3 << 20)  # reading one shard takes the rest
+
+
+def test_versions_listed_in_any_order_and_twice_leave_the_newest() -> None:
+    listed = [(7, 1), (3, 2), (7, 12), (3, 1), (7, 2), (5, 1), (3, 2)]
+    versions = np.array(
+        [(*pair, 0, bytes([row]) * 16) for row, pair in enumerate(listed)], inventory_module.ARTICLE
+    )
+    newest = inventory_module._keep_newest(versions)
+    assert newest["pmcid"].tolist() == [3, 5, 7]
+    assert newest["version"].tolist() == [2, 1, 12]
+    assert newest["older"].tolist() == [2, 0, 2]
+    assert [md5[0] for md5 in newest["md5"].tolist()] == [6, 5, 2]

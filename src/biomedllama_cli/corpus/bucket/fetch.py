@@ -76,8 +76,8 @@ def fetch_articles(
     """Fetch the articles of one inventory that may be used, or go on fetching them.
 
     Everything is kept in `folder`: the frozen inventory, all metadata read, and the articles in bundles; what is there
-    is not asked for again. The bundles depend on the inventory and `max_articles` alone. Memory: 24 bytes for each
-    article of the inventory, mapped from disk, and about 60 for each one that is considered.
+    is not asked for again. The bundles depend on the inventory and `max_articles` alone. Memory: 90 bytes for each
+    article version while an inventory is frozen, and 60 for each article considered from there on.
 
     Args:
         settings: the inventory and the bucket.

@@ -118,7 +118,8 @@ def freeze_inventory(folder: Path, date: str, schema: tuple[str, ...], keys: lis
         rows, bad = _read_shard(path, schema, key)
         parts.append(rows)
         bad_rows += bad
-    versions = np.concatenate(parts) if parts else np.empty(0, ARTICLE)
+    versions = np.concatenate(parts)
+    parts.clear()
     if not len(versions):
         raise DataError(
             f"The inventory of {date} lists no article.",
@@ -214,12 +215,15 @@ def _parse_row(line: bytes | None, columns: tuple[int, int, int]) -> tuple[int, 
 
 def _keep_newest(versions: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Return the newest version of each article, by PMCID; of a version listed twice the last row."""
-    order = np.lexsort((versions["version"], versions["pmcid"]))  # stable
-    ordered = versions[order]
-    last = np.append(ordered["pmcid"][1:] != ordered["pmcid"][:-1], True)
-    newest = ordered[last]
-    counts = np.diff(np.flatnonzero(last), prepend=-1)
-    newest["older"] = np.minimum(counts - 1, np.iinfo(np.uint16).max)
+    numbers = (versions["pmcid"].astype(np.uint64) << np.uint64(16)) | versions["version"]
+    order = np.argsort(numbers, kind="stable")
+    pmcids = numbers[order] >> np.uint64(16)
+    del numbers
+    last = np.flatnonzero(np.append(pmcids[1:] != pmcids[:-1], True))
+    del pmcids
+    newest = versions[order[last]]
+    older = np.diff(last, prepend=-1) - 1
+    newest["older"] = np.minimum(older, np.iinfo(np.uint16).max)
     return np.asarray(newest)
 
 
