@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import socket
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,25 +17,9 @@ from biomedllama_cli.corpus.document import Dropped, Item, Record
 from biomedllama_cli.corpus.sources import pmc
 from biomedllama_cli.corpus.sources.pmc import PmcReader
 
+Measure = Callable[[str, Path], tuple[int, str, int]]
 Members = Iterable[tuple[str | tarfile.TarInfo, bytes]]
-MEASURE = """
-import sys
-from biomedllama_cli.corpus.document import Record
-from biomedllama_cli.corpus.sources.pmc import PmcReader
-
-def read_peak():
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
-
-before = read_peak()
-reader = PmcReader()
-for file in reader.list_inputs((sys.argv[1],)):
-    records, reasons = 0, []
-    for item in reader.iter_documents(file, lambda position: None):
-        records += isinstance(item, Record)
-        reasons += [] if isinstance(item, Record) else [item.reason]
-print(records, ",".join(reasons) or "-", read_peak() - before)
-"""
+READER = "biomedllama_cli.corpus.sources.pmc:PmcReader"
 
 
 def read(path: Path) -> list[Item]:
@@ -367,38 +349,35 @@ GIB = 1 << 30
     ],
     ids=["file", "member", "json", "other", "name", "pax", "global", "link", "sparse", "zeros"],
 )
-def test_bomb_stays_small_in_memory(tmp_path: Path, name: str, head: bytes, piece: bytes, found: str) -> None:
+def test_bomb_stays_small_in_memory(
+    tmp_path: Path, measure: Measure, name: str, head: bytes, piece: bytes, found: str
+) -> None:
     bomb = tmp_path / name
     write_bomb(bomb, head, piece, 320)
     assert bomb.stat().st_size < 4 << 20
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(bomb)], capture_output=True, text=True, check=True, env=os.environ
-    )
-    records, told, megabytes = result.stdout.split()
-    assert (records, told) == ("0", found)
-    assert int(megabytes) < 160
+    records, told, megabytes = measure(READER, tmp_path)
+    assert (records, told) == (0, found)
+    assert megabytes < 160
 
 
-def test_line_of_one_gigabyte_in_an_archive_stays_small_in_memory(tmp_path: Path, pmc_files: Any) -> None:
+def test_line_of_one_gigabyte_in_an_archive_stays_small_in_memory(
+    tmp_path: Path, pmc_files: Any, measure: Measure
+) -> None:
     good = pmc_files.write_tar(tmp_path / "good.tar", [("b.xml", pmc_files.make_jats(1))])
     bomb = tmp_path / "bomb.tar.gz"
     write_bomb(bomb, header("a.xml", tarfile.REGTYPE, GIB), b"x", 1024)
     bomb.write_bytes(bomb.read_bytes() + gzip.compress(good.read_bytes()))
     good.unlink()
-    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    records, told, megabytes = result.stdout.split()
-    assert (records, told) == ("1", "record_too_large")
-    assert int(megabytes) < 160
+    records, told, megabytes = measure(READER, tmp_path)
+    assert (records, told) == (1, "record_too_large")
+    assert megabytes < 160
 
 
-def test_article_of_nothing_but_tags_stays_small_in_memory(tmp_path: Path) -> None:
+def test_article_of_nothing_but_tags_stays_small_in_memory(tmp_path: Path, measure: Measure) -> None:
     write_bomb(tmp_path / "bomb.xml.gz", b"<article><body>", b"<p/>", 60)
-    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    records, told, megabytes = result.stdout.split()
-    assert (records, told) == ("0", "record_too_large")
-    assert int(megabytes) < 320
+    records, told, megabytes = measure(READER, tmp_path)
+    assert (records, told) == (0, "record_too_large")
+    assert megabytes < 320
 
 
 def test_many_links_are_counted_one_by_one(read_tar: Callable[..., list[Item]]) -> None:
