@@ -65,7 +65,7 @@ def check_planted_pairs(folder: Path, pairs: Sequence[tuple[float, str, str]], c
         flagged.append(np.stack([[pair[0] for pair in pairs[here]], found[half:]]))
     jaccard, gone = np.concatenate(flagged, axis=1)
     alike, unlike = jaccard >= 0.85, jaccard <= 0.6
-    assert min(alike.sum(), unlike.sum()) >= 40, "too few pairs to speak of shares"
+    assert min(alike.sum(), unlike.sum()) >= 30, "too few pairs to speak of shares"
     assert gone[alike].mean() >= 0.95
     assert gone[unlike].mean() <= 0.05
 
@@ -82,7 +82,7 @@ def test_planted_pairs_of_real_abstracts(tmp_path: Path, planted: ModuleType, sh
 
 
 def test_planted_pairs_of_real_articles(tmp_path: Path, planted: ModuleType, shared_data: Path) -> None:
-    originals = planted.read_articles(shared_data, 18)
+    originals = planted.read_articles(shared_data, 12)
     check_planted_pairs(tmp_path, list(planted.plant_pairs(originals, 16, seed=2)), 16)
 
 
