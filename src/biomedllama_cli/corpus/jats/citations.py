@@ -21,7 +21,7 @@ _FILLER = (
 )
 _GROUP = re.compile(rf"[\[(](?i:(?: ?{_FILLER}[ ,;:]*)* ?{_MARK}[ ,;]*(?: ?{_FILLER}[ ,;]*)*) ?[\])]")
 _LAST = re.compile(rf"[,;] ?{_MARK}(?= ?[\])])")
-_FIRST = re.compile(rf"(?<=[\[(]){_MARK} ?[,;] ?")
+_FIRST = re.compile(rf"([\[(]){_MARK} ?[,;] ?")
 _AFTER_COMMA = re.compile(rf"[,;] ?{START}{END}(?= ?[.;:)\]]|$)")
 _OPENING = ("(", "[", "{", "“", "‘")
 
@@ -50,7 +50,7 @@ def drop_markers(text: str) -> str:
     text = _CHAIN.sub(_join_chain, text)
     text = _GROUP.sub(f"{START}{END}", text)
     text = _LAST.sub("", text)
-    text = _FIRST.sub("", text)
+    text = _FIRST.sub(r"\1", text)
     text = _AFTER_COMMA.sub("", text)
     parts = text.split(START)
     for index, piece in enumerate(parts[1:], start=1):

@@ -266,5 +266,9 @@ class TextWriter:
         return False
 
     def _write_fields(self, element: etree._Element) -> bool:
-        self._out.inline.append(" ".join(join_text(field).strip() for field in element))
+        """Part the fields of a reference, which have nothing between them."""
+        for field in element:
+            # A field without text of its own has fields in it, as a name has; other markup is in its text.
+            parts = [join_text(field)] if (field.text or "").strip() else map(str, field.itertext())
+            self._out.inline += (" ", " ".join(parts))
         return False
