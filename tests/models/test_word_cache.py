@@ -272,7 +272,7 @@ def test_known_words_are_not_encoded_again(tokenizer: Tokenizer, monkeypatch: py
     cache = tokenizer.find_word_cache(np.int32)
     assert cache is not None
 
-    def refuse(words: object) -> list[bytes]:
+    def refuse(words: object) -> dict[str, bytes]:
         raise AssertionError("every word is known")
 
     monkeypatch.setattr(cache._codec, "encode_words", refuse)

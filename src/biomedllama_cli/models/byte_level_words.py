@@ -140,25 +140,21 @@ class ByteLevelWords:
             start = cut.start()
         yield text[start:]
 
-    def encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """Return the ids of each word; all but those with white space at an end in one call."""
-        plain: list[int] = []
-        alone: list[int] = []
-        for place, word in enumerate(words):
-            ends = word[:1] + word[-1:]
-            bad = not word or ends[0].isspace() or ends[1].isspace() or _GLUED in word or ends[0] == _BARE
-            (alone if bad else plain).append(place)
-        texts = ["".join([" " + words[place] for place in plain])]
-        for place in alone:
-            word = words[place].replace(_GLUED, " ")
-            texts.append(word[1:] if word.startswith(_BARE) else " " + word)
-        encoded = [b""] * len(words)
+    def encode_words(self, words: Sequence[str]) -> dict[str, bytes]:
+        """Return the ids of each word: the plain ones in one call, as one text."""
+        plain: list[str] = []
+        odd: list[str] = []
+        for word in words:
+            # White space at an end could be taken together with the space before the next word.
+            bad = not word or word[0] == _BARE or _GLUED in word or word[0].isspace() or word[-1].isspace()
+            (odd if bad else plain).append(word)
+        texts = ["".join([" " + word for word in plain])]
+        for word in odd:
+            text = word.replace(_GLUED, " ")
+            texts.append(text[1:] if text.startswith(_BARE) else " " + text)
         together, *rest = self._encode_all(texts)
-        parts = slice_ids(together, self._begins[together])
-        for place, part in zip(plain, parts, strict=True):
-            encoded[place] = part
-        for place, ids in zip(alone, rest, strict=True):
-            encoded[place] = ids.tobytes()
+        encoded = dict(zip(plain, slice_ids(together, self._begins[together]), strict=True))
+        encoded.update(zip(odd, [ids.tobytes() for ids in rest], strict=True))
         return encoded
 
     def encode_whole(self, text: str) -> bytes:

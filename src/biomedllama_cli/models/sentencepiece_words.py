@@ -65,6 +65,7 @@ class SentencePieceWords:
         self._processor, self._dtype = processor, np.dtype(dtype)
         self._cuts = tuple(cut for cut in _CUT_CANDIDATES if not any(cut in piece for piece in pieces))
         self._pairs = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
+        self._odd = frozenset(("", SPACE, *self._cuts))
         self._begins = np.zeros(processor.get_piece_size(), np.bool_)
         for i in range(len(self._begins)):
             self._begins[i] = processor.id_to_piece(i).startswith(SPACE)
@@ -91,25 +92,27 @@ class SentencePieceWords:
         """Yield parts of about `length` characters whose ids, end to end, are those of the text."""
         return iter_cuts(text, length)
 
-    def encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """Return the ids of each word; all but the longest and those after a run of spaces in one call."""
-        encoded: list[bytes] = [b""] * len(words)
-        plain: list[int] = []
-        cut: list[int] = []
-        for place, word in enumerate(words):
+    def encode_words(self, words: Sequence[str]) -> dict[str, bytes]:
+        """Return the ids of each word; the plain ones in one call, as one text."""
+        odd = self._odd
+        plain = [word for word in words if word[:1] not in odd]
+        if len(plain) < len(words) or max(map(len, plain)) > _LONG_WORD:
+            return self._encode_odd_words(words)
+        ids = self._to_array(self._processor.encode(" ".join(plain)))
+        return dict(zip(plain, slice_ids(ids, self._begins[ids]), strict=True))
+
+    def _encode_odd_words(self, words: Sequence[str]) -> dict[str, bytes]:
+        """Return the ids of words some of which are long, follow a run of spaces, or begin with a newline."""
+        encoded: dict[str, bytes] = {}
+        plain: list[str] = []
+        for word in words:
             if not word:
-                encoded[place] = self._to_bytes([self._processor.piece_to_id(SPACE)])
-            elif word.startswith(SPACE) or len(word) > _LONG_WORD:
-                encoded[place] = b"".join(map(self._to_bytes, self._iter_pieces(word)))
+                encoded[word] = self._to_bytes([self._processor.piece_to_id(SPACE)])
+            elif word[:1] in self._odd or len(word) > _LONG_WORD:
+                encoded[word] = b"".join(map(self._to_bytes, self._iter_pieces(word)))
             else:
-                (cut if word.startswith(self._cuts) else plain).append(place)
-        together = " ".join(words[place] for place in plain) + "".join(words[place] for place in cut)
-        ids = self._to_array(self._processor.encode(together))
-        if cut and not plain:
-            ids = ids[1:]  # SentencePiece's own space before the text
-        for place, part in zip([*plain, *cut], slice_ids(ids, self._begins[ids]), strict=True):
-            encoded[place] = part
-        return encoded
+                plain.append(word)
+        return encoded | (self.encode_words(plain) if plain else {})
 
     def encode_whole(self, text: str) -> bytes:
         """Return the ids of a text as the library gives them."""

@@ -9,7 +9,7 @@ much faster than merging again. What a word is, and the proof, belong to the voc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ LONGEST_WORD = 64
 """Characters of the longest word that is kept; longer ones (sequences, URLs) hardly ever come again."""
 
 _BATCH_CHARACTERS = 1 << 15
+_BATCH_WORDS = 1 << 10  # characters: SentencePiece and `tokenizers` are fastest on texts of this size
 _LONG_TEXT = 1 << 18
 
 
@@ -36,8 +37,8 @@ class WordCodec(Protocol):
         """Yield parts of about `length` characters whose ids, end to end, are those of the text."""
         ...
 
-    def encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """Return the ids of each word, as bytes of the type the codec was built for."""
+    def encode_words(self, words: Sequence[str]) -> dict[str, bytes]:
+        """Return the ids of each word, as bytes of the type the codec was built for; no word comes twice."""
         ...
 
     def encode_whole(self, text: str) -> bytes:
@@ -86,7 +87,7 @@ class WordCache:
         """Return the ids of every text as bytes of the codec's type."""
         encoded: list[bytes] = []
         # Few texts at a time: a word that is new in one of them is known in the next ones.
-        for batch in _iter_batches(texts):
+        for batch in _iter_batches(texts, _BATCH_CHARACTERS):
             if len(batch) == 1:  # which may be long: a list of its words would be ten times its size
                 parts = self._codec.iter_parts(batch[0], _LONG_TEXT)
                 encoded.append(b"".join(self._encode_few([part])[0] for part in parts))
@@ -117,21 +118,24 @@ class WordCache:
         self, found: list[list[Any] | bytes], holes: Sequence[tuple[int, list[str], list[int]]]
     ) -> None:
         """Put the ids of the missing words in their places, and keep the words."""
-        wanted = dict.fromkeys(words[place] for _, words, places in holes for place in places)
-        self.missed += len(wanted)
-        old = self._old
-        fresh = {word: old[word] for word in wanted if word in old}
-        unknown = [word for word in wanted if word not in fresh]
-        for batch in _iter_batches(unknown):
-            fresh.update(zip(batch, self._codec.encode_words(batch), strict=True))
+        fresh: dict[str, bytes] = {}
+        unknown = dict.fromkeys([words[place] for _, words, places in holes for place in places])
+        self.missed += len(unknown)
+        if self._old:
+            fresh = {word: self._old[word] for word in unknown.keys() & self._old.keys()}
+            unknown = dict.fromkeys([word for word in unknown if word not in fresh])
+        for batch in _iter_batches(unknown, _BATCH_WORDS):
+            fresh.update(self._codec.encode_words(batch))
         for number, words, places in holes:
             ids = found[number]
             assert isinstance(ids, list), "only texts cut into words have holes"
             for place in places:
                 ids[place] = fresh[words[place]]
-        self._keep({word: ids for word, ids in fresh.items() if len(word) <= LONGEST_WORD})
+        self._keep(fresh)
 
     def _keep(self, fresh: dict[str, bytes]) -> None:
+        if max(map(len, fresh)) > LONGEST_WORD:
+            fresh = {word: ids for word, ids in fresh.items() if len(word) <= LONGEST_WORD}
         if len(self._young) + len(fresh) > self._max_words:
             self._old, self._young = self._young, {}
         if len(fresh) <= self._max_words:
@@ -151,18 +155,19 @@ def _find_holes(ids: list[Any], missing: int) -> list[int]:
     return places
 
 
-def _iter_batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield texts or words in batches small enough that the library's memory stays small."""
+def _iter_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield texts or words in batches of about `size` characters, those longer than that alone."""
     batch: list[str] = []
-    characters = 0
+    room = size
     for text in texts:
-        if batch and len(text) > _BATCH_CHARACTERS:
+        length = len(text)
+        if length > size and batch:
             yield batch
-            batch, characters = [], 0
+            batch, room = [], size
         batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
+        room -= length
+        if room <= 0:
             yield batch
-            batch, characters = [], 0
+            batch, room = [], size
     if batch:
         yield batch
