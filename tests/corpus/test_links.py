@@ -118,7 +118,7 @@ def test_notice_retracts_document_and_its_twin(tmp_path: Path, target: str, noti
     documents = [
         citation(1, pmcid=7, doi="10.1/abc"),
         article(7, doi="10.1/abc"),
-        citation(2, pmcid=8, doi="10.1/abd"),
+        citation(2, pmcid=8, doi="10.1/xyz"),
     ]
     entries = [notice, *documents] if notice_first else [*documents, notice]
     assert decide(tmp_path / "drop", [entries], OPEN) == ["retracted", "retracted", ""]
@@ -388,6 +388,8 @@ print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_t
 
 
 def test_memory_per_record_is_what_is_stated(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc")
     used = []
     for records in (200_000, 1_200_000):
         folder = tmp_path / str(records)

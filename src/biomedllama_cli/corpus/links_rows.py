@@ -46,7 +46,7 @@ assert _ROW.size == LINK.itemsize
 def hash_doi(doi: str) -> int:
     """Return the 64-bit BLAKE2b hash of a DOI, whatever its case and prefix; 0 for none.
 
-    >>> hash_doi("https://doi.org/10.1000/ABC") == hash_doi("doi:10.1000/abc") != hash_doi("10.1000/abd")
+    >>> hash_doi("https://doi.org/10.1000/ABC") == hash_doi("doi:10.1000/abc") != hash_doi("10.1000/xyz")
     True
     >>> hash_doi(" ")
     0
