@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import time
 from collections.abc import Callable
@@ -15,8 +14,10 @@ from bucket_server import DATE, BucketServer, Paper, build_objects
 
 from biomedllama_cli.corpus.bucket import BucketReader, FetchProgress, FetchResult, fetch_articles
 from biomedllama_cli.corpus.bucket.client import Patience
-from biomedllama_cli.corpus.document import Dropped
+from biomedllama_cli.corpus.document import Dropped, Item
 from biomedllama_cli.corpus.locks import hold_lock
+from biomedllama_cli.corpus.sources.files import InputFile
+from biomedllama_cli.corpus.sources.pmc import PmcReader
 from biomedllama_cli.errors import OutputError, UnavailableError
 from biomedllama_cli.settings.prepare import BucketSettings, SelectionSettings
 
@@ -134,6 +135,7 @@ def test_refused_articles_come_as_dropped_documents_with_licence_and_pmid(fetch:
     assert (licensed.pmid, licensed.pmcid, licensed.licence) == (10_000_011, 11, "CC BY-NC")
     assert licensed.doi == "10.1234/made.11"
     assert items[2].metadata.flags == {"retracted", "open_access"}  # type: ignore[union-attr]
+    assert not any(item.problem for item in items)  # type: ignore[union-attr]  # none is an error of the input
     assert positions[-1] == result.refusals[0].stat().st_size
 
 
@@ -309,16 +311,20 @@ def test_without_a_network_the_error_comes_within_seconds_and_names_the_way_out(
     assert time.monotonic() - begin < 8
 
 
-def test_the_plos_papers_come_through_whole(fetch: Fetch, shared_data: Path) -> None:
-    files = sorted((shared_data / "jats" / "plos").glob("*.xml"))
-    papers = [Paper(number, xml=path.read_bytes()) for number, path in enumerate(files, start=100)]
+def test_the_plos_papers_read_from_bundles_are_the_same_as_from_their_files(
+    fetch: Fetch, shared_data: Path
+) -> None:
+    files = PmcReader().list_inputs((str(shared_data / "jats" / "plos"),))
+    papers = [Paper(number, xml=file.path.read_bytes()) for number, file in enumerate(files, start=100)]
     with BucketServer(build_objects(papers)) as server:
         result = fetch(server)
-    with tarfile.open(result.bundles[0]) as archive:
-        found = {
-            hashlib.sha256(archive.extractfile(name).read()).digest()  # type: ignore[union-attr]
-            for name in archive.getnames()
-            if name.endswith(".xml")
-        }
     assert len(files) == result.kept == 90
-    assert found == {hashlib.sha256(path.read_bytes()).digest() for path in files}
+    reader = BucketReader(PmcReader())
+    bundled = [item for file in reader.list_inputs(result.inputs) for item in read(reader, file)]
+    from_files = [item for file in files for item in read(PmcReader(), file)]
+    assert [getattr(item, "text", None) for item in bundled] == [item.text for item in from_files]  # type: ignore[union-attr]
+    assert [item.metadata.pmcid for item in bundled] == list(range(100, 190))  # type: ignore[union-attr]
+
+
+def read(reader: BucketReader | PmcReader, file: InputFile) -> list[Item]:
+    return list(reader.iter_documents(file, lambda position: None))

@@ -17,7 +17,7 @@ from bucket_server import DATE, BucketServer, Paper, build_objects
 CONNECTIONS = 4
 PAPERS = [Paper(n, licence="CC BY-NC" if n % 10 == 0 else "CC BY") for n in range(1, 301)]
 PROGRAM = f"""
-import sys
+import resource, sys
 from pathlib import Path
 from biomedllama_cli.corpus.bucket import bundles, fetch_articles
 from biomedllama_cli.corpus.executor import resumable_on_signals
@@ -26,6 +26,8 @@ from biomedllama_cli.settings.prepare import BucketSettings, SelectionSettings
 
 bundles.ARTICLES_PER_BUNDLE = 40
 settings = BucketSettings(inventory="{DATE}", bucket_url=sys.argv[1], connections={CONNECTIONS})
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     with resumable_on_signals():
         result = fetch_articles(settings, SelectionSettings(), Path(sys.argv[2]))
@@ -36,9 +38,9 @@ print(result.kept, sum(result.dropped.values()))
 """
 
 
-def start(server: BucketServer, folder: Path) -> subprocess.Popen[str]:
+def start(server: BucketServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, server.url, str(folder)],
+        [sys.executable, "-c", PROGRAM, server.url, str(folder), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "src"},
     )  # fmt: skip
 
@@ -125,5 +127,19 @@ def test_staged_articles_damaged_by_a_power_cut_are_fetched_again(
         staged = sorted(tmp_path.rglob("*.partial/*.xml"))
         assert staged
         staged[0].write_bytes(b"\0" * staged[0].stat().st_size)
+        assert finish(server, tmp_path) == "270 30"
+    assert read_results(tmp_path) == expected
+
+
+@pytest.mark.parametrize("largest_file", [20_000, 60_000])  # no room for the database; for the first bundle
+def test_a_disk_without_room_is_one_sentence_and_the_fetch_goes_on_afterwards(
+    tmp_path: Path, expected: dict[str, bytes], largest_file: int
+) -> None:
+    with BucketServer(build_objects(PAPERS)) as server:
+        process = start(server, tmp_path, str(largest_file))
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 6, errors
+        assert errors.count("\n") == 1
+        assert "download_dir" in errors
         assert finish(server, tmp_path) == "270 30"
     assert read_results(tmp_path) == expected

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from biomedllama_cli.corpus.bucket.address import Article
-from biomedllama_cli.corpus.bucket.metadata import BAD_METADATA, Facts
-from biomedllama_cli.corpus.bucket.store import CHANGED, REMOVED
+from biomedllama_cli.corpus.bucket.metadata import Facts
 from biomedllama_cli.corpus.document import FLAGS, Dropped, Item, Metadata
 from biomedllama_cli.corpus.licences import CODES
 from biomedllama_cli.corpus.sources.files import InputFile, find_inputs
@@ -21,11 +20,6 @@ from biomedllama_cli.corpus.sources.streams import iter_blocks, iter_lines
 SUFFIX = ".refused.jsonl"
 _ROWS_PER_FILE = 100_000
 _MAX_LINE_BYTES = 1 << 16
-_PROBLEMS = {
-    BAD_METADATA: "its metadata contradict themselves or the inventory",
-    CHANGED: "it is not the object any more that the inventory or its metadata stand for",
-    REMOVED: "it is not in the bucket any more",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +95,7 @@ def iter_refusals(
         except (orjson.JSONDecodeError, KeyError, TypeError):
             yield Dropped("unreadable_refusal", where, "it is no refusal")
             continue
-        problem = _PROBLEMS.get(reason, "")
-        yield Dropped(reason, where, problem, metadata)
+        yield Dropped(reason, where, metadata=metadata)
 
 
 class ArticleReader(Protocol):
