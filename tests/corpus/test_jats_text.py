@@ -34,19 +34,9 @@ def test_title_abstracts_sections_and_notes_stand_in_reading_order(jats: Any) ->
     )
     record = parse_article(data, "a.xml", ArticleSettings())
     assert isinstance(record, Record)
-    assert record.text == "\n\n".join(
-        [
-            "Title",
-            "Abstract",
-            "Aims",
-            "Why.",
-            "Author Summary",
-            "In short.",
-            "Teaser.",
-            "Opening.",
-            "1 Methods",
-        ]
-        + ["How.", "1.1. Mice", "Which.", "Thanks.", "Appendix", "A."]
+    assert record.text == (
+        "Title\n\nAbstract\n\nAims\n\nWhy.\n\nAuthor Summary\n\nIn short.\n\nTeaser.\n\nOpening.\n\n1 Methods\n\n"
+        "How.\n\n1.1. Mice\n\nWhich.\n\nThanks.\n\nAppendix\n\nA."
     )
 
 

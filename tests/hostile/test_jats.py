@@ -17,11 +17,12 @@ from biomedllama_cli.corpus.document import Dropped, Record
 from biomedllama_cli.corpus.jats import parsing
 from biomedllama_cli.corpus.licences import classify_prose
 
-HEAD = "<article><front><article-meta><title-group><article-title>T</article-title></title-group></article-meta></front>"
+TITLE = "<title-group><article-title>T</article-title></title-group>"
+HEAD = f"<article><front><article-meta>{TITLE}</article-meta></front>"
 BOMB = '<!ENTITY a "aaaaaaaaaa">' + "".join(
     f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
-SECRET = "the secret of the file"  # noqa: S105
+SECRET = "the secret of the file"
 
 
 def build(body: str, doctype: str = "", prolog: str = "") -> bytes:
@@ -36,7 +37,8 @@ def read(jats: Any, data: bytes) -> str:
         result.text.encode()
         return result.text
     assert isinstance(result, Dropped)
-    assert (len(result.problem) > 10 or result.reason == "no_text") and len(result.problem) < 400
+    assert len(result.problem) > 10 or result.reason == "no_text"
+    assert len(result.problem) < 400
     return result.reason
 
 

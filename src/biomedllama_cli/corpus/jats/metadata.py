@@ -1,6 +1,6 @@
 """What a JATS article says of itself: identifiers, year, language, licence, retractions.
 
-Values of `article-type` and `related-article-type`: https://pmc.ncbi.nlm.nih.gov/tagging-guidelines/article/dobs/
+Values of `article-type` and `related-article-type`: https://pmc.ncbi.nlm.nih.gov/tagging-guidelines/
 """
 
 from __future__ import annotations
