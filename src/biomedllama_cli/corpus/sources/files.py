@@ -10,7 +10,7 @@ from pathlib import Path
 from biomedllama_cli.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputFile:
     """One input file.
 
@@ -39,12 +39,26 @@ def find_inputs(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[In
     Raises:
         DataError: a pattern names nothing readable.
     """
-    found: dict[Path, InputFile] = {}
+    found: dict[str, InputFile] = {}
+    folders: dict[str, str] = {}
     for pattern in patterns:
         for path in _expand(pattern, suffixes):
             status = path.stat()
-            found.setdefault(path.resolve(), InputFile(path, str(path), status.st_size, status.st_mtime_ns))
+            found.setdefault(
+                _resolve(path, folders), InputFile(path, str(path), status.st_size, status.st_mtime_ns)
+            )
     return list(found.values())
+
+
+def _resolve(path: Path, folders: dict[str, str]) -> str:
+    """Return a file's real path; there may be millions of files, so each folder is resolved once."""
+    text = str(path)
+    if os.path.islink(text):
+        return os.path.realpath(text)
+    folder, name = os.path.split(text)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder or ".")
+    return os.path.join(folders[folder], name)
 
 
 def _expand(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -86,8 +100,8 @@ def _list_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = [name for name in names if name.endswith(suffixes) and not name.startswith(".")]
-        found += [path for path in (Path(root, name) for name in files) if path.is_file()]
-    return sorted(found)
+        found += [Path(root, name) for name in files if os.path.isfile(os.path.join(root, name))]
+    return sorted(found, key=lambda path: str(path).split(os.sep))
 
 
 def _refuse_unreadable(error: OSError) -> None:

@@ -13,7 +13,7 @@ from biomedllama_cli.corpus.jats.formulas import MATHML, read_mathml
 _NO_LABEL = ("", "UNLABELLED", "UNLABELED", "UNASSIGNED", "ABSTRACT")
 _NO_TITLE = ("not available", "no title available")
 # Added by NLM to long abstracts from 1975 to 2000: no words of the authors.
-_CUT_OFF = re.compile(r"\s*\(ABSTRACT TRUNCATED(?: AT \d+ WORDS)?\)\s*$")
+_CUT_OFF = re.compile(r"\s*\(ABSTRACT TRUNCATED(?: AT \d+ WORDS)?\)$")
 
 
 class UnresolvedEntityError(Exception):
@@ -121,7 +121,9 @@ def build_abstract(head: etree._Element, article: etree._Element) -> list[str]:
 def _read_parts(abstract: etree._Element) -> list[str]:
     parts = []
     for child in abstract.iterchildren("AbstractText"):
-        text = _CUT_OFF.sub("", flatten(child))
+        text = flatten(child)
+        if text.endswith(("WORDS)", "TRUNCATED)")):
+            text = _CUT_OFF.sub("", text)
         label = " ".join(child.get("Label", "").split()).rstrip(":").rstrip()
         if text:
             parts.append(text if label.upper() in _NO_LABEL else f"{label}: {text}")
