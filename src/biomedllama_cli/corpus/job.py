@@ -23,9 +23,12 @@ from biomedllama_cli.errors import DataError, OutputError
 _LIBRARIES = (
     "datasets",
     "datatrove",
+    "lxml",
     "numpy",
     "orjson",
+    "py3langid",
     "pyarrow",
+    "rensa",
     "sentencepiece",
     "tokenizers",
     "transformers",

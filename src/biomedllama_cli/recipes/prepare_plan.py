@@ -9,6 +9,7 @@ from typing import Any
 from biomedllama_cli.corpus.job import check_output, find_finished, resolve_output
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.models.tokenizer import Tokenizer
+from biomedllama_cli.recipes.prepare_estimate import estimate_source
 from biomedllama_cli.recipes.prepare_job import (
     DEFAULT_TOKENIZER,
     TRAINED,
@@ -75,7 +76,7 @@ def plan(settings: PrepareSettings, output: Path) -> PrepareReport:
     size = settings.tokenization.vocabulary_size
     on_hub = size is None and not Path(wanted).expanduser().exists()
     loaded = None if on_hub else load_given_tokenizer(settings)
-    finished = None
+    finished = estimate = None
     if source is not None and not on_hub:  # else only the network could tell whether it is the same job
         index = build_benchmark_index(settings)
         finished = find_finished(
@@ -83,6 +84,8 @@ def plan(settings: PrepareSettings, output: Path) -> PrepareReport:
         )
         if finished is None:
             check_output(output, overwrite=settings.overwrite)
+            if loaded is not None:
+                estimate = estimate_source(settings, source, loaded)
     tasks = settings.executor.tasks
     return PrepareReport(
         state="planned" if finished is None else "already_finished",
@@ -92,4 +95,5 @@ def plan(settings: PrepareSettings, output: Path) -> PrepareReport:
         tasks=source.count_tasks(tasks) if source else tasks or 1,
         tokenizer=f"a new vocabulary of {size:,} pieces" if size else wanted,
         manifest=finished,
+        estimate=estimate,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from biomedllama_cli.corpus.estimate import Estimate, Range
 from biomedllama_cli.corpus.manifest import CorpusManifest
 
 
@@ -26,6 +27,7 @@ class PrepareReport(BaseModel):
     seconds: float = 0.0
     jobs: tuple[str, ...] = ()
     manifest: CorpusManifest | None = None
+    estimate: Estimate | None = None
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
@@ -43,6 +45,7 @@ class PrepareReport(BaseModel):
             return [
                 f"Would read {inputs} in {self.tasks} task{'' if self.tasks == 1 else 's'}",
                 f"Would tokenise with {self.tokenizer}",
+                *(_describe_estimate(self.estimate) if self.estimate else ()),
                 f"Would write {self.output_dir}; nothing was written",
             ]
         documents, tokens = self.manifest.documents, self.manifest.tokens
@@ -61,3 +64,20 @@ class PrepareReport(BaseModel):
             f"Tokenizer: {self.tokenizer}, {self.manifest.vocabulary_size:,} ids, {bos} per document",
             f"Next: biomedllama pretrain --corpus {shlex.quote(self.output_dir)}",
         ]
+
+
+def _describe_estimate(estimate: Estimate) -> list[str]:
+    share = estimate.sampled_bytes / max(estimate.input_bytes, 1)
+    seen = "all of the input" if estimate.exact else f"{100 * share:.2g} % of the input, 95 % intervals"
+    return [
+        f"Estimate ({seen}; before duplicates and other decisions over the whole input):",
+        f"  documents  {_show(estimate.documents)} of {_show(estimate.documents_read)} read",
+        f"  tokens     {_show(estimate.tokens)}",
+        f"  disk       {_show(estimate.disk_bytes, 1e6)} MB, and as much again while it is made",
+        f"  time       {_show(estimate.seconds)} s",
+    ]
+
+
+def _show(found: Range, unit: float = 1.0) -> str:
+    value, low, high = (round(number / unit) for number in (found.value, found.low, found.high))
+    return f"{value:,}" if low == high else f"{value:,} ({low:,} to {high:,})"

@@ -88,7 +88,8 @@ class SelectionSettings(Settings):
     quality_filter: Switch = "auto"
     """Drop documents that fail published quality rules; auto is off for The Pile and the sample."""
     near_duplicates: Switch = "auto"
-    """Drop near-duplicates (Jaccard similarity about 0.8 and more); auto is off for The Pile and the sample."""
+    """Drop near-duplicates (nearly all pairs of Jaccard similarity 0.8 and more); auto is off for The Pile and the
+    sample."""
 
 
 class DecontaminationSettings(Settings):
@@ -98,7 +99,7 @@ class DecontaminationSettings(Settings):
     """Drop documents that hold benchmark items, only report them, or neither [default: drop where a benchmark is
     named, else off]."""
     benchmark: tuple[str, ...] = ()
-    """NAME or NAME=FILE: pubmedqa, medqa, medmcqa or mmlu-medical, from the hub or a file; repeatable."""
+    """NAME or NAME=FILE: pubmedqa, medqa, medqa-5, medmcqa or mmlu-medical, from the hub or a file; repeatable."""
 
 
 class ReplaySettings(Settings):
