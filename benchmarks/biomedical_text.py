@@ -116,13 +116,14 @@ def write_pile(folder: Path, stream: TextStream, *, files: int, bytes_per_file: 
     """Write files as The Pile has them: a tenth of other subsets, one document in a hundred an exact copy.
 
     Returns:
-        number of records, of copies, of records of the wanted subsets, and the bytes of JSON.
+        number of records, of records of the two PubMed subsets, of different texts among these, and bytes of JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("PubMed Abstracts", "PubMed Central", "StackExchange")
     draw = random.Random(1)
     counts: Counter[str] = Counter()
     earlier = ""
+    different: set[int] = set()
     for number in range(files):
         with (folder / f"{number:02d}.jsonl.zst").open("wb") as raw:
             writer = zstandard.ZstdCompressor(level=3).stream_writer(raw)
@@ -135,6 +136,8 @@ def write_pile(folder: Path, stream: TextStream, *, files: int, bytes_per_file: 
                 line = json.dumps({"text": text, "meta": {"pile_set_name": name}}).encode() + b"\n"
                 writer.write(line)
                 size += len(line)
-                counts.update({"records": 1, "copies": copy, "wanted": name != names[2], "bytes": len(line)})
+                counts.update({"records": 1, "wanted": name != names[2], "bytes": len(line)})
+                if name != names[2]:
+                    different.add(hash(text))
             writer.close()
-    return dict(counts)
+    return {**counts, "different": len(different)}
