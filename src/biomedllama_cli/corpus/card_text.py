@@ -114,6 +114,12 @@ def list_notices(manifest: CorpusManifest) -> list[str]:
             "with PMCID, DOI and title for the attribution that all but CC0 ask for. They may be passed on only as "
             "these licences permit, and share-alike licences bind derived text."
         )
+    if manifest.inventory is not None:
+        notices.append(
+            f"Articles were fetched by NLM's inventory of {manifest.inventory['date']} (SHA-256 "
+            f"{manifest.inventory['sha256']}): {manifest.inventory['fetched']:,} of "
+            f"{manifest.inventory['considered']:,} article versions considered."
+        )
     if "pile" in names:
         notices.append(
             "Records of The Pile (Gao et al. 2020, arXiv:2101.00027) carry no licence of their own; the rights of the "

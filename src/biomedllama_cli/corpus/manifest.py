@@ -166,6 +166,8 @@ class CorpusManifest(_Record):
     """Tables, reports and the data card beside the shards."""
     decontamination: dict[str, Any] = {}
     """Which benchmarks were looked for, and what was found."""
+    inventory: dict[str, Any] | None = None
+    """Day, SHA-256 and counts of the inventory that articles were fetched by, or null."""
     inputs: tuple[InputEntry, ...]
     """The inputs, in the order they were read; for very many, the one file that lists them."""
     settings: dict[str, Any]

@@ -19,7 +19,7 @@ from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder, rem
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.recipes.prepare_corpus import build_corpus
-from biomedllama_cli.recipes.prepare_fetch import fetch_bundles
+from biomedllama_cli.recipes.prepare_fetch import fetch_inputs
 from biomedllama_cli.recipes.prepare_job import (
     build_benchmark_index,
     decide_bos,
@@ -62,8 +62,8 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
         return plan(settings, output)
     started = time.monotonic()
     with resumable_on_signals(), explain_full_disk(output.parent):
-        bundles = fetch_bundles(settings)
-        source = build_source(settings, bundles)
+        fetched = fetch_inputs(settings)
+        source = build_source(settings, fetched.files)
         loaded = load_given_tokenizer(settings)
         index = build_benchmark_index(settings)
         tasks = source.count_tasks(settings.executor.tasks)
@@ -83,11 +83,13 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
             if index:
                 save_index(index, work.path / INDEX_FOLDER)
             settled = _settle(settings, tokenizer, index, tasks)
-            spread = _run_tasks(settings, source, work, settled, bundles=bundles, finishing=finishing)
+            spread = _run_tasks(settings, source, work, settled, bundles=fetched.files, finishing=finishing)
             if spread.submission is not None:
                 jobs = spread.submission.jobs
                 return PrepareReport(state="submitted", jobs=jobs, tasks_resumed=spread.resumed, **facts)
-            manifest = build_corpus(settings, source, work, tokenizer, index=index, job=job)
+            manifest = build_corpus(
+                settings, source, work, tokenizer, index=index, job=job, inventory=fetched.inventory
+            )
             work.publish(overwrite=settings.overwrite)
     seconds = round(time.monotonic() - started, 2)
     resumed = spread.resumed

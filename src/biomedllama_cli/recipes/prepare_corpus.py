@@ -60,6 +60,7 @@ def build_corpus(
     *,
     index: BenchmarkIndex | None,
     job: str,
+    inventory: dict[str, Any] | None,
 ) -> CorpusManifest:
     """Put the corpus together in the work folder, and return its manifest.
 
@@ -92,6 +93,7 @@ def build_corpus(
         sources=assembled.sources,
         files=(),
         decontamination=summary,
+        inventory=inventory,
         inputs=inputs,
         settings=settings.model_dump(mode="json"),
         versions=list_versions(),

@@ -54,11 +54,6 @@ def _pair_inputs(settings: PrepareSettings, bundles: tuple[Path, ...]) -> list[t
     if source.sample:
         return [("sample", ())]
     if settings.bucket.inventory is not None:
-        if source.source != ("pmc",) and "pmc" not in source.source:
-            raise SettingsError(
-                "bucket.inventory names articles of PubMed Central, and pmc is not among the sources.",
-                "Add --source pmc.",
-            )
         others = tuple(name for name in source.source if name != "pmc")
         return [*_pair(others, source.input), ("pmc", tuple(map(str, bundles)))]
     return _pair(source.source or ("pile",), source.input)
@@ -83,9 +78,12 @@ def _choose_reader(settings: PrepareSettings, name: str, inputs: tuple[str, ...]
 
         return _check_inputs(PubmedReader(), name, inputs)
     if name == "pmc":
+        from biomedllama_cli.corpus.bucket import BucketReader
         from biomedllama_cli.corpus.sources.pmc import PmcReader
 
-        return _check_inputs(PmcReader(settings.articles), name, inputs)
+        articles = PmcReader(settings.articles)
+        fetched = settings.bucket.inventory is not None
+        return _check_inputs(BucketReader(articles) if fetched else articles, name, inputs)
     if inputs:
         return PileReader(settings.source.text_field)
     return HubReader(

@@ -92,7 +92,7 @@ def parse_line(line: bytes, text_field: str, where: str) -> Record | Dropped:
     r"""Return the record of one JSON line, or what is wrong with it.
 
     >>> parse_line(b'{"text": "a", "meta": {"pile_set_name": "PubMed Central"}}', "text", "f, line 1")
-    Record(text='a', subset='PubMed Central', where='f, line 1')
+    Record(text='a', subset='PubMed Central', where='f, line 1', metadata=None)
     >>> parse_line(b'{"text": "\xff"}', "text", "f, line 2").reason
     'not_utf8'
     """
