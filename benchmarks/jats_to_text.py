@@ -169,7 +169,8 @@ def main() -> None:
     recalls = {"ours": measure_recall(ours), "pubmed_parser": measure_recall(peer)}
 
     lines = [
-        f"{len(paths)} papers, {size:.1f} MB of XML, one process, median of {options.rounds} rounds.",
+        f"{len(paths)} papers, {size:.1f} MB of XML, one process, median of {options.rounds} rounds; "
+        f"pubmed_parser {version('pubmed-parser')}, lxml {version('lxml')}.",
         "",
     ]
     lines += ["| reader | seconds | MB/s | time / ours |", "|---|---|---|---|"]

@@ -38,7 +38,7 @@ LINKS = {
     "https://creativecommons.org/licenses/bysomething/4.0/": None,
     "https://example.org/creativecommons.org/licenses/by/4.0/": None,
     "https://notcreativecommons.org/licenses/by/4.0/": None,
-    "http://onlinelibrary.wiley.com/termsAndConditions#vor": None,
+    "http://onlinelibrary.wiley.com/termsAndConditions": None,
 }
 
 PROSE = {
@@ -71,7 +71,7 @@ PROSE = {
     "Creative Commons Attribution-NoDerivs": {"CC BY-ND"},
     "an open access article under the CC BY-NC-ND license": {"CC BY-NC-ND"},
     "Licencia Creative Commons Atribución-NoComercial 4.0": {"CC BY-NC"},
-    "For commercial re-use, please contact the publisher. Creative Commons Attribution License": {"CC BY-NC"},
+    "For commercial use, please contact the publisher. Creative Commons Attribution License": {"CC BY-NC"},
     "free of all copyright, and may be freely reproduced. The work is made available under the Creative Commons CC0 "
     "public domain dedication.": {"CC0", "public domain"},
     "This is a work of the U.S. Government and is not subject to copyright protection in the United States.": {
@@ -90,7 +90,7 @@ PROSE = {
     "verbatim copying and redistribution of this article are permitted in all media for any purpose": set(),
     "distributed under a Creative Commons license": set(),
     "ACS AuthorChoice License, which permits copying for non-commercial purposes.": set(),
-    "can be used for unrestricted research re-use and analyses in any form or by any means": set(),
+    "can be used for unrestricted research use and analyses in any form or by any means": set(),
     "This is an Open Access article in the spirit of the Public Library of Science (PLoS) principles for Open Access, "
     "without any waiver of WHO's privileges. This article should not be reproduced for use in association with the "
     "promotion of commercial products.": set(),

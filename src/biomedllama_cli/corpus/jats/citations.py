@@ -20,9 +20,6 @@ _FILLER = (
     r"|also|and others|among others|in|by|but see|compare)"
 )
 _GROUP = re.compile(rf"[\[(](?i:(?: ?{_FILLER}[ ,;:]*)* ?{_MARK}[ ,;]*(?: ?{_FILLER}[ ,;]*)*) ?[\])]")
-_LAST = re.compile(rf"[,;] ?{_MARK}(?= ?[\])])")
-_FIRST = re.compile(rf"([\[(]){_MARK} ?[,;] ?")
-_AFTER_COMMA = re.compile(rf"[,;] ?{START}{END}(?= ?[.;:)\]]|$)")
 _OPENING = ("(", "[", "{", "“", "‘")
 
 
@@ -49,22 +46,27 @@ def drop_markers(text: str) -> str:
     """
     text = _CHAIN.sub(_join_chain, text)
     text = _GROUP.sub(f"{START}{END}", text)
-    text = _LAST.sub("", text)
-    text = _FIRST.sub(r"\1", text)
-    text = _AFTER_COMMA.sub("", text)
     parts = text.split(START)
-    for index, piece in enumerate(parts[1:], start=1):
-        kept, _, after = piece.partition(END)
-        before, following = parts[index - 1], after[:1]
-        if kept:
-            parts[index] = kept + (" " if following.isalnum() else "") + after
-        elif following.isalnum():
-            parts[index] = (" " if before[-1:].isalnum() else "") + after
-        else:
-            # The space before a marker goes with it, save where a bracket opens behind it.
-            parts[index - 1] = before if following in _OPENING else before.removesuffix(" ")
-            parts[index] = after
+    for index in range(1, len(parts)):
+        kept, _, after = parts[index].partition(END)
+        parts[index - 1 : index + 1] = _join(parts[index - 1], kept, after)
     return "".join(parts).strip()
+
+
+def _join(before: str, kept: str, after: str) -> tuple[str, str]:
+    """Return what stands before and behind a marker when the marker is gone, or what is kept of it written."""
+    closing, bare = after.lstrip(" ")[:1], before.rstrip(" ")
+    if bare.endswith((",", ";")) and (closing in (")", "]") or (not kept and closing in ("", ".", ";", ":"))):
+        return bare[:-1], after  # (Figure 2; [1]) and: in mice, [1].
+    if bare.endswith(("(", "[")) and closing in (",", ";"):
+        return bare, after.lstrip(" ")[1:].lstrip(" ")
+    following = after[:1]
+    if kept:
+        return before, kept + (" " if following.isalnum() else "") + after
+    if following.isalnum():
+        return before, (" " if before[-1:].isalnum() else "") + after
+    # The space before a marker goes with it, save where a bracket opens behind it.
+    return before if following in _OPENING else before.removesuffix(" "), after
 
 
 def _join_chain(found: re.Match[str]) -> str:
