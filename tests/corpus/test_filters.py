@@ -25,7 +25,7 @@ ENGLISH = (
 FOREIGN = {
     "de": "Die chronische Niereninsuffizienz gilt als unabhängiger Risikofaktor für kardiovaskuläre "
     "Ereignisse. In einer prospektiven Kohorte wurden 412 Patienten über fünf Jahre beobachtet; die Mortalität war "
-    "bei einer GFR unter 60 ml/min signifikant erhöht (HR 1,84).",
+    "bei einer GFR von weniger als 60 ml/min signifikant erhöht (HR 1,84).",
     "fr": "L'insuffisance cardiaque représente près de la moitié des cas chez le sujet âgé. Le but de ce travail était "
     "d'évaluer la valeur pronostique du NT-proBNP chez 218 patients hospitalisés dans notre service.",
     "es": "Se realizó un estudio descriptivo en el que se incluyeron 356 mujeres entre 25 y 64 años. La prevalencia de "

@@ -26,7 +26,7 @@ _ENGLISH_SHARE = 0.06
 _LEAST_LETTERS = 0.5
 # (bytes, least confidence): no window of English abstracts and papers is taken for another language.
 _LONG_TEXT, _LONG_CONFIDENCE, _SHORT_CONFIDENCE = 160, 0.5, 0.8
-_NO_LANGUAGE = frozenset(("und", "zxx", "mul", "mis"))  # ISO 639-2: undetermined, none, several, uncoded
+_NO_LANGUAGE = frozenset(("und", "zxx", "mul"))  # ISO 639-2: undetermined, none, several
 _SAME = {"eng": "en", "nb": "no", "nn": "no", "nob": "no", "nno": "no", "nor": "no"}
 
 
