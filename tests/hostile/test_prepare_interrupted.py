@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import random
@@ -147,6 +148,39 @@ def test_unfinished_work_of_another_job_is_not_mixed_in(material: Path, tmp_path
     assert "unfinished work of another job" in out + errors
     assert finish(material, output, "--bos", "never", "--overwrite")["tasks_resumed"] == 0
     assert not json.loads((output / "manifest.json").read_text())["adds_bos"]
+
+
+def load_kills() -> Any:
+    """Import the benchmark, of which the tests run a small part."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_prepare.py"
+    spec = importlib.util.spec_from_file_location("kill_prepare", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def kill_material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the input, the tokenizer and the undisturbed corpus of the kill tests."""
+    folder: Path = load_kills().make_material(tmp_path_factory.mktemp("kills"), documents=40)
+    return folder
+
+
+# Three killed while tasks run (parent, worker, group), one while the corpus is put together, one at the last rename.
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 7, 8, 6, 0])
+def test_kill_at_a_random_moment_costs_no_finished_task_and_no_byte(
+    kill_material: Path, tmp_path: Path, seed: int
+) -> None:
+    kill = load_kills().kill_once(kill_material, tmp_path / "corpus", seed)
+    assert kill.same_bytes, kill
+    assert kill.finished_before <= kill.resumed, kill
+    assert not kill.leftovers, kill
+    if not kill.ended_before:
+        assert kill.exit_code == (7 if kill.who == "worker" else -signal.SIGKILL), kill
 
 
 def measure_memory(material: Path, folder: Path, copies: int) -> int:
