@@ -11,6 +11,8 @@ from biomedllama_cli.corpus.card_markdown import render_card
 from biomedllama_cli.corpus.card_plot import plot_lengths
 from biomedllama_cli.corpus.card_text import UNQUOTED, list_notices, shorten
 
+__all__ = ["CardFacts", "Example", "write_card"]
+
 SCHEMA_VERSION = "biomedllama.card/1"
 CARD_FILE, CARD_JSON_FILE, LENGTHS_FILE = "DATA_CARD.md", "data_card.json", "document_lengths.png"
 EXAMPLES_PER_REASON = 3

@@ -22,7 +22,10 @@ UNQUOTED = frozenset(
 """Reasons to leave a document out that are reasons not to quote it either."""
 REASONS: Mapping[str, str] = {
     "abstract_without_licence": "abstract whose article is not known to be under a licence that permits training",
+    "broken_archive": "rest of a damaged archive",
+    "broken_json": "no valid JSON",
     "broken_stream": "rest of a damaged file",
+    "broken_xml": "no well-formed XML",
     "contaminated": "holds a benchmark item",
     "contaminated_twin": "abstract or article of a document that holds a benchmark item",
     "deleted_citation": "withdrawn by PubMed",
@@ -31,10 +34,15 @@ REASONS: Mapping[str, str] = {
     "full_text_kept": "abstract of an article that is in the corpus itself",
     "historical_ocr": "scan of the 18th to 20th century, recognised by machine",
     "licence_conflict": "what the article says of its licence contradicts itself",
+    "line_too_long": "longer than any paper",
+    "lone_surrogate": "text that is no Unicode",
+    "metadata_mismatch": "the article is not what its metadata says",
     "near_duplicate": "nearly the same text occurs earlier",
+    "no_abstract": "citation without an abstract",
     "no_derivatives_licence": "licence forbids derivatives",
     "no_licence": "no licence is stated",
     "noncommercial_licence": "licence forbids commercial use",
+    "no_pmid": "citation without a PMID",
     "no_subset_named": "part of The Pile is not named",
     "other_language": "in another language",
     "other_subset": "another part of The Pile",
@@ -50,12 +58,15 @@ REASONS: Mapping[str, str] = {
     "quality_symbols": "many # or ellipses",
     "quality_too_short": "too few words",
     "quality_word_length": "words too short or too long on average",
+    "record_too_large": "larger than any paper",
     "replay_surplus": "more general text than asked for",
     "retracted": "retracted article",
     "retraction_notice": "notice of a retraction",
     "superseded_version": "a later version is in the input",
     "text_mining_only": "licensed for text mining only",
+    "truncated_archive": "rest of an archive that ends early",
     "truncated_stream": "rest of a file that ends early",
+    "xml_entity": "XML that defines entities of its own",
 }
 """What a reason means; one that is missing here stands for itself."""
 _GATES = {

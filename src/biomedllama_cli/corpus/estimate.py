@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,14 +95,7 @@ def estimate_corpus(
     candidates = [file for file in files if file.size]
     if not candidates or not all(file.on_disk for file in candidates):
         return None
-    end = clock() + seconds
-    clusters: list[_Cluster] = []
-    for number, index in enumerate(iter_order(len(candidates), seed)):
-        now = clock()
-        if now >= end and number >= _LEAST_FILES:
-            break
-        left = max(min(len(candidates), SLICES) - number, 1)
-        clusters.append(_read_cluster(candidates[index], sample, max(end - now, 0) / left, clock))
+    clusters = _take_sample(candidates, iter_order(len(candidates), seed), sample, (seconds, clock))
     total = sum(file.size for file in candidates)
 
     freedom = len(clusters) - 1
@@ -146,6 +139,25 @@ class _Cluster(NamedTuple):
         """Return the estimate of a weighted sum over the whole file, and its variance."""
         sizes, found = self.segments[:, 0], self.segments @ weights
         return expand_file(sizes, found, self.size)
+
+
+def _take_sample(
+    files: Sequence[InputFile],
+    order: Iterable[int],
+    sample: Sampler,
+    timer: tuple[float, Callable[[], float]],
+) -> list[_Cluster]:
+    """Read from files in an order until the time is over."""
+    seconds, clock = timer
+    end = clock() + seconds
+    clusters: list[_Cluster] = []
+    for number, index in enumerate(order):
+        now = clock()
+        if now >= end and number >= _LEAST_FILES:
+            break
+        left = max(min(len(files), SLICES) - number, 1)
+        clusters.append(_read_cluster(files[index], sample, max(end - now, 0) / left, clock))
+    return clusters
 
 
 def _read_cluster(file: InputFile, sample: Sampler, seconds: float, clock: Callable[[], float]) -> _Cluster:
