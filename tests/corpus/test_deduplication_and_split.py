@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomedllama_cli.corpus import deduplication
-from biomedllama_cli.corpus import decisions
+from biomedllama_cli.corpus import decisions, deduplication
 from biomedllama_cli.corpus.reasons import ALIVE, EXACT_DUPLICATE, RETRACTED
 from biomedllama_cli.corpus.selection import Gate
 from biomedllama_cli.corpus.source import Part, Source

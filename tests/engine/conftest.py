@@ -16,8 +16,8 @@ from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer, load_progress
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Trainee
-from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.mixture import Mixture
+from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.order import build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.validation import Validator, count_split_targets

@@ -464,3 +464,31 @@ def test_attention_is_tried_in_the_precision_of_the_run(
     ):
         settings = build(numerics={"precision": precision})
         assert choose_attention(settings, torch.device("cuda")) == dtype
+
+
+def test_weights_and_more_corpora_change_what_an_epoch_reads(
+    build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(corpus, tmp_path / "more" / "notes")
+    plain = pretrain(build(duration={"epochs": 1, "max_steps": None}), dry_run=True)
+    twice = pretrain(build(weight=("pile=2",), duration={"epochs": 1, "max_steps": None}), dry_run=True)
+    assert twice.steps in (2 * plain.steps - 1, 2 * plain.steps)
+    assert twice.sequences == plain.sequences
+    mixed = pretrain(
+        build(mix=(other,), weight=("notes/pile=0.5",), duration={"epochs": 1, "max_steps": None}), dry_run=True
+    )
+    assert mixed.sequences > plain.sequences
+    report = pretrain(build(mix=(other,), weight=("papers/pile=0.5", "notes/pile=2")))
+    assert report.status == "trained"
+    assert report.mixture == {"papers/pile": 0.5, "notes/pile": 2.0}
+
+
+def test_a_run_does_not_go_on_with_another_mixture(build: Callable[..., PretrainSettings]) -> None:
+    pretrain(build(duration={"max_steps": 2}))
+    with pytest.raises(OutputError, match="mixture"):
+        pretrain(build(duration={"max_steps": 2}, weight=("pile=2",)))
+
+
+def test_a_weight_of_an_unknown_source_is_refused(build: Callable[..., PretrainSettings]) -> None:
+    with pytest.raises(SettingsError, match="not among the sources pile"):
+        pretrain(build(weight=("pmc=2",)), dry_run=True)

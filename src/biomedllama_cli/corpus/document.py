@@ -12,6 +12,7 @@ FLAGS = (
     "author_manuscript",
     "historical_ocr",
     "preprint",
+    "licence_conflict",
     "open_access",
 )
 """What a source may say of a document, beside its licence."""

@@ -168,6 +168,7 @@ def describe_run(plan: Plan, description: ModelDescription, attention: str, devi
         "steps": plan.order.total_steps,
         "resumed_step": plan.start.progress.step if plan.start.progress else None,
         "sequences": plan.order.sequence_count,
+        "mixture": dict(zip(plan.order.mixture.names, plan.order.mixture.weights, strict=True)),
         "sequence_length": settings.batch.sequence_length,
         "global_batch_size": plan.batch.global_batch_size,
         "micro_batch_size": plan.batch.micro_batch_size,

@@ -44,6 +44,8 @@ class PretrainReport(BaseModel):
     """Step of the checkpoint that was continued, if any."""
     sequences: int
     """Training sequences of the corpus."""
+    mixture: dict[str, float] = {}
+    """Passes over each source in one epoch."""
     sequence_length: int
     """Tokens per sequence."""
     global_batch_size: int
@@ -118,6 +120,9 @@ class PretrainReport(BaseModel):
             f"{self.attention} attention.",
             f"Run folder: {self.run_folder}",
         ]
+        if any(weight != 1 for weight in self.mixture.values()):
+            passes = ", ".join(f"{name} x {weight:g}" for name, weight in self.mixture.items())
+            lines.append(f"One epoch: {passes}.")
         if self.status == "would continue":
             lines.append(f"Would continue {self.checkpoint} after step {self.resumed_step}.")
         return [*lines, "Nothing was written."]
