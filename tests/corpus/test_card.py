@@ -18,6 +18,7 @@ from biomedllama_cli.corpus.card_counts import CardCounter, Counts
 from biomedllama_cli.corpus.card_facts import CardFacts
 from biomedllama_cli.corpus.manifest import CorpusManifest
 
+BENCHMARK = {"items": 500, "testable": 490, "contaminated": 3, "documents": 4}
 NASTY = (
     "a | b\n# <script>alert(1)</script> ![x](http://evil.example/p.png) `code` \x00\u202e [link](y) \ud800"
 )
@@ -55,7 +56,7 @@ def make_manifest(**changes: Any) -> CorpusManifest:
             {"name": "pmc", "weight": 0.5, "documents": counts, "train_tokens": 2000, "validation_tokens": 1000},
             {"name": "pubmed", "weight": 2, "documents": counts, "train_tokens": 1000, "validation_tokens": 0},
         ],
-        "decontamination": {"mode": "drop", "benchmarks": [{"name": "pubmedqa", "items": 500, "found": 3}]},
+        "decontamination": {"mode": "drop", "benchmarks": {"pubmedqa": BENCHMARK}},
         "inputs": [{"path": "in|put.xml.gz", "size": 1234, "sha256": "b" * 64}],
         "settings": {"selection": {"licences": "commercial", "language": ["en"], "no_derivatives": "drop"}},
         "versions": {"biomedllama-cli": "0.1", "numpy": "2.4"},
@@ -153,7 +154,7 @@ def test_the_card_adds_up_and_names_what_is_repeated(facts: CardFacts, tmp_path:
         "| pubmed | none stated | 1 | 300 | 1,300 |",
         "10 documents read = 4 kept + 6 left out",
         "courtesy of the U.S. National Library of Medicine",
-        "| pubmedqa | 500 | 3 |",
+        "| pubmedqa | 500 | 490 | 3 | 4 |",
         "b" * 16,
     ):
         assert said in card

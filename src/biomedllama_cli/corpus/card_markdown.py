@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from biomedllama_cli.corpus.card_counts import GROUPS, Counts, Row
 from biomedllama_cli.corpus.card_facts import CardFacts, Example
@@ -84,6 +83,8 @@ def _render_documents(counts: Counts, picture: str) -> list[str]:
     ]
     for name, columns in GROUPS.items():
         rows: Sequence[Row] = counts.breakdowns[name]
+        if name == "subset":
+            rows = [row for row in rows if row.kind[-1] is not None]
         if name == "source" or all(row.kind[-1] is None for row in rows):
             continue
         if name == "year" and len(rows) > _MOST_ROWS:
@@ -185,24 +186,14 @@ def _render_decontamination(manifest: CorpusManifest) -> list[str]:
         "report": "Documents that hold a benchmark item were looked for and **kept**.",
     }
     lines += [said.get(mode, "**Benchmark items were not looked for.**"), ""]
-    benchmarks = facts.get("benchmarks", ())
-    rows: list[Mapping[str, Any]] = (
-        [{"name": name, **entry} for name, entry in benchmarks.items()]
-        if isinstance(benchmarks, Mapping)
-        else list(benchmarks)
-    )
-    titles = list(
-        dict.fromkeys(title for row in rows for title, value in row.items() if not isinstance(value, dict))
-    )
+    rows = [
+        (escape(name), *(f"{counts[key]:,}" for key in ("items", "testable", "contaminated", "documents")))
+        for name, counts in sorted(facts.get("benchmarks", {}).items())
+    ]
     if rows:
-        cells = [[_format_value(row.get(title)) for title in titles] for row in rows]
-        heads = [escape(title.replace("_", " ").capitalize()) for title in titles]
-        lines += _render_table(heads, cells, numbers=len(titles) - 1)
+        titles = ("Benchmark", "Items", "Testable", "Items found", "Documents that hold one")
+        lines += _render_table(titles, rows, numbers=4)
     return lines
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else escape(str(value))
 
 
 def _render_origin(manifest: CorpusManifest) -> list[str]:
