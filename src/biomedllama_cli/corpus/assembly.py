@@ -161,7 +161,7 @@ class Assembly:
             table, kept, (*columns, places["document"][kept], places["first_token"][kept])
         )
         self._on_documents(placed)
-        return here.stop
+        return number + int(table.num_rows)
 
     def _count_dropped(
         self, table: pa.Table, number: int, run: slice, part: int, ids: npt.NDArray[Any]

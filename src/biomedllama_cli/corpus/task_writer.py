@@ -154,8 +154,8 @@ class _TaskFiles:
             self._link(entry, document)
         texts = [record.text for _, record in kept]
         ids, rows = encode_documents(texts, tokenizer, adds_bos=adds_bos)
-        self._tokens.write(ids)
-        self._rows.write(rows)
+        self._tokens.write(ids.data)
+        self._rows.write(rows.tobytes())
         self._link_file.write(self._links.to_bytes())
         if self._signer and self._signatures:
             self._signatures.write(self._signer.sign(texts))

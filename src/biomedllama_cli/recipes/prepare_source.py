@@ -120,7 +120,7 @@ def _build_gate(settings: PrepareSettings, name: str) -> Gate:
     selection = settings.selection
     subset = settings.source.subset
     describes_itself = name in ("pubmed", "pmc")
-    kind = "abstract" if name == "pubmed" else "article"
+    kind: Literal["abstract", "article"] = "abstract" if name == "pubmed" else "article"
     return Gate(
         subset=SUBSETS[subset] if subset and name in ("pile", "sample") else None,
         licences=selection.licences if name == "pmc" else None,
