@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ ENVIRONMENT = {
 } | {
     "PYTHONPATH": str(Path(biomedllama_cli.__file__).parents[1]),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }  # fmt: skip
 START_CLUSTER = """
 import sys, time, ray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from biomedllama_cli.errors import UnavailableError, WorkerError
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
+_ANSWER_SECONDS = 10.0
 _POLL_SECONDS = 0.5  # how long a signal may have to wait
 _OBJECT_STORE_BYTES = 100 << 20  # Ray's least is 75 MiB; nothing but task numbers goes through it
 
@@ -116,15 +118,19 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    found = address or _find_cluster()
     with _keep_signal_handlers():
-        try:
-            ray.init(address=address or "auto", **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            if address is not None or not isinstance(error, ConnectionError):
+        if found is not None:
+            try:
+                _check_answer(found)
+                ray.init(address=found, **quiet)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise UnavailableError(
-                    f"executor.ray_address = {address}: the Ray cluster cannot be used: {_shorten(error)}.",
-                    "Start one with `ray start --head`, with the same versions of ray and Python as here.",
+                    f"executor.ray_address = {found}: the Ray cluster cannot be used: {_shorten(error)}.",
+                    "Start one with `ray start --head`, with the same versions of ray and Python and the same "
+                    "RAY_AUTH_MODE as here.",
                 ) from None
+        else:
             logger.info("no Ray cluster at hand: starting one on this machine")
             ray.init(
                 address="local",
@@ -137,6 +143,37 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
+
+
+def _find_cluster() -> str | None:
+    """Return the address of the cluster that RAY_ADDRESS names, or that `ray start` began here and still answers.
+
+    Not Ray's own search (`auto`), which also finds the private cluster of another program and dies with it.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        return None if named == "local" else named
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  as Ray has it
+    note = Path(folder, "ray", "ray_current_cluster")
+    try:
+        noted = note.read_text().strip()
+        _check_answer(noted)
+    except (OSError, ValueError):  # what was noted is long over
+        return None
+    return noted
+
+
+def _check_answer(address: str) -> None:
+    """Check that somebody listens at an address: Ray itself asks for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: it is no address.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():
+        raise ValueError("it is not HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
 
 
 @contextmanager
