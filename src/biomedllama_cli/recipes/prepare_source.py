@@ -128,7 +128,7 @@ def _build_gate(settings: PrepareSettings, name: str) -> Gate:
         drop_retracted=describes_itself and selection.retracted == "drop",
         drop_historical_ocr=describes_itself and selection.historical_ocr == "drop",
         language=LanguageFilter(selection.language) if is_on(selection.language_filter, name) else None,
-        quality=QualityFilter(kind) if is_on(selection.quality_filter, name) else None,
+        quality=QualityFilter(kind, selection.language) if is_on(selection.quality_filter, name) else None,
     )
 
 
