@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ _ROWS_PER_GROUP = 1 << 14
 _NOTHING = Metadata()
 
 
+class _ParquetWriter(pq.ParquetWriter):  # type: ignore[misc]
+    """pyarrow's writer; one that an error left open does not shout a second time when it is forgotten."""
+
+    def __del__(self) -> None:
+        with suppress(OSError):  # the disk is still full
+            super().__del__()
+
+
 class TableWriter:
     """Write the documents of one task.
 
@@ -51,7 +60,7 @@ class TableWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, DOCUMENT_COLUMNS, compression="zstd", write_statistics=False)
+        self._writer = _ParquetWriter(path, DOCUMENT_COLUMNS, compression="zstd", write_statistics=False)
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
 
@@ -131,7 +140,7 @@ class PlacedTableWriter:
 
     def __init__(self, path: Path) -> None:
         schema = pa.schema([*DOCUMENT_COLUMNS, *PLACE_COLUMNS])
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = _ParquetWriter(path, schema, compression="zstd")
 
     def add(
         self,
