@@ -61,7 +61,8 @@ def finish(material: Path, output: Path, *arguments: str) -> dict[str, Any]:
 
 
 def read_corpus(folder: Path) -> dict[str, bytes]:
-    names = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    described = ("manifest.json", "data_card", "DATA_CARD")  # name, time and command
+    names = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(described)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in names}
 
 
