@@ -60,6 +60,12 @@ def jats() -> Any:
     return _load_helper("jats_documents")
 
 
+@pytest.fixture(scope="session")
+def corpora() -> Any:
+    """Return the module that writes inputs of made-up words and reads corpora to compare."""
+    return _load_helper("made_up_corpora")
+
+
 def _load_helper(name: str) -> Any:
     """Import a module of tests/corpus under one name, whatever folder pytest was started in."""
     full = f"biomedllama_tests_{name}"

@@ -30,24 +30,18 @@ def inputs(tmp_path: Path, records: Any) -> Path:
     return tmp_path / "input"
 
 
-def read_corpus(folder: Path) -> dict[str, bytes]:
-    described = ("manifest.json", "data_card", "DATA_CARD")
-    names = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(described)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
-
-
 @pytest.mark.slow
 def test_corpus_is_byte_identical_for_one_two_and_seven_workers(
-    run_prepare: Prepare, inputs: Path, tmp_path: Path
+    run_prepare: Prepare, inputs: Path, tmp_path: Path, corpora: Any
 ) -> None:
-    corpora = []
+    made = []
     for workers in (1, 2, 7):
         output = tmp_path / str(workers)
         report = run_prepare(inputs, output_dir=output, executor={"workers": workers})
         assert (report.state, report.tasks) == ("finished", FILES)
-        corpora.append(read_corpus(output))
-    assert corpora[0] == corpora[1] == corpora[2]
-    assert len(corpora[0]) > 5
+        made.append(corpora.read_corpus(output))
+    assert made[0] == made[1] == made[2]
+    assert len(made[0]) > 5
 
 
 def test_log_says_that_one_file_is_no_work_for_two(

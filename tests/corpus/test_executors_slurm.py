@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -16,24 +15,17 @@ import pytest
 import biomedllama_cli
 from biomedllama_cli.corpus.slurm import check_options, plan_array
 from biomedllama_cli.errors import SettingsError
-from biomedllama_cli.models.tokenizer import train_tokenizer
 
-WORDS = ["".join(random.Random(i).choices("abcdefghilmnoprstuv", k=5)) for i in range(800)]
 FILES = 5
 Result = tuple[int, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with five small input files, a tokenizer, and the corpus that local tasks make of them."""
+def material(tmp_path_factory: pytest.TempPathFactory, corpora: Any) -> Path:
+    """Return a folder with five small input files and a tokenizer."""
     folder = tmp_path_factory.mktemp("a folder with spaces, 50%")
-    train_tokenizer([" ".join(WORDS)], 300, folder / "tokenizer", seed=0)
-    (folder / "input").mkdir()
-    for number in range(FILES):
-        draw = random.Random(number)
-        with (folder / "input" / f"{number}.jsonl").open("w") as file:
-            for _ in range(20):
-                file.write(json.dumps({"text": " ".join(draw.choices(WORDS, k=60))}) + "\n")
+    corpora.write_tokenizer(folder / "tokenizer")
+    corpora.write_input(folder / "input", FILES, documents=20, words=60)
     return folder
 
 
@@ -84,33 +76,23 @@ def cluster(tmp_path: Path, material: Path) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def expected(material: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(material: Path, tmp_path_factory: pytest.TempPathFactory, corpora: Any) -> dict[str, bytes]:
     """Return the files of the corpus as local tasks make it."""
     local = Cluster(tmp_path_factory.mktemp("local"), material)
     code, report = local.prepare(material / "expected", executor="local")
     assert code == 0, report
-    return read_corpus(material / "expected")
-
-
-def read_corpus(folder: Path) -> dict[str, bytes]:
-    """Return all files but those that tell time and command."""
-    names = [path for path in folder.rglob("*") if path.is_file()]
-    described = ("manifest.json", "data_card", "DATA_CARD")
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in names
-        if not path.name.startswith(described)
-    }
+    files: dict[str, bytes] = corpora.read_corpus(material / "expected")
+    return files
 
 
 def test_array_and_finishing_job_make_the_same_corpus_as_local_tasks(
-    cluster: Cluster, material: Path, expected: dict[str, bytes]
+    cluster: Cluster, material: Path, expected: dict[str, bytes], corpora: Any
 ) -> None:
     output = material / "corpora" / "of slurm"
     code, report = cluster.prepare(output, "--slurm-option=--partition=cpu", "--slurm-option=--time=1:00:00")
     assert (code, report["state"], len(report["jobs"])) == (0, "submitted", 2), report
     assert cluster.wait(report) == [[0] * FILES, [0]]
-    assert read_corpus(output) == expected
+    assert corpora.read_corpus(output) == expected
     assert not output.with_name(".of slurm.partial").exists()
     script = (cluster.jobs / report["jobs"][0] / "script").read_text()
     assert "#SBATCH --partition=cpu\n#SBATCH --time=1:00:00\n" in script
@@ -122,7 +104,7 @@ def test_array_and_finishing_job_make_the_same_corpus_as_local_tasks(
 
 
 def test_same_command_while_jobs_wait_submits_nothing_and_others_are_refused(
-    cluster: Cluster, expected: dict[str, bytes]
+    cluster: Cluster, expected: dict[str, bytes], corpora: Any
 ) -> None:
     output = cluster.root / "corpus"
     (cluster.jobs / "hold").touch()
@@ -136,11 +118,11 @@ def test_same_command_while_jobs_wait_submits_nothing_and_others_are_refused(
     assert sorted(path.name for path in cluster.jobs.iterdir()) == [*first["jobs"], "hold"]
     (cluster.jobs / "hold").unlink()
     cluster.wait(first)
-    assert read_corpus(output) == expected
+    assert corpora.read_corpus(output) == expected
 
 
 def test_only_missing_tasks_are_submitted_again(
-    cluster: Cluster, material: Path, expected: dict[str, bytes]
+    cluster: Cluster, material: Path, expected: dict[str, bytes], corpora: Any
 ) -> None:
     output = cluster.root / "corpus"
     bad = material / "input" / "3.jsonl"
@@ -161,7 +143,7 @@ def test_only_missing_tasks_are_submitted_again(
     assert second["tasks_resumed"] == FILES - 1
     assert cluster.wait(second) == [[0], [0]]
     assert "ranks=(3)" in (cluster.jobs / second["jobs"][0] / "script").read_text()
-    assert read_corpus(output) == expected
+    assert corpora.read_corpus(output) == expected
 
 
 def test_jobs_of_a_corpus_that_was_finished_meanwhile_write_nothing(

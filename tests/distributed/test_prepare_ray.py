@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
 import signal
 import subprocess
@@ -18,12 +17,10 @@ import psutil
 import pytest
 
 import biomedllama_cli
-from biomedllama_cli.models.tokenizer import train_tokenizer
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-WORDS = ["".join(random.Random(i).choices("abcdefghilmnoprstuv", k=5)) for i in range(800)]
 FILES = 5
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith("RAY_")
@@ -43,23 +40,14 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with input files, a tokenizer, and the corpus that local tasks make of them."""
+def material(tmp_path_factory: pytest.TempPathFactory, corpora: Any) -> Path:
+    """Return a folder with a small and a larger input, a tokenizer, and the corpus that local tasks make."""
     folder = tmp_path_factory.mktemp("material")
-    train_tokenizer([" ".join(WORDS)], 300, folder / "tokenizer", seed=0)
-    write_input(folder / "input", documents=20)
-    write_input(folder / "large", documents=4000)
+    corpora.write_tokenizer(folder / "tokenizer")
+    corpora.write_input(folder / "input", FILES, documents=20, words=100)
+    corpora.write_input(folder / "large", FILES, documents=4000, words=100)
     assert prepare(folder, folder / "expected", "input")["state"] == "finished"
     return folder
-
-
-def write_input(folder: Path, documents: int) -> None:
-    folder.mkdir()
-    for number in range(FILES):
-        draw = random.Random(number)
-        with (folder / f"{number}.jsonl").open("w") as file:
-            for _ in range(documents):
-                file.write(json.dumps({"text": " ".join(draw.choices(WORDS, k=100))}) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +79,6 @@ def prepare(material: Path, output: Path, source: str, *arguments: str) -> dict[
     return report
 
 
-def read_corpus(folder: Path) -> dict[str, bytes]:
-    described = ("manifest.json", "data_card", "DATA_CARD")
-    names = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(described)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
-
-
 def wait_for_a_finished_task(process: subprocess.Popen[str], output: Path) -> Path:
     work = output.with_name(f".{output.name}.partial")
     while not list(work.glob("executor/completions/*")):
@@ -105,11 +87,13 @@ def wait_for_a_finished_task(process: subprocess.Popen[str], output: Path) -> Pa
     return work
 
 
-def test_ray_tasks_make_the_same_corpus_as_local_ones(material: Path, tmp_path: Path, address: str) -> None:
+def test_ray_tasks_make_the_same_corpus_as_local_ones(
+    material: Path, tmp_path: Path, address: str, corpora: Any
+) -> None:
     arguments = ("--executor", "ray", "--ray-address", address)
     report = prepare(material, tmp_path / "corpus", "input", *arguments)
     assert report["state"] == "finished", report
-    assert read_corpus(tmp_path / "corpus") == read_corpus(material / "expected")
+    assert corpora.read_corpus(tmp_path / "corpus") == corpora.read_corpus(material / "expected")
     assert [entry.name for entry in tmp_path.iterdir()] == ["corpus"]
 
 
@@ -124,7 +108,7 @@ def test_error_in_a_ray_task_is_the_commands_own_error(material: Path, tmp_path:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_coordinator_leaves_no_writer_and_goes_on(
-    material: Path, tmp_path: Path, address: str, number: signal.Signals
+    material: Path, tmp_path: Path, address: str, corpora: Any, number: signal.Signals
 ) -> None:
     output = tmp_path / "corpus"
     arguments = ("--executor", "ray", "--ray-address", address)
@@ -139,7 +123,7 @@ def test_stopped_coordinator_leaves_no_writer_and_goes_on(
     assert report["tasks_resumed"] >= done >= 1
     local = tmp_path / "local"
     prepare(material, local, "large")
-    assert read_corpus(output) == read_corpus(local)
+    assert corpora.read_corpus(output) == corpora.read_corpus(local)
 
 
 def test_dead_ray_worker_is_replaced(material: Path, tmp_path: Path, address: str) -> None:

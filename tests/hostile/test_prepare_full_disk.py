@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -17,24 +16,17 @@ import pytest
 
 from biomedllama_cli.corpus.disk import explain_full_disk, is_full_disk, map_new_file
 from biomedllama_cli.errors import DataError, OutputError
-from biomedllama_cli.models.tokenizer import train_tokenizer
 
-WORDS = ["".join(random.Random(i).choices("abcdefghilmnoprstuv", k=5)) for i in range(800)]
 FILES = 4
 KILOBYTE = 1 << 10
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def material(tmp_path_factory: pytest.TempPathFactory, corpora: Any) -> Path:
     """Return input of four parts of about 200 kB of ids each, a tokenizer, and the corpus of an undisturbed run."""
     folder = tmp_path_factory.mktemp("material")
-    train_tokenizer([" ".join(WORDS)], 300, folder / "tokenizer", seed=0)
-    (folder / "input").mkdir()
-    for number in range(FILES):
-        draw = random.Random(number)
-        with (folder / "input" / f"{number}.jsonl").open("w") as file:
-            for _ in range(120):
-                file.write(json.dumps({"text": " ".join(draw.choices(WORDS, k=240))}) + "\n")
+    corpora.write_tokenizer(folder / "tokenizer")
+    corpora.write_input(folder / "input", FILES, documents=120, words=240)
     code, report = prepare(folder, folder / "expected")
     assert code == 0, report
     return folder
@@ -58,16 +50,10 @@ def prepare(
     return done.returncode, json.loads(done.stdout)
 
 
-def read_corpus(folder: Path) -> dict[str, bytes]:
-    described = ("manifest.json", "data_card", "DATA_CARD")
-    names = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(described)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
-
-
 # 100 kB: less than a task writes. 500 kB: enough for every task, less than the shard put together from them.
 @pytest.mark.parametrize(("kilobytes", "workers", "tasks"), [(100, 1, 0), (100, 2, 0), (500, 1, FILES)])
 def test_no_room_is_one_sentence_and_finished_tasks_are_kept(
-    material: Path, tmp_path: Path, kilobytes: int, workers: int, tasks: int
+    material: Path, tmp_path: Path, kilobytes: int, workers: int, tasks: int, corpora: Any
 ) -> None:
     output = tmp_path / "corpus"
 
@@ -81,7 +67,7 @@ def test_no_room_is_one_sentence_and_finished_tasks_are_kept(
     assert not output.exists()
     code, report = prepare(material, output)
     assert (code, report["tasks_resumed"]) == (0, tasks)
-    assert read_corpus(output) == read_corpus(material / "expected")
+    assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
     assert [entry.name for entry in tmp_path.iterdir()] == ["corpus"]
 
 
@@ -102,7 +88,7 @@ def set_size(disk: Path, kilobytes: int) -> None:
 
 @pytest.mark.parametrize("kilobytes", [64, 700, 1000, 1600, 2000])
 def test_full_disk_at_any_stage_leaves_nothing_half_visible(
-    material: Path, small_disk: Path, kilobytes: int
+    material: Path, small_disk: Path, kilobytes: int, corpora: Any
 ) -> None:
     set_size(small_disk, kilobytes)
     output = small_disk / "corpus"
@@ -113,7 +99,7 @@ def test_full_disk_at_any_stage_leaves_nothing_half_visible(
     set_size(small_disk, 20_000)
     code, report = prepare(material, output, "--workers", "2")
     assert code == 0, report
-    assert read_corpus(output) == read_corpus(material / "expected")
+    assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
     assert [entry.name for entry in small_disk.iterdir()] == ["corpus"]
 
 

@@ -6,7 +6,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,23 +16,15 @@ from typing import Any
 import psutil
 import pytest
 
-from biomedllama_cli.models.tokenizer import train_tokenizer
-
-WORDS = ["".join(random.Random(i).choices("abcdefghilmnoprstuv", k=5)) for i in range(3000)]
 FILES = 10
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def material(tmp_path_factory: pytest.TempPathFactory, corpora: Any) -> Path:
     """Return a folder with ten input files of 1.2 MB, a tokenizer, and the corpus of an undisturbed run."""
     folder = tmp_path_factory.mktemp("material")
-    train_tokenizer([" ".join(WORDS)], 400, folder / "tokenizer", seed=0)
-    (folder / "input").mkdir()
-    for number in range(FILES):
-        draw = random.Random(number)
-        with (folder / "input" / f"{number}.jsonl").open("w") as file:
-            for _ in range(400):
-                file.write(json.dumps({"text": " ".join(draw.choices(WORDS, k=500))}) + "\n")
+    corpora.write_tokenizer(folder / "tokenizer")
+    corpora.write_input(folder / "input", FILES, documents=400, words=500)
     assert finish(folder, folder / "expected")["tasks_resumed"] == 0
     return folder
 
@@ -60,12 +51,6 @@ def finish(material: Path, output: Path, *arguments: str) -> dict[str, Any]:
     return report
 
 
-def read_corpus(folder: Path) -> dict[str, bytes]:
-    described = ("manifest.json", "data_card", "DATA_CARD")  # name, time and command
-    names = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(described)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
-
-
 def wait_for_a_finished_task(process: subprocess.Popen[str], output: Path) -> Path:
     """Wait until one part is done, and return the hidden work folder."""
     work = output.with_name(f".{output.name}.partial")
@@ -79,7 +64,9 @@ def list_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
 
 
-def test_killed_run_leaves_no_writer_and_goes_on_at_once(material: Path, tmp_path: Path) -> None:
+def test_killed_run_leaves_no_writer_and_goes_on_at_once(
+    material: Path, tmp_path: Path, corpora: Any
+) -> None:
     output = tmp_path / "corpus"
     process = start(material, output, "--workers", "2")
     work = wait_for_a_finished_task(process, output)
@@ -93,11 +80,11 @@ def test_killed_run_leaves_no_writer_and_goes_on_at_once(material: Path, tmp_pat
     assert not output.exists()
     report = finish(material, output, "--workers", "2")
     assert report["tasks_resumed"] == done < FILES
-    assert read_corpus(output) == read_corpus(material / "expected")
+    assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
     assert not work.exists()
 
 
-def test_terminated_run_says_it_can_go_on(material: Path, tmp_path: Path) -> None:
+def test_terminated_run_says_it_can_go_on(material: Path, tmp_path: Path, corpora: Any) -> None:
     output = tmp_path / "corpus"
     process = start(material, output)
     wait_for_a_finished_task(process, output)
@@ -107,10 +94,12 @@ def test_terminated_run_says_it_can_go_on(material: Path, tmp_path: Path) -> Non
     assert "SIGTERM" in out + errors
     assert not output.exists()
     assert finish(material, output)["tasks_resumed"] >= 1
-    assert read_corpus(output) == read_corpus(material / "expected")
+    assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
 
 
-def test_killed_worker_is_an_error_and_not_a_wait_for_ever(material: Path, tmp_path: Path) -> None:
+def test_killed_worker_is_an_error_and_not_a_wait_for_ever(
+    material: Path, tmp_path: Path, corpora: Any
+) -> None:
     output = tmp_path / "corpus"
     process = start(material, output, "--workers", "2")
     wait_for_a_finished_task(process, output)
@@ -119,7 +108,7 @@ def test_killed_worker_is_an_error_and_not_a_wait_for_ever(material: Path, tmp_p
     assert process.returncode == 7, (out, errors)
     assert "Traceback" not in out + errors
     finish(material, output)
-    assert read_corpus(output) == read_corpus(material / "expected")
+    assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
 
 
 def test_second_writer_is_refused(material: Path, tmp_path: Path) -> None:
