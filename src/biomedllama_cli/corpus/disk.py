@@ -58,8 +58,7 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
             raise
         raise OutputError(
             f"The disk of {folder} is full ({_describe_room(folder)}).",
-            "Make room and run the same command again: finished parts are kept. Or choose another disk with "
-            "--output-dir.",
+            "Make room and run the same command again: finished parts are kept. Or name a folder on another disk.",
         ) from error
 
 
