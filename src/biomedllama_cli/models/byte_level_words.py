@@ -19,12 +19,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.models.word_cache import slice_ids
+
+if TYPE_CHECKING:
+    from biomedllama_cli.models.merge_kernel import MergeTables
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -107,7 +110,7 @@ class ByteLevelWords:
     """
 
     def __init__(self, backend: Any, dtype: npt.DTypeLike, *, cuts_after_newlines: bool) -> None:
-        self._backend, self._dtype, self._cuts_after_newlines = backend, np.dtype(dtype), cuts_after_newlines
+        self._backend, self.dtype, self._cuts_after_newlines = backend, np.dtype(dtype), cuts_after_newlines
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._begins = np.zeros(max(vocabulary.values()) + 1, np.bool_)
         self._begins[[i for piece, i in vocabulary.items() if piece.startswith(_SPACE)]] = True
@@ -131,6 +134,27 @@ class ByteLevelWords:
             for other in ("\n", _GLUED, *others):
                 text = text.replace(" " + _BARE + other, other)
         return (_BARE + text).split(" ")
+
+    def list_cut_rule(self) -> npt.NDArray[np.uint8]:
+        """Return what each byte of UTF-8 is to the cut."""
+        rule = np.zeros(257, np.uint8)
+        rule[ord(" ")] = rule[256] = 1
+        rule[ord("\n")] = 3 * self._cuts_after_newlines
+        return rule
+
+    def build_merge_tables(self) -> MergeTables | None:
+        """Return the vocabulary for compiled merging of ASCII words, or None for other expressions than those here."""
+        from biomedllama_cli.models.byte_level_merges import build_byte_level_tables
+
+        return build_byte_level_tables(self._backend) if self._cuts_after_newlines else None
+
+    def prepare(self, text: str) -> str | None:
+        """Return the text itself; None for one that has the marks of this class in it."""
+        return None if _GLUED in text or _BARE in text else text
+
+    def name_word(self, raw: str) -> str:
+        """Return the word of a part that the cut rule found."""
+        return raw[1:].replace(" ", _GLUED) if raw.startswith(" ") else _BARE + raw.replace(" ", _GLUED)
 
     def iter_parts(self, text: str, length: int) -> Iterator[str]:
         """Yield parts of about `length` characters whose ids, end to end, are those of the text."""
@@ -167,4 +191,4 @@ class ByteLevelWords:
         self._backend.no_truncation()
         self._backend.no_padding()
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, self._dtype) for encoding in encodings]
+        return [np.array(encoding.ids, self.dtype) for encoding in encodings]

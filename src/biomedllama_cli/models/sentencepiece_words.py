@@ -10,13 +10,16 @@ the vocabulary is loaded; a vocabulary that lacks the first is left to the libra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
 from biomedllama_cli.models.word_cache import slice_ids
+
+if TYPE_CHECKING:
+    from biomedllama_cli.models.merge_kernel import MergeTables
 
 SPACE = "\u2581"
 _CUT_CANDIDATES = "\n\t"
@@ -62,8 +65,9 @@ class SentencePieceWords:
     """
 
     def __init__(self, processor: Any, pieces: Sequence[str], dtype: npt.DTypeLike) -> None:
-        self._processor, self._dtype = processor, np.dtype(dtype)
+        self._processor, self.dtype = processor, np.dtype(dtype)
         self._cuts = tuple(cut for cut in _CUT_CANDIDATES if not any(cut in piece for piece in pieces))
+        self._pieces = pieces
         self._pairs = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
         self._odd = frozenset(("", SPACE, *self._cuts))
         self._begins = np.zeros(processor.get_piece_size(), np.bool_)
@@ -87,6 +91,45 @@ class SentencePieceWords:
         words = text.split(" ")
         del words[0]
         return words
+
+    def list_cut_rule(self) -> npt.NDArray[np.uint8]:
+        """Return what each byte of UTF-8 is to the cut."""
+        rule = np.zeros(257, np.uint8)
+        rule[ord(" ")] = 1
+        rule[[ord(cut) for cut in self._cuts]] = 2
+        return rule
+
+    def build_merge_tables(self) -> MergeTables | None:
+        """Return the vocabulary for compiled merging, or None where a piece has a character that is no piece."""
+        from biomedllama_cli.models.merge_kernel import build_tables
+
+        ids = {piece: self._processor.piece_to_id(piece) for piece in self._pieces}
+        if any(character not in ids for piece in ids for character in piece):
+            return None
+        scores = {piece: self._processor.get_score(i) for piece, i in ids.items()}
+        # Pieces of equal score have equal rank: then the leftmost pair goes first.
+        ranks = {score: rank for rank, score in enumerate(sorted(set(scores.values()), reverse=True))}
+        merges = [
+            (ids[piece[:cut]], ids[piece[cut:]], i, ranks[scores[piece]])
+            for piece, i in ids.items()
+            for cut in range(1, len(piece))
+            if piece[:cut] in ids and piece[cut:] in ids
+        ]
+        symbols = np.full(0x110000, -1, np.int32)
+        for piece, i in ids.items():
+            if len(piece) == 1:
+                symbols[ord(piece)] = i
+        symbols[ord(" ")] = ids[SPACE]
+        byte_ids = np.array([self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)], np.int32)
+        return build_tables(symbols, byte_ids, merges)
+
+    def prepare(self, text: str) -> str:
+        """Return the text with the space SentencePiece puts before it."""
+        return " " + text.replace(SPACE, " ") if text else ""
+
+    def name_word(self, raw: str) -> str:
+        """Return the word of a part that the cut rule found."""
+        return raw[1:].replace(" ", SPACE) if raw.startswith(" ") else raw
 
     def iter_parts(self, text: str, length: int) -> Iterator[str]:
         """Yield parts of about `length` characters whose ids, end to end, are those of the text."""
@@ -139,7 +182,7 @@ class SentencePieceWords:
         return len(word)
 
     def _to_array(self, ids: Sequence[int]) -> npt.NDArray[Any]:
-        return np.array(ids, self._dtype)
+        return np.array(ids, self.dtype)
 
     def _to_bytes(self, ids: Sequence[int]) -> bytes:
         return self._to_array(ids).tobytes()

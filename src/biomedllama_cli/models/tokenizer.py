@@ -25,7 +25,7 @@ from biomedllama_cli.models.sentencepiece_words import build_sentencepiece_words
 from biomedllama_cli.models.tokenizer_fingerprint import vocabulary_fingerprint
 from biomedllama_cli.models.tokenizer_hub import fetch_tokenizer_files
 from biomedllama_cli.models.tokenizer_training import train_sentencepiece
-from biomedllama_cli.models.word_cache import WordCache, WordCodec
+from biomedllama_cli.models.word_cache import WordCodec, WordMemory, build_word_cache
 
 MODEL_FILE = "tokenizer.model"
 _LONG_TEXT = 1 << 18  # characters encoded in one go: about 13 MB of SentencePiece's memory
@@ -59,7 +59,7 @@ class Tokenizer:
     _may_cut: bool = False
     threads: int = -1
     """Threads SentencePiece may use for one batch; -1 means one per core."""
-    _word_caches: dict[str, WordCache | None] = field(default_factory=dict, repr=False, compare=False)
+    _word_caches: dict[str, WordMemory | None] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without BOS or EOS; special tokens spelled in it stay text."""
@@ -98,14 +98,14 @@ class Tokenizer:
             return [np.array(ids, dtype).tobytes() for ids in self.encode_batch(texts)] if texts else []
         return cache.encode(texts)
 
-    def find_word_cache(self, dtype: npt.DTypeLike) -> WordCache | None:
+    def find_word_cache(self, dtype: npt.DTypeLike) -> WordMemory | None:
         """Return the memory of words behind `encode_bytes`, or None where the vocabulary allows none."""
         name = np.dtype(dtype).str
         if name not in self._word_caches:
             is_sentencepiece = self.kind == "sentencepiece"
             build = build_sentencepiece_words if is_sentencepiece else build_byte_level_words
             codec: WordCodec | None = build(self._backend, dtype)
-            self._word_caches[name] = WordCache(codec) if codec is not None else None
+            self._word_caches[name] = build_word_cache(codec) if codec is not None else None
         return self._word_caches[name]
 
     def _encode_long(self, text: str) -> list[int]:

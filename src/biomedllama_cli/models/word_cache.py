@@ -8,12 +8,16 @@ much faster than merging again. What a word is, and the proof, belong to the voc
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from biomedllama_cli.models.merge_kernel import MergeTables
 
 MAX_WORDS = 1 << 19
 """Words of one generation: about 90 MB of memory for English words, and two generations are kept."""
@@ -22,8 +26,8 @@ LONGEST_WORD = 64
 """Characters of the longest word that is kept; longer ones (sequences, URLs) hardly ever come again."""
 
 _BATCH_CHARACTERS = 1 << 15
-_BATCH_WORDS = 1 << 10  # characters: SentencePiece and `tokenizers` are fastest on texts of this size
-_LONG_TEXT = 1 << 18
+BATCH_WORDS = 1 << 10  # characters: SentencePiece and `tokenizers` are fastest on texts of this size
+LONG_TEXT = 1 << 18
 
 
 class WordCodec(Protocol):
@@ -31,6 +35,25 @@ class WordCodec(Protocol):
 
     def split(self, text: str) -> list[str] | None:
         """Return the words whose ids, end to end, are those of the text; None where that cannot be told."""
+        ...
+
+    dtype: np.dtype[Any]
+    """Type of the ids in the bytes of a word."""
+
+    def list_cut_rule(self) -> npt.NDArray[np.uint8]:
+        """Return what each byte of UTF-8 is to the cut, as `word_table` has it; shape [257]."""
+        ...
+
+    def build_merge_tables(self) -> MergeTables | None:
+        """Return the vocabulary for compiled merging, or None where that cannot be told to be the same."""
+        ...
+
+    def prepare(self, text: str) -> str | None:
+        """Return the text that the cut rule is for; None where the cut cannot be told."""
+        ...
+
+    def name_word(self, raw: str) -> str:
+        """Return the word, as `split` would, of a part that the cut rule found."""
         ...
 
     def iter_parts(self, text: str, length: int) -> Iterator[str]:
@@ -44,6 +67,30 @@ class WordCodec(Protocol):
     def encode_whole(self, text: str) -> bytes:
         """Return the ids of a text as the library gives them."""
         ...
+
+
+class WordMemory(Protocol):
+    """Encodes texts and remembers their words: `WordCache`, or the compiled `word_table.WordTable`."""
+
+    seen: int
+    missed: int
+
+    def __len__(self) -> int:
+        """Return the number of words kept."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of every text as bytes of the codec's type."""
+        ...
+
+
+def build_word_cache(codec: WordCodec) -> WordMemory:
+    """Return the fastest memory of words there is: the compiled one where numba is installed."""
+    if importlib.util.find_spec("numba") is None:
+        return WordCache(codec)
+    from biomedllama_cli.models.word_table import WordTable
+
+    return WordTable(codec)
 
 
 def slice_ids(ids: npt.NDArray[Any], begins: npt.NDArray[np.bool_]) -> list[bytes]:
@@ -87,9 +134,9 @@ class WordCache:
         """Return the ids of every text as bytes of the codec's type."""
         encoded: list[bytes] = []
         # Few texts at a time: a word that is new in one of them is known in the next ones.
-        for batch in _iter_batches(texts, _BATCH_CHARACTERS):
+        for batch in iter_batches(texts, _BATCH_CHARACTERS):
             if len(batch) == 1:  # which may be long: a list of its words would be ten times its size
-                parts = self._codec.iter_parts(batch[0], _LONG_TEXT)
+                parts = self._codec.iter_parts(batch[0], LONG_TEXT)
                 encoded.append(b"".join(self._encode_few([part])[0] for part in parts))
             else:
                 encoded += self._encode_few(batch)
@@ -124,7 +171,7 @@ class WordCache:
         if self._old:
             fresh = {word: self._old[word] for word in unknown.keys() & self._old.keys()}
             unknown = dict.fromkeys([word for word in unknown if word not in fresh])
-        for batch in _iter_batches(unknown, _BATCH_WORDS):
+        for batch in iter_batches(unknown, BATCH_WORDS):
             fresh.update(self._codec.encode_words(batch))
         for number, words, places in holes:
             ids = found[number]
@@ -155,7 +202,7 @@ def _find_holes(ids: list[Any], missing: int) -> list[int]:
     return places
 
 
-def _iter_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def iter_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     """Yield texts or words in batches of about `size` characters, those longer than that alone."""
     batch: list[str] = []
     room = size
