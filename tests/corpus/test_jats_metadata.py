@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from biomedllama_cli.corpus.jats.article import parse_article
+from biomedllama_cli.settings.prepare import ArticleSettings
+
 IDS = (
     '<article-id pub-id-type="pmid">123</article-id><article-id pub-id-type="pmcid">PMC77</article-id>'
     '<article-id pub-id-type="pmcid-ver">PMC77.3</article-id><article-id pub-id-type="pmcaid">9</article-id>'
@@ -156,3 +159,16 @@ def test_the_licence_of_a_figure_is_not_the_articles(jats: Any) -> None:
     )
     data = jats.build_article(figure)
     assert jats.parse(data).metadata.licence is None
+
+
+@pytest.mark.parametrize("link", ["retracted-article", "partial-retraction"])
+def test_partial_retraction_counts_as_a_retraction(jats_files: Any, link: str) -> None:
+    notice = jats_files.Article(
+        7,
+        kind="partial-retraction",
+        front=f'<related-article related-article-type="{link}" ext-link-type="doi" xlink:href="10.1371/a"/>',
+    )
+    record = parse_article(notice.to_xml().encode(), "notice.xml", ArticleSettings())
+    assert record.metadata is not None
+    assert "retraction_notice" in record.metadata.flags
+    assert record.metadata.retracts == ("doi:10.1371/a",)

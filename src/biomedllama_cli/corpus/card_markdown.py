@@ -85,7 +85,7 @@ def _render_documents(counts: Counts, picture: str) -> list[str]:
         rows: Sequence[Row] = counts.breakdowns[name]
         if name == "subset":
             rows = [row for row in rows if row.kind[-1] is not None]
-        if name == "source" or all(row.kind[-1] is None for row in rows):
+        if name == "source" or (name != "licence" and all(row.kind[-1] is None for row in rows)):
             continue
         if name == "year" and len(rows) > _MOST_ROWS:
             rows = join_decades(rows)

@@ -46,7 +46,7 @@ _FLAGS_BY_TYPE = {
     "corrected-article": "correction",
     "erratum": "correction",
     "addendum": "correction",
-    "partial-retraction": "correction",
+    "partial-retraction": "retraction_notice",
     "expression-of-concern": "expression_of_concern",
     "preprint": "preprint",
 }
@@ -74,6 +74,8 @@ _FLAGS_BY_LINK = {
     "expression-of-concern": "expression_of_concern",
     "corrected-article": "correction",
 }
+# Of a partial retraction nobody says which sentences still hold: it counts as one of the whole, here as in PubMed.
+_RETRACTING_LINKS = ("retracted-article", "partial-retraction")
 _FLAGS_BY_PROPERTY = {
     "pmc-prop-open-access": "open_access",
     "pmc-prop-manuscript": "author_manuscript",
@@ -199,7 +201,7 @@ def _iter_links(meta: etree._Element) -> Iterator[etree._Element]:
 def _iter_retracted(meta: etree._Element) -> Iterator[str]:
     """Yield what the article withdraws."""
     for link in _iter_links(meta):
-        if link.get("related-article-type") != "retracted-article":
+        if link.get("related-article-type") not in _RETRACTING_LINKS:
             continue
         kind = (link.get("ext-link-type") or "").lower()
         for text in (link.get(_HREF) or "", join_text(link)):
