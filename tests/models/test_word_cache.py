@@ -465,6 +465,22 @@ def test_unknown_expression_is_left_to_tokenizers(byte_level: Any, tmp_path: Pat
     assert_same_ids(tokenizer, TEXTS)
 
 
+@pytest.mark.parametrize(
+    "error", [ImportError("No module named numba"), RuntimeError("no locator available")]
+)
+def test_without_working_numba_the_plain_memory_is_used(
+    load_kind: Callable[[str], Tokenizer], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "biomedllama_cli.models.word_table", Broken())
+    tokenizer = dataclasses.replace(load_kind("trained"), _word_caches={})
+    assert isinstance(tokenizer.find_word_cache(np.int32), WordCache)
+    assert_same_ids(tokenizer, TEXTS)
+
+
 def measure_seconds(tokenizer: Tokenizer, text: str) -> float:
     """Return the shortest of three runs, with nothing remembered."""
     cache: Any = tokenizer.find_word_cache(np.int32)

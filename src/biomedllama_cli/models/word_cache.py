@@ -8,8 +8,8 @@ much faster than merging again. What a word is, and the proof, belong to the voc
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from biomedllama_cli.models.merge_kernel import MergeTables
+
+logger = logging.getLogger(__name__)
 
 MAX_WORDS = 1 << 19
 """Words of one generation: about 90 MB of memory for English words, and two generations are kept."""
@@ -85,11 +87,14 @@ class WordMemory(Protocol):
 
 
 def build_word_cache(codec: WordCodec) -> WordMemory:
-    """Return the fastest memory of words there is: the compiled one where numba is installed."""
-    if importlib.util.find_spec("numba") is None:
+    """Return the fastest memory of words there is: the compiled one where numba is installed and works."""
+    try:
+        from biomedllama_cli.models.word_table import WordTable
+    except (ImportError, RuntimeError) as error:
+        # numba raises ImportError next to a numpy it does not know, and RuntimeError where no folder can be
+        # written for what it compiles.
+        logger.info("Tokens without compiled code, which gives the same ids more slowly: %s", error)
         return WordCache(codec)
-    from biomedllama_cli.models.word_table import WordTable
-
     return WordTable(codec)
 
 
