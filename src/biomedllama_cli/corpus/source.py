@@ -34,7 +34,7 @@ class Part:
     """One source of a job.
 
     Attributes:
-        name: `pile`, `pubmed`, `pmc`, `text`, `sample` or `replay`; the same name may come twice.
+        name: `pile`, `pubmed`, `pmc`, `text`, `sample` or `replay`.
         reader: how its files are read.
         files: its inputs, in order.
         weight: passes over it in one epoch of training.
@@ -94,6 +94,10 @@ class Source:
             return 1  # where it stops is known only to one reader of everything
         inputs = sum(len(part.files) for part in self.parts)
         return max(min(inputs, wanted or _MAX_TASKS), 1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        """Return this very object: it never changes, and every task would copy millions of files."""
+        return self
 
     def part(self, rank: int, world_size: int) -> list[tuple[int, InputFile]]:
         """Return the neighbouring inputs of task `rank`, so that tasks in order are the input in order."""

@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger as loguru_logger
 
 from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex, load_index
-from biomedllama_cli.corpus.decontamination.matching import Overlap
+from biomedllama_cli.corpus.decontamination.matching import Overlap, find_overlaps
 from biomedllama_cli.corpus.decontamination.screening import find_all_overlaps
 from biomedllama_cli.corpus.document import Dropped, Item, Record
 from biomedllama_cli.corpus.selection import Gate, drop_record
@@ -126,7 +126,10 @@ class Decontaminate(PipelineStep):  # type: ignore[misc]
             ]
             found = iter(find_all_overlaps(index, searched))
             for entry in batch:
-                yield self._mark(entry, next(found)) if isinstance(entry.item, Record) else entry
+                if isinstance(entry.item, Record):
+                    yield self._mark(entry, next(found))
+                else:
+                    yield _mark_left_out(entry, index)
 
     def _mark(self, entry: Entry, overlaps: Sequence[Overlap]) -> Entry:
         assert isinstance(entry.item, Record)
@@ -134,6 +137,14 @@ class Decontaminate(PipelineStep):  # type: ignore[misc]
             return entry
         item = drop_record(entry.item, "contaminated") if self.drop else entry.item
         return Entry(entry.part, item, tuple(overlaps))
+
+
+def _mark_left_out(entry: Entry, index: BenchmarkIndex) -> Entry:
+    """Tell what a citation that is left out says by its PMID: its full text may be known by its PMCID alone."""
+    metadata = entry.item.metadata if isinstance(entry.item, Dropped) else None
+    if metadata is None or metadata.pmid not in index.pmids:
+        return entry
+    return Entry(entry.part, entry.item, tuple(find_overlaps(index, "", metadata)))
 
 
 def iter_batches(data: Iterable[Entry]) -> Iterator[list[Entry]]:

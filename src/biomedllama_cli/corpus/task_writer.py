@@ -233,13 +233,14 @@ def is_current(folder: Path, files: Sequence[InputFile]) -> bool:
 
     Args:
         folder: where the task is kept.
-        files: the task's files as they are now; of them it may have read only the first.
+        files: the task's files as they are now, in order; of them it may have read only some.
     """
     try:
         stamps = read_summary(folder)["stamps"]
     except (OSError, ValueError, KeyError):
         return False
-    return bool(stamps == _list_stamps(files)[: len(stamps)])
+    now = iter(_list_stamps(files))
+    return all(stamp in now for stamp in stamps)  # each after the one before it
 
 
 def _describe_file(file: InputFile) -> dict[str, Any]:
@@ -248,8 +249,8 @@ def _describe_file(file: InputFile) -> dict[str, Any]:
     return {"path": file.label, "size": file.size, "sha256": hash_file(file)}
 
 
-def _list_stamps(files: Sequence[InputFile]) -> list[list[int]]:
-    return [[file.size, file.modified_ns] for file in files]
+def _list_stamps(files: Sequence[InputFile]) -> list[list[Any]]:
+    return [[file.path.name, file.size, file.modified_ns] for file in files]
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,7 +18,12 @@ _OPEN_FILES = 64
 
 
 def choose_texts(
-    source: Source, gates: Sequence[Gate], validation_fraction: float, max_bytes: int = TRAINING_BYTES
+    source: Source,
+    gates: Sequence[Gate],
+    validation_fraction: float,
+    max_bytes: int = TRAINING_BYTES,
+    *,
+    unlicensed: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Return texts to train a vocabulary on: from all over the input, each once, none of them held out.
 
@@ -27,6 +32,7 @@ def choose_texts(
         gates: what each source keeps, in order.
         validation_fraction: share of documents that is held out.
         max_bytes: most text (in bytes).
+        unlicensed: names of sources whose text is permitted by other records alone, which are not known yet.
 
     Raises:
         DataError: there is no document to train on.
@@ -34,7 +40,8 @@ def choose_texts(
     texts: dict[tuple[int, int], str] = {}
     size = 0
     for part, record in _iter_spread(source):
-        if not isinstance(record, Record) or source.parts[part].name == REPLAY:
+        name = source.parts[part].name
+        if not isinstance(record, Record) or name == REPLAY or name in unlicensed:
             continue
         if gates[part].find_reason(record) is not None:
             continue
@@ -50,7 +57,8 @@ def choose_texts(
     if not chosen:
         raise DataError(
             "No document of the input is left to train a vocabulary on.",
-            "Check --subset and --validation-fraction, or load a vocabulary with --tokenizer.",
+            "Check --subset and --validation-fraction, and for abstracts docs/licences.md; or load a vocabulary with "
+            "--tokenizer.",
         )
     return chosen
 

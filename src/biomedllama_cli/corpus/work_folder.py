@@ -26,6 +26,7 @@ _WORK_ENTRIES = {
     _NEW_JOB_FILE,
     TOKENIZER_FOLDER,
     _PUBLISHED_FILE,
+    "benchmarks",
     "corpus",
     "executor",
     "locks",

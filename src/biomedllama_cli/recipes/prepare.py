@@ -30,7 +30,7 @@ from biomedllama_cli.recipes.prepare_job import (
 from biomedllama_cli.recipes.prepare_pipeline import INDEX_FOLDER, PROGRESS_FILE, Settled
 from biomedllama_cli.recipes.prepare_plan import describe_input, find_output, plan
 from biomedllama_cli.recipes.prepare_report import PrepareReport
-from biomedllama_cli.recipes.prepare_source import build_gates, build_source
+from biomedllama_cli.recipes.prepare_source import build_gates, build_rules, build_source
 from biomedllama_cli.recipes.prepare_spread import (
     Spread,
     check_executor,
@@ -121,7 +121,14 @@ def _settle_tokenizer(
 def _train(settings: PrepareSettings, source: Source, folder: Path) -> None:
     size = settings.tokenization.vocabulary_size
     assert size is not None
-    texts = choose_texts(source, build_gates(settings, source), settings.output.validation_fraction)
+    rules = build_rules(settings, source)
+    gated = rules.gates_abstracts and not rules.accepts_abstract_copyright
+    texts = choose_texts(
+        source,
+        build_gates(settings, source),
+        rules.validation_fraction,
+        unlicensed=frozenset({"pubmed"} if gated else ()),
+    )
     megabytes = sum(map(len, texts)) / 1e6
     logger.info("training a vocabulary of %d pieces on %.1f MB of %d documents", size, megabytes, len(texts))
     train_tokenizer(texts, size, folder, settings.seed)

@@ -38,13 +38,9 @@ def fetch_inputs(settings: PrepareSettings) -> Fetched:
         UnavailableError: the bucket cannot be reached, or some articles could not be fetched.
         DataError: what it answers is not what its layout promises.
     """
+    check_inventory(settings)
     if settings.bucket.inventory is None:
         return Fetched()
-    if "pmc" not in settings.source.source:
-        raise SettingsError(
-            "bucket.inventory names articles of PubMed Central, and pmc is not among the sources.",
-            "Add --source pmc.",
-        )
     from biomedllama_cli.corpus.bucket import fetch_articles
 
     folder = settings.bucket.download_dir or settings.workspace / "downloads" / "pmc"
@@ -62,6 +58,19 @@ def fetch_inputs(settings: PrepareSettings) -> Fetched:
             "bad_rows": result.bad_rows,
         },
     )
+
+
+def check_inventory(settings: PrepareSettings) -> None:
+    """Check before any work that what an inventory names is wanted.
+
+    Raises:
+        SettingsError: PubMed Central is not among the sources.
+    """
+    if settings.bucket.inventory is not None and "pmc" not in settings.source.source:
+        raise SettingsError(
+            "bucket.inventory names articles of PubMed Central, and pmc is not among the sources.",
+            "Add --source pmc.",
+        )
 
 
 class _StagedProgress:

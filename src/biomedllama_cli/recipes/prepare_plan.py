@@ -10,6 +10,7 @@ from biomedllama_cli.corpus.job import check_output, find_finished, resolve_outp
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.recipes.prepare_estimate import estimate_source
+from biomedllama_cli.recipes.prepare_fetch import check_inventory
 from biomedllama_cli.recipes.prepare_job import (
     DEFAULT_TOKENIZER,
     TRAINED,
@@ -18,7 +19,7 @@ from biomedllama_cli.recipes.prepare_job import (
     load_given_tokenizer,
 )
 from biomedllama_cli.recipes.prepare_report import PrepareReport
-from biomedllama_cli.recipes.prepare_source import build_source
+from biomedllama_cli.recipes.prepare_source import build_source, check_inputs
 from biomedllama_cli.settings.prepare import PrepareSettings
 
 
@@ -68,10 +69,9 @@ def describe_input(
 
 def plan(settings: PrepareSettings, output: Path) -> PrepareReport:
     """Say what would happen, without the network and without writing."""
-    uses_network = (
-        not (settings.source.sample or settings.source.input) or settings.bucket.inventory is not None
-    )
-    source = None if uses_network else build_source(settings)
+    check_inventory(settings)
+    check_inputs(settings)
+    source = None if _uses_network(settings) else build_source(settings)
     wanted = settings.tokenization.tokenizer or DEFAULT_TOKENIZER
     size = settings.tokenization.vocabulary_size
     on_hub = size is None and not Path(wanted).expanduser().exists()
@@ -97,3 +97,9 @@ def plan(settings: PrepareSettings, output: Path) -> PrepareReport:
         manifest=finished,
         estimate=estimate,
     )
+
+
+def _uses_network(settings: PrepareSettings) -> bool:
+    source = settings.source
+    on_hub = not (source.sample or source.input or Path(source.hub_dataset).is_dir())
+    return on_hub or settings.bucket.inventory is not None

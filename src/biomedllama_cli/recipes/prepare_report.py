@@ -60,7 +60,7 @@ class PrepareReport(BaseModel):
             first,
             f"Documents: {documents.read:,} read, {documents.kept:,} kept ({documents.train:,} train, "
             f"{documents.validation:,} validation); dropped: {dropped}",
-            f"Tokens: {tokens.train:,} train, {tokens.validation:,} validation; {repeated:,} more in duplicates",
+            f"Tokens: {tokens.train:,} train, {tokens.validation:,} validation; {repeated:,} more left out",
             f"Tokenizer: {self.tokenizer}, {self.manifest.vocabulary_size:,} ids, {bos} per document",
             f"Next: biomedllama pretrain --corpus {shlex.quote(self.output_dir)}",
         ]

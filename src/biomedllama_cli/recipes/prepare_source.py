@@ -49,6 +49,19 @@ def build_source(settings: PrepareSettings, bundles: tuple[Path, ...] = ()) -> S
     return Source(tuple(parts), settings.source.max_documents)
 
 
+def check_inputs(settings: PrepareSettings) -> None:
+    """Check that sources, inputs and weights fit together, as far as that can be told without looking at files.
+
+    Raises:
+        SettingsError: they do not.
+    """
+    named = _pair_inputs(settings, ())
+    parse_weights("source.weight", settings.source.weight, {name for name, _ in named})
+    for name, inputs in named:
+        if name == "pubmed" or (name == "pmc" and settings.bucket.inventory is None):
+            _check_something_named(name, inputs)
+
+
 def _pair_inputs(settings: PrepareSettings, bundles: tuple[Path, ...]) -> list[tuple[str, tuple[str, ...]]]:
     source = settings.source
     if source.sample:
@@ -67,23 +80,29 @@ def _pair(names: tuple[str, ...], inputs: tuple[str, ...]) -> list[tuple[str, tu
             f"source.source names {len(names)} sources to be read from disk and source.input {len(inputs)} inputs.",
             "With several sources give one --input for each, in the same order.",
         )
-    return [(name, (path,)) for name, path in zip(names, inputs, strict=True)]
+    # What is named twice is one source: update files come after the baseline they belong to, whoever is named first.
+    paths: dict[str, tuple[str, ...]] = {}
+    for name, path in zip(names, inputs, strict=True):
+        paths[name] = (*paths.get(name, ()), path)
+    return list(paths.items())
 
 
 def _choose_reader(settings: PrepareSettings, name: str, inputs: tuple[str, ...]) -> Reader:
     if name == "sample":
         return SampleReader()
+    if name in ("pubmed", "pmc"):
+        _check_something_named(name, inputs)
     if name == "pubmed":
         from biomedllama_cli.corpus.sources.pubmed import PubmedReader
 
-        return _check_inputs(PubmedReader(), name, inputs)
+        return PubmedReader()
     if name == "pmc":
         from biomedllama_cli.corpus.bucket import BucketReader
         from biomedllama_cli.corpus.sources.pmc import PmcReader
 
         articles = PmcReader(settings.articles)
         fetched = settings.bucket.inventory is not None
-        return _check_inputs(BucketReader(articles) if fetched else articles, name, inputs)
+        return BucketReader(articles) if fetched else articles
     if inputs:
         return PileReader(settings.source.text_field)
     return HubReader(
@@ -91,9 +110,9 @@ def _choose_reader(settings: PrepareSettings, name: str, inputs: tuple[str, ...]
     )
 
 
-def _check_inputs(reader: Reader, name: str, inputs: tuple[str, ...]) -> Reader:
+def _check_something_named(name: str, inputs: tuple[str, ...]) -> None:
     if inputs:
-        return reader
+        return
     hints = {
         "pubmed": "Give the folder of the baseline and update files with --input DIR.",
         "pmc": "Give a folder of articles or archives with --input DIR, or fetch them with --inventory latest.",

@@ -174,6 +174,14 @@ class PrepareSettings(Settings):
         source = self.source
         if source.sample and source.input:
             raise ValueError("source.sample and source.input exclude each other: give --sample or --input")
+        if source.sample and (source.source or self.bucket.inventory is not None):
+            raise ValueError(
+                "source.sample and source.source exclude each other: the sample is a source of its own"
+            )
+        if source.subset is not None and source.source and "pile" not in source.source:
+            raise ValueError(
+                "source.subset chooses among The Pile's records, and pile is not in source.source"
+            )
         if self.tokenization.tokenizer is not None and self.tokenization.vocabulary_size is not None:
             raise ValueError(
                 "tokenization.tokenizer and tokenization.vocabulary_size exclude each other: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from biomedllama_cli.corpus.document import Dropped, Item
@@ -15,6 +15,7 @@ from biomedllama_cli.corpus.sources.pmc_article import (
     ArticleFile,
     build_document,
     find_metadata,
+    find_metadata_time,
     parse_name,
 )
 from biomedllama_cli.corpus.sources.streams import BrokenStreamError, iter_blocks
@@ -46,13 +47,18 @@ class PmcReader:
     def list_inputs(self, patterns: tuple[str, ...]) -> list[InputFile]:
         """Return the files and archives, in the order given and sorted by path within each.
 
+        A file is as new as its metadata: they can retract it, or change its licence.
+
         Args:
             patterns: files, folders or globs.
 
         Raises:
             DataError: a pattern names nothing readable.
         """
-        return find_inputs(patterns, self.suffixes)
+        return [
+            replace(file, modified_ns=max(file.modified_ns, find_metadata_time(file.path)))
+            for file in find_inputs(patterns, self.suffixes)
+        ]
 
     def iter_documents(self, file: InputFile, report_position: Callable[[int], None]) -> Iterator[Item]:
         """Yield the article of a file, or every article of an archive.

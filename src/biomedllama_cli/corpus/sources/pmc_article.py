@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,16 +49,30 @@ def parse_name(name: str) -> Article | None:
 
 def find_metadata(path: Path) -> bytes | None:
     """Return the metadata JSON of a file in the bucket's layout; nothing at all for one that is too long."""
-    name = parse_name(path.name)
-    if name is None:
-        return None
-    for folder in (path.parent, path.parent / "metadata", path.parent.parent / "metadata"):
+    for candidate in _iter_metadata_paths(path):
         try:
-            with (folder / f"{name.name}.json").open("rb") as stream:
+            with candidate.open("rb") as stream:
                 return stream.read(MAX_METADATA_BYTES + 1)
         except FileNotFoundError:
             continue
     return None
+
+
+def find_metadata_time(path: Path) -> int:
+    """Return when the metadata JSON of a file was changed (in nanoseconds), 0 where there is none."""
+    for candidate in _iter_metadata_paths(path):
+        try:
+            return candidate.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return 0
+
+
+def _iter_metadata_paths(path: Path) -> Iterator[Path]:
+    name = parse_name(path.name)
+    if name is not None:
+        for folder in (path.parent, path.parent / "metadata", path.parent.parent / "metadata"):
+            yield folder / f"{name.name}.json"
 
 
 def build_document(article: ArticleFile, where: str, options: ArticleSettings) -> Record | Dropped:
