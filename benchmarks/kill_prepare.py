@@ -62,6 +62,11 @@ class Kill:
     leftovers: list[str]
 
     @property
+    def hit(self) -> str:
+        """Who really was killed: when no worker is left the parent is, and only that ends the command by a signal."""
+        return "parent" if self.who == "worker" and self.exit_code == -signal.SIGKILL else self.who
+
+    @property
     def survived(self) -> bool:
         """Whether nothing was lost, repeated or left."""
         return self.same_bytes and not self.leftovers and self.finished_before <= self.resumed
@@ -187,9 +192,15 @@ def main() -> None:
             shutil.rmtree(folder / f"{seed}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    write_result("kill_prepare", summarise(kills), {"kills": [asdict(kill) for kill in kills]})
+    sys.exit(not all(kill.survived for kill in kills))
+
+
+def summarise(kills: list[Kill]) -> list[str]:
+    """Return the result in words and as a table."""
     survived = sum(kill.survived for kill in kills)
-    table = Counter((kill.who, kill.when) for kill in kills if not kill.ended_before)
-    lines = [
+    table = Counter((kill.hit, kill.when) for kill in kills if not kill.ended_before)
+    return [
         f"{len(kills)} kills of a job of {FILES} tasks and {WORKERS} workers, each followed at once by the same "
         f"command: {survived} with the same bytes as an undisturbed run, no finished task repeated and nothing "
         f"left beside the corpus. {sum(kill.ended_before for kill in kills)} came after the job's end.",
@@ -198,8 +209,6 @@ def main() -> None:
         "|---|" + "---|" * len(WHEN),
         *(f"| {who} | " + " | ".join(str(table[who, when]) for when in WHEN) + " |" for who in WHO),
     ]
-    write_result("kill_prepare", lines, {"kills": [asdict(kill) for kill in kills]})
-    sys.exit(survived != len(kills))
 
 
 if __name__ == "__main__":
