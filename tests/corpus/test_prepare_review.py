@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,10 @@ def test_tasks_do_not_copy_the_list_of_inputs(tmp_path: Path) -> None:
     file = InputFile(tmp_path / "a.jsonl", "a.jsonl", 1, 1)
     source = Source((Part("pile", PileReader(), (file,)),))
     assert copy.deepcopy([source])[0] is source
+    sent = [pickle.dumps(source) for _ in range(2)]
+    first, second = map(pickle.loads, sent)
+    assert first is second
+    assert first == source
 
 
 def test_a_vocabulary_is_not_trained_on_abstracts_without_a_licence(

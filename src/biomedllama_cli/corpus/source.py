@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,6 +100,14 @@ class Source:
         """Return this very object: it never changes, and every task would copy millions of files."""
         return self
 
+    @functools.cached_property
+    def _packed(self) -> bytes:
+        return pickle.dumps((self.parts, self.max_documents))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Source], tuple[bytes]]:
+        """Be packed once for all tasks, and unpacked once in each process that runs some of them."""
+        return _unpack, (self._packed,)
+
     def part(self, rank: int, world_size: int) -> list[tuple[int, InputFile]]:
         """Return the neighbouring inputs of task `rank`, so that tasks in order are the input in order."""
         inputs = self.inputs
@@ -141,6 +150,11 @@ class Source:
                         break
             done += file.size if file.on_disk else reached
             report_position(done)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpack(packed: bytes) -> Source:
+    return Source(*pickle.loads(packed))  # noqa: S301 - from the process that started this one
 
 
 def _identify_file(file: InputFile) -> list[Any]:
