@@ -31,7 +31,11 @@ def test_corpus_is_made_of_what_the_metadata_permit_and_says_which_inventory(
     run_prepare: Prepare, tmp_path: Path
 ) -> None:
     papers = [Paper(number) for number in range(1, 13)]
-    papers += [Paper(20, licence="CC BY-NC"), Paper(21, licence=None), Paper(22, claims={"is_retracted": True})]
+    papers += [
+        Paper(20, licence="CC BY-NC"),
+        Paper(21, licence=None),
+        Paper(22, claims={"is_retracted": True}),
+    ]
     with BucketServer(build_objects(papers)) as server:
         report = run(run_prepare, server, tmp_path)
         asked = dict(server.requests)
@@ -90,3 +94,12 @@ def test_without_a_network_nothing_is_written_and_the_way_out_is_named(
 def test_inventory_of_another_source_is_refused(run_prepare: Prepare) -> None:
     with pytest.raises(SettingsError, match="pmc is not among the sources"):
         run_prepare(source={"source": ("pubmed",)}, bucket={"inventory": DATE})
+
+
+def test_latest_inventory_is_told_by_its_day(run_prepare: Prepare, tmp_path: Path) -> None:
+    """Slurm's last job asks again, and by then another one may be the latest."""
+    with BucketServer(build_objects([Paper(1), Paper(2)])) as server:
+        bucket = {"inventory": "latest", "bucket_url": server.url, "download_dir": tmp_path / "downloads"}
+        report = run_prepare(source={"source": ("pmc",)}, bucket=bucket, selection=SELECTION)
+    assert report.manifest is not None
+    assert report.manifest.settings["bucket"]["inventory"] == DATE

@@ -202,3 +202,13 @@ def test_a_dry_run_looks_into_a_local_dataset(run_prepare: Prepare, tmp_path: Pa
 def test_options_that_would_be_ignored_are_refused(source: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="source"):
         PrepareSettings.model_validate({"source": source})
+
+
+def test_replay_far_above_the_share_asked_for_is_told(
+    run_prepare: Prepare, tmp_path: Path, records: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = [records.make_record(records.make_text(i)) for i in range(3)]
+    records.write_records(tmp_path / "in.jsonl", few)
+    records.write_records(tmp_path / "general.jsonl", [records.make_record(records.make_text(99, words=400))])
+    run_prepare(tmp_path / "in.jsonl", replay={"replay": str(tmp_path / "general.jsonl")})
+    assert "0.01 was asked for: one document" in caplog.text

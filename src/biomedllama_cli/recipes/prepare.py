@@ -19,7 +19,7 @@ from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder, rem
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.recipes.prepare_corpus import build_corpus
-from biomedllama_cli.recipes.prepare_fetch import fetch_inputs
+from biomedllama_cli.recipes.prepare_fetch import fetch_inputs, settle_inventory
 from biomedllama_cli.recipes.prepare_job import (
     build_benchmark_index,
     decide_bos,
@@ -63,6 +63,7 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
     started = time.monotonic()
     with resumable_on_signals(), explain_full_disk(output.parent):
         fetched = fetch_inputs(settings)
+        settings = settle_inventory(settings, fetched)
         source = build_source(settings, fetched.files)
         loaded = load_given_tokenizer(settings)
         index = build_benchmark_index(settings)

@@ -75,7 +75,7 @@ def build_corpus(
     counter = CardCounter()
     assembled = _assemble(settings, source, work, tokenizer, (tasks, decisions, counter))
     _check_something_is_left(settings, source, work, assembled)
-    _warn_of_short_replay(settings, assembled)
+    _warn_of_other_share(settings, assembled)
     inputs = _list_inputs(tasks, work.corpus)
     summary = _report_contamination(settings, index, tasks, work.corpus)
     manifest = CorpusManifest(
@@ -165,7 +165,7 @@ def _check_something_is_left(
         )
 
 
-def _warn_of_short_replay(settings: PrepareSettings, assembled: Assembled) -> None:
+def _warn_of_other_share(settings: PrepareSettings, assembled: Assembled) -> None:
     replayed = [source for source in assembled.sources if source.name == REPLAY]
     if not replayed:
         return
@@ -174,6 +174,13 @@ def _warn_of_short_replay(settings: PrepareSettings, assembled: Assembled) -> No
     if share < settings.replay.replay_fraction:
         logger.warning(
             "replay: the general text is only %.4f of the training tokens, %g was asked for; give more of it",
+            share,
+            settings.replay.replay_fraction,
+        )
+    elif share > 2 * settings.replay.replay_fraction:
+        logger.warning(
+            "replay: the general text is %.4f of the training tokens, %g was asked for: one document of it is longer "
+            "than that",
             share,
             settings.replay.replay_fraction,
         )

@@ -60,6 +60,17 @@ def fetch_inputs(settings: PrepareSettings) -> Fetched:
     )
 
 
+def settle_inventory(settings: PrepareSettings, fetched: Fetched) -> PrepareSettings:
+    """Return the settings with the day of the inventory for `latest`, which means another one tomorrow.
+
+    Slurm's last job asks for the inventory again, days later perhaps, and the manifest tells what was read.
+    """
+    if fetched.inventory is None:
+        return settings
+    bucket = settings.bucket.model_copy(update={"inventory": fetched.inventory["date"]})
+    return settings.model_copy(update={"bucket": bucket})
+
+
 def check_inventory(settings: PrepareSettings) -> None:
     """Check before any work that what an inventory names is wanted.
 
