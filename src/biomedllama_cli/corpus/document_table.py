@@ -40,7 +40,7 @@ PLACE_COLUMNS = pa.schema(
     [("split", pa.string()), ("shard", pa.string()), ("document", pa.int64()), ("first_token", pa.int64())]
 )
 """Where a document lies: its shard's name without ending, its number in the shard, its first token there."""
-_ROWS_PER_GROUP = 1 << 14
+_ROWS_PER_GROUP = 1 << 13
 _NOTHING = Metadata()
 
 
