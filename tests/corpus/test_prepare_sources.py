@@ -244,7 +244,12 @@ def test_benchmark_items_are_reported_and_dropped(
         ],
     )
     jats_files.write_article(tmp_path / "pmc", jats_files.Article(5001, 1))
-    item = {"QUESTION": "Is it?", "CONTEXTS": ["A context."], "LONG_ANSWER": "It is.", "final_decision": "yes"}
+    item = {
+        "QUESTION": "Is it?",
+        "CONTEXTS": ["A context."],
+        "LONG_ANSWER": "It is.",
+        "final_decision": "yes",
+    }
     benchmark = tmp_path / "ori_pqal.json"
     benchmark.write_text(json.dumps({"1": item, "77": item}))
     report = run_prepare(
@@ -276,7 +281,12 @@ def test_article_without_the_pmid_goes_with_its_contaminated_abstract(
     )
     jats_files.write_article(tmp_path / "pmc", jats_files.Article(5001))
     benchmark = tmp_path / "ori_pqal.json"
-    item = {"QUESTION": "Is it?", "CONTEXTS": ["A context."], "LONG_ANSWER": "It is.", "final_decision": "yes"}
+    item = {
+        "QUESTION": "Is it?",
+        "CONTEXTS": ["A context."],
+        "LONG_ANSWER": "It is.",
+        "final_decision": "yes",
+    }
     benchmark.write_text(json.dumps({"1": item}))
     report = run_prepare(
         tmp_path / "pubmed",
@@ -306,3 +316,49 @@ def test_folder_says_what_it_is(run_prepare: Prepare, tmp_path: Path, pubmed_fil
     listed = {entry.file for entry in report.manifest.files}
     shards = {path.name for path in folder.glob("*-0*")}
     assert {path.name for path in folder.iterdir()} == listed | shards | {"manifest.json", "tokenizer"}
+
+
+def test_table_is_the_same_file_however_the_input_is_cut(
+    run_prepare: Prepare, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.corpus.document_table._ROWS_PER_GROUP", 16)
+    for number in range(5):
+        rows = [records.make_record(records.make_text(100 * number + i)) for i in range(23)]
+        rows += [records.make_record(records.make_text(100 * number)), records.make_record(" ")]
+        records.write_records(tmp_path / "in" / f"{number}.jsonl", rows)
+    found = []
+    for tasks in (1, 3, 5):
+        folder = tmp_path / f"out-{tasks}"
+        run_prepare(tmp_path / "in", output_dir=folder, executor={"tasks": tasks})
+        examples = json.loads((folder / "data_card.json").read_text())["examples"]
+        found.append(((folder / "documents.parquet").read_bytes(), examples))
+    assert found[0] == found[1] == found[2]
+    assert pq.ParquetFile(tmp_path / "out-1" / "documents.parquet").num_row_groups == 8
+
+
+def test_finished_corpora_below_the_input_folder_are_no_input(
+    run_prepare: Prepare, tmp_path: Path, records: Any
+) -> None:
+    records.write_records(
+        tmp_path / "in" / "a.jsonl", [records.make_record(records.make_text(i)) for i in range(5)]
+    )
+    first = run_prepare(tmp_path / "in", output_dir=tmp_path / "in" / "corpora" / "x")
+    again = run_prepare(tmp_path / "in", output_dir=tmp_path / "in" / "corpora" / "x")
+    assert (first.state, again.state) == ("finished", "already_finished")
+
+
+def test_a_large_source_of_replay_is_not_read_to_its_end(
+    run_prepare: Prepare, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.recipes.prepare_source.limit_replay", lambda *arguments: 5_000)
+    records.write_records(
+        tmp_path / "in.jsonl", [records.make_record(records.make_text(i)) for i in range(50)]
+    )
+    records.write_records(
+        tmp_path / "general.jsonl", [{"text": records.make_text(i)} for i in range(1000, 2000)]
+    )
+    report = run_prepare(tmp_path / "in.jsonl", replay={"replay": str(tmp_path / "general.jsonl")})
+    assert report.manifest is not None
+    read = {source.name: source.documents.read for source in report.manifest.sources}
+    assert read["pile"] == 50
+    assert 1 < read["replay"] < 100

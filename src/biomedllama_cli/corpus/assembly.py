@@ -111,6 +111,7 @@ class Assembly:
         self._dropped = [Counter[str]() for _ in source.parts]
         self._read = [0] * len(source.parts)
         self._result = Assembled()
+        self._late_examples: dict[str, list[dict[str, Any]]] = {}
 
     def run(self, tasks: Sequence[Path], dtype: npt.DTypeLike) -> Assembled:
         """Assemble the tasks' folders, given in order; `dtype` is the type of their ids."""
@@ -121,6 +122,10 @@ class Assembly:
                 for table in iter_tables(task / DOCUMENTS_FILE):
                     number = self._add_rows(table, number, tokens, np.dtype(dtype))
         self._table.close()
+        # Those of single records first, then those of decisions over the whole input, however tasks were cut.
+        for reason, examples in self._late_examples.items():
+            for example in examples:
+                _add_example(self._result.examples, reason, example)
         self._result.shards = self._shards.close()
         self._result.sources = tuple(self._describe_source(part) for part in range(len(self._source.parts)))
         return self._result
@@ -132,7 +137,7 @@ class Assembly:
             self._dropped[int(part)].update(counts)
         for reason, examples in summary["examples"].items():
             for example in examples:
-                self._add_example(reason, example)
+                _add_example(self._result.examples, reason, example)
 
     def _add_rows(self, table: pa.Table, number: int, tokens: Any, dtype: np.dtype[Any]) -> int:
         """Move neighbouring documents; return the number of the one after them."""
@@ -174,10 +179,11 @@ class Assembly:
             mine = np.flatnonzero(codes == code)
             self._dropped[part][reason] += len(mine)
             self._result.dropped_tokens[reason] += int(lengths[mine].sum())
-            for index in mine[: EXAMPLES_PER_REASON - len(self._result.examples.get(reason, ()))].tolist():
+            for index in mine[: EXAMPLES_PER_REASON - len(self._late_examples.get(reason, ()))].tolist():
                 row = table.slice(run.start + index, 1).to_pylist()[0]
                 beginning = ids[starts[index] : starts[index] + min(lengths[index], _EXAMPLE_TOKENS)]
-                self._add_example(
+                _add_example(
+                    self._late_examples,
                     reason,
                     {
                         "where": row["where"],
@@ -187,11 +193,6 @@ class Assembly:
                         "text": self._decode(beginning.tolist()),
                     },
                 )
-
-    def _add_example(self, reason: str, example: dict[str, Any]) -> None:
-        examples = self._result.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES_PER_REASON:
-            examples.append(example)
 
     def _describe_source(self, part: int) -> SourceEntry:
         train, validation, _ = self._documents[part].tolist()
@@ -207,6 +208,12 @@ class Assembly:
             train_tokens=int(self._tokens[part, TRAIN]),
             validation_tokens=int(self._tokens[part, VALIDATION]),
         )
+
+
+def _add_example(examples: dict[str, list[dict[str, Any]]], reason: str, example: dict[str, Any]) -> None:
+    known = examples.setdefault(reason, [])
+    if len(known) < EXAMPLES_PER_REASON:
+        known.append(example)
 
 
 def _iter_runs(

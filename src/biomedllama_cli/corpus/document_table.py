@@ -139,8 +139,10 @@ class PlacedTableWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        schema = pa.schema([*DOCUMENT_COLUMNS, *PLACE_COLUMNS])
-        self._writer = _ParquetWriter(path, schema, compression="zstd")
+        self._schema = pa.schema([*DOCUMENT_COLUMNS, *PLACE_COLUMNS])
+        self._writer = _ParquetWriter(path, self._schema, compression="zstd")
+        self._held: list[pa.Table] = []
+        self._rows = 0
 
     def add(
         self,
@@ -158,10 +160,21 @@ class PlacedTableWriter:
         chosen = table.filter(pa.array(kept))
         for field, values in zip(PLACE_COLUMNS, places, strict=True):
             chosen = chosen.append_column(field, pa.array(values, field.type))
-        if chosen.num_rows:
-            self._writer.write_table(chosen)
+        self._held.append(chosen)
+        self._rows += chosen.num_rows
+        if self._rows >= _ROWS_PER_GROUP:
+            self._flush(whole_groups=True)
         return chosen
+
+    def _flush(self, *, whole_groups: bool) -> None:
+        """Write groups of always the same size: where tasks begin and end must not show in the file."""
+        held = pa.concat_tables(self._held) if self._held else self._schema.empty_table()
+        rows = held.num_rows // _ROWS_PER_GROUP * _ROWS_PER_GROUP if whole_groups else held.num_rows
+        if rows:
+            self._writer.write_table(held.slice(0, rows).combine_chunks(), row_group_size=_ROWS_PER_GROUP)
+        self._held, self._rows = [held.slice(rows)], held.num_rows - rows
 
     def close(self) -> None:
         """Finish the file."""
+        self._flush(whole_groups=False)
         self._writer.close()

@@ -70,11 +70,11 @@ class StrictLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             min(self.workers, max(len(ranks), 1)),
             multiprocessing.get_context("spawn"),
             initializer=_begin_worker,
-            initargs=(os.getpid(),),
+            initargs=(os.getpid(), self),  # once per process: the list of millions of inputs is part of it
         )
         workers: list[BaseProcess] = []
         try:
-            futures = [pool.submit(self.run_rank, rank) for rank in ranks]
+            futures = [pool.submit(_run_rank, rank) for rank in ranks]
             workers = list((getattr(pool, "_processes", None) or {}).values())
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
@@ -207,8 +207,19 @@ def _explain_death(workers: list[BaseProcess]) -> WorkerError:
     )
 
 
-def _begin_worker(parent: int) -> None:
+_executor: StrictLocalExecutor | None = None
+"""In a worker: what it runs."""
+
+
+def _run_rank(rank: int) -> None:
+    assert _executor is not None
+    _executor.run_rank(rank)
+
+
+def _begin_worker(parent: int, executor: StrictLocalExecutor) -> None:
     """Let Ctrl-C to the parent alone, and die with it."""
+    global _executor
+    _executor = executor
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     if sys.platform == "linux":

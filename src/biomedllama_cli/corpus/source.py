@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from biomedllama_cli.corpus.document import Deletion, Item
+from biomedllama_cli.corpus.document import Deletion, Item, Record
 from biomedllama_cli.corpus.sources.files import InputFile
 
 REPLAY = "replay"
@@ -39,12 +38,18 @@ class Part:
         reader: how its files are read.
         files: its inputs, in order.
         weight: passes over it in one epoch of training.
+        max_characters: text to read of each of its files at most, or None.
     """
 
     name: str
     reader: Reader
     files: tuple[InputFile, ...]
     weight: float = 1.0
+    max_characters: int | None = None
+
+    def describe(self) -> list[Any]:
+        """Return what tells it from another apart from its files, fit for JSON."""
+        return [self.name, self.weight, self.max_characters, self.reader.identify()]
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,11 @@ class Source:
 
     def identify(self) -> list[Any]:
         """Return what tells this input from another: names, settings of the readers, paths, sizes and times."""
-        return [
-            [part.name, part.weight, part.reader.identify(), [_identify_file(file) for file in part.files]]
-            for part in self.parts
-        ]
+        return [[*part.describe(), [_identify_file(file) for file in part.files]] for part in self.parts]
 
     def list_paths(self) -> list[Any]:
         """Return `identify` without the sizes and times of files."""
-        return [
-            [part.name, part.weight, part.reader.identify(), [_identify_file(file)[0] for file in part.files]]
-            for part in self.parts
-        ]
+        return [[*part.describe(), [_identify_file(file)[0] for file in part.files]] for part in self.parts]
 
     def count_tasks(self, wanted: int | None) -> int:
         """Return the number of tasks: one per file unless fewer are wanted or the reading stops early."""
@@ -100,13 +99,9 @@ class Source:
         """Return this very object: it never changes, and every task would copy millions of files."""
         return self
 
-    @functools.cached_property
-    def _packed(self) -> bytes:
-        return pickle.dumps((self.parts, self.max_documents))
-
-    def __reduce__(self) -> tuple[Callable[[bytes], Source], tuple[bytes]]:
-        """Be packed once for all tasks, and unpacked once in each process that runs some of them."""
-        return _unpack, (self._packed,)
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to other processes without what can be derived."""
+        return {"parts": self.parts, "max_documents": self.max_documents}
 
     def part(self, rank: int, world_size: int) -> list[tuple[int, InputFile]]:
         """Return the neighbouring inputs of task `rank`, so that tasks in order are the input in order."""
@@ -131,7 +126,8 @@ class Source:
         """
         done, left = 0, self.max_documents
         for number, file in self.part(rank, world_size):
-            counts = self.parts[number].name != REPLAY
+            part = self.parts[number]
+            counts, room = part.name != REPLAY, part.max_characters
             if counts and left == 0:
                 continue
             on_open(file)
@@ -142,19 +138,18 @@ class Source:
                 reached = position
                 report_position(before + position)
 
-            for item in self.parts[number].reader.iter_documents(file, report):
+            for item in part.reader.iter_documents(file, report):
                 yield number, item
+                if room is not None and isinstance(item, Record):
+                    room -= len(item.text)
+                    if room <= 0:
+                        break
                 if counts and left is not None and not isinstance(item, Deletion):
                     left -= 1
                     if left == 0:
                         break
             done += file.size if file.on_disk else reached
             report_position(done)
-
-
-@functools.lru_cache(maxsize=1)
-def _unpack(packed: bytes) -> Source:
-    return Source(*pickle.loads(packed))  # noqa: S301 - from the process that started this one
 
 
 def _identify_file(file: InputFile) -> list[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +48,29 @@ def build_source(settings: PrepareSettings, bundles: tuple[Path, ...] = ()) -> S
         reader: Reader = PileReader(settings.source.text_field)
         if not _is_local(replayed):
             reader = HubReader(open_hub_dataset(replayed, "train"), settings.source.text_field)
-        parts.append(_build_part(REPLAY, reader, (replayed,), 1.0))
+        part = _build_part(REPLAY, reader, (replayed,), 1.0)
+        limit = limit_replay(parts, settings.replay.replay_fraction, len(part.files))
+        parts.append(dataclasses.replace(part, max_characters=limit))
     return Source(tuple(parts), settings.source.max_documents)
+
+
+def limit_replay(parts: Sequence[Part], fraction: float, files: int) -> int | None:
+    """Return how much of each replayed file is read at most (in characters), or None where nothing tells.
+
+    A web-sized source must not be tokenised whole for one per cent of it. A byte of input, compressed, is taken to
+    be 8 characters of text at most; the limit is a power of two, so that mending one input seldom changes it.
+
+    >>> from biomedllama_cli.corpus.sources.files import InputFile
+    >>> part = Part("pile", PileReader(), (InputFile(Path("a"), "a", 10**9, 0),))
+    >>> limit_replay([part], 0.01, 2)
+    67108864
+    """
+    known = [file for part in parts for file in part.files]
+    if not all(file.on_disk for file in known):
+        return None
+    size = sum(file.size * max(part.weight, 1.0) for part in parts for file in part.files)
+    wanted = 8 * size * fraction / (1 - fraction) / max(files, 1)
+    return int(2 ** math.ceil(math.log2(max(wanted, 1 << 20))))
 
 
 def check_inputs(settings: PrepareSettings) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from biomedllama_cli.errors import DataError
 
+_CORPUS_FILES = frozenset(("manifest.json", "token_counts.npy"))
+
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
@@ -98,6 +100,9 @@ def _list_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
+        if set(names) >= _CORPUS_FILES:  # one that prepare made: its tables are no input
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = [name for name in names if name.endswith(suffixes) and not name.startswith(".")]
         found += [Path(root, name) for name in files if os.path.isfile(os.path.join(root, name))]
