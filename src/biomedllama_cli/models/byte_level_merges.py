@@ -64,9 +64,9 @@ def _list_missed_pieces(vocabulary: dict[str, int], tables: MergeTables) -> list
     table.keys[:] = np.frombuffer(data, np.uint8)
     table.used[:] = len(pieces), len(data)
     sizes = np.array([len(piece) for piece, _ in pieces])
-    table.entries[:, 0], table.entries[:, 1] = np.cumsum(sizes) - sizes, sizes
+    table.entries["start"], table.entries["size"] = np.cumsum(sizes) - sizes, sizes
     ids = np.empty(len(data), np.int32)
     merge_words(table, 0, tables._replace(digits=0), ids, 0)
-    begins, ends = table.entries[:, 2], table.entries[:, 3]
+    begins, ends = table.entries["begin"], table.entries["end"]
     found = (ends - begins == 1) & (ids[begins] == np.array([i for _, i in pieces]))
     return [pieces[number][0] for number in np.flatnonzero(~found)]

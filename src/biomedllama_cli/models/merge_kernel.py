@@ -21,19 +21,25 @@ LONGEST_WORD = 256
 """Bytes of the longest word the kernel takes."""
 
 
+ENTRY = np.dtype(
+    [("low", "u8"), ("high", "u8"), ("start", "i4"), ("size", "i4"), ("begin", "i4"), ("end", "i4")]
+)
+"""One word: its first and next eight bytes, where all of them start in the keys and how many they are, and where
+its ids begin and end. Together, because each look at memory is a miss of the processor's cache."""
+
+
 class Table(NamedTuple):
     """Words in memory.
 
     Attributes:
         slots: open hash table of entry numbers plus one, in the low half, and hashes, in the high half.
-        entries: for each word where its bytes start in `keys` and how many they are, and where its ids begin and
-            end; shape [entries, 4]. Together, because each is a miss of the processor's cache.
+        entries: of type ENTRY, one for each word.
         keys: bytes of all words.
         used: number of entries and of bytes of words.
     """
 
     slots: npt.NDArray[np.uint64]
-    entries: npt.NDArray[np.int32]
+    entries: npt.NDArray[Any]
     keys: npt.NDArray[np.uint8]
     used: npt.NDArray[np.int64]
 
@@ -41,9 +47,7 @@ class Table(NamedTuple):
 def build_table(max_words: int, key_bytes: int) -> Table:
     """Return a table without words."""
     slots = np.zeros(1 << (2 * max_words - 1).bit_length(), np.uint64)
-    return Table(
-        slots, np.zeros((max_words, 4), np.int32), np.zeros(key_bytes, np.uint8), np.zeros(2, np.int64)
-    )
+    return Table(slots, np.zeros(max_words, ENTRY), np.zeros(key_bytes, np.uint8), np.zeros(2, np.int64))
 
 
 class MergeTables(NamedTuple):
@@ -228,10 +232,8 @@ def merge_words(table: Any, first: Any, merges: Any, ids: Any, used: Any) -> Any
     ranks = np.empty(LONGEST_WORD, np.int32)
     has_parts = merges.digits > 0
     for entry in range(first, table.used[0]):
-        start, end = (
-            np.int64(table.entries[entry, 0]),
-            np.int64(table.entries[entry, 0] + table.entries[entry, 1]),
-        )
+        start = np.int64(table.entries[entry].start)
+        end = start + np.int64(table.entries[entry].size)
         began = used
         told = not has_parts or is_plain(table.keys, start, end, merges.refused)
         while told and start < end:
@@ -244,8 +246,8 @@ def merge_words(table: Any, first: Any, merges: Any, ids: Any, used: Any) -> Any
                 used += _write_symbol(symbols[i], table.keys, part, merges.byte_ids, ids[used:])
             start = part
         if told:
-            table.entries[entry, 2], table.entries[entry, 3] = began, used
+            table.entries[entry].begin, table.entries[entry].end = began, used
         else:
             used = began
-            table.entries[entry, 2] = table.entries[entry, 3] = -1
+            table.entries[entry].begin, table.entries[entry].end = -1, -1
     return np.int64(used)

@@ -11,6 +11,7 @@ from numba import njit
 from biomedllama_cli.models.merge_kernel import LONGEST_WORD, hash_bytes
 
 IntArray = npt.NDArray[Any]
+_RUN = 256
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
@@ -20,7 +21,7 @@ class Batch(NamedTuple):
     Attributes:
         data: UTF-8 of all texts, end to end.
         text_ends: where each text ends in `data`.
-        rule: see `_find_end`.
+        rule: see `_read_word`.
         words: entry of each word; -1 - i for the i-th word that is too long to be kept.
         word_ends: number of words up to the end of each text.
         loose: start and end in `data` of the words too long to be kept.
@@ -73,40 +74,50 @@ def _begins_with_whitespace(data: Any, place: int, end: int) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _find_end(data: Any, start: int, end: int, rule: Any) -> Any:
-    """Return where the word that starts at `start` ends.
+def _read_word(data: Any, start: Any, end: Any, rule: Any) -> Any:
+    """Return where the word that starts at `start` ends, and its first and next eight bytes as numbers.
 
     `rule` says, for each byte, what it is to the cut: 1 a space, 2 a character that begins a word (SentencePiece's
     newline), 3 a newline that ends one when no white space follows. With rule[256] a space begins a word only when
     no white space of any kind is before it; else when no other space is.
     """
+    low, high = np.uint64(data[start]), np.uint64(0)
+    previous = rule[data[start]]
     for place in range(start + 1, end):
-        kind = rule[data[place]]
-        if kind == 1:
-            if rule[256]:
-                if not _whitespace_before(data, place, start):
-                    return place
-            elif data[place - 1] != 32:
-                return place
-        elif kind == 2 or (rule[data[place - 1]] == 3 and not _begins_with_whitespace(data, place, end)):
-            return place
-    return end
+        byte = data[place]
+        kind = rule[byte]
+        if kind | previous:
+            if kind == 1:
+                if rule[256]:
+                    if not _whitespace_before(data, place, start):
+                        return place, low, high
+                elif previous != 1:
+                    return place, low, high
+            elif kind == 2 or (previous == 3 and not _begins_with_whitespace(data, place, end)):
+                return place, low, high
+        previous = kind
+        size = place - start
+        if size < 8:
+            low |= np.uint64(byte) << np.uint64(8 * size)
+        elif size < 16:
+            high |= np.uint64(byte) << np.uint64(8 * size - 64)
+    return end, low, high
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _find_entry(data: Any, start: Any, end: Any, table: Any) -> Any:
-    """Return the entry of a word, a new one for a new word, or -1 where that has no room."""
+def _find_entry(data: Any, word: Any, table: Any) -> Any:
+    """Return the entry of a word (start, end, first bytes, hash), a new one for a new word, or -1 without room."""
+    start, end, low, high, code = word
     size = end - start
-    code = hash_bytes(data, start, end)
     mask = np.uint64(len(table.slots) - 1)
     slot = code & mask
     while table.slots[slot] != 0:
         if (table.slots[slot] ^ code) >> _HALF == 0:
             entry = np.int64(table.slots[slot] & _LOW) - 1
-            first = table.entries[entry, 0]
-            same = table.entries[entry, 1] == size
-            for place in range(size if same else 0):
-                if table.keys[first + place] != data[start + place]:
+            record = table.entries[entry]
+            same = record.low == low and record.high == high and record.size == size
+            for place in range(16, size if same else 0):
+                if table.keys[record.start + place] != data[start + place]:
                     same = False
                     break
             if same:
@@ -114,10 +125,11 @@ def _find_entry(data: Any, start: Any, end: Any, table: Any) -> Any:
         slot = (slot + np.uint64(1)) & mask
     entry, first = table.used[0], table.used[1]
     if entry == len(table.entries) or first + size > len(table.keys):
-        return -1
+        return np.int64(-1)
     for place in range(size):
         table.keys[first + place] = data[start + place]
-    table.entries[entry, 0], table.entries[entry, 1] = first, size
+    record = table.entries[entry]
+    record.low, record.high, record.start, record.size = low, high, first, size
     table.used[0] += 1
     table.used[1] += size
     table.slots[slot] = (code >> _HALF << _HALF) | np.uint64(entry + 1)
@@ -125,35 +137,75 @@ def _find_entry(data: Any, start: Any, end: Any, table: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _hash_word(data: Any, start: Any, end: Any, low: Any, high: Any) -> Any:
+    """Return the 64-bit hash of a word."""
+    code = _mix(_mix(low ^ np.uint64(end - start)) ^ high)
+    return _mix(code ^ hash_bytes(data, start + 16, end)) if end - start > 16 else code
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _touch(table: Any, codes: Any, count: Any) -> Any:
+    """Read what the look-up of these hashes will read, and return a number made of it.
+
+    Without a branch in between, the processor waits for many of these reads at once; in the look-up it would wait
+    for one after the other. Half of the look-up's time was that.
+    """
+    mask = np.uint64(len(table.slots) - 1)
+    heads = np.empty(_RUN, np.int64)
+    for i in range(count):
+        heads[i] = np.int64(table.slots[codes[i] & mask] & _LOW)
+    touched = np.uint64(0)
+    for i in range(count):
+        touched ^= table.entries[max(heads[i] - 1, 0)].low
+    return touched
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _mix(code: Any) -> Any:
+    """Return a number whose every bit depends on all of `code` (the finish of splitmix64)."""
+    code = (code ^ (code >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    code = (code ^ (code >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return code ^ (code >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def find_words(batch: Any, table: Any, start: Any) -> Any:
     """Cut texts into words and look each up, from byte `start` on, as far as there is room.
 
     Returns:
-        the first byte that was not looked at, and the number of words too long to be kept.
+        the first byte that was not looked at, the number of words too long to be kept, and a number of no meaning.
     """
+    ends = np.empty(_RUN, np.int64)
+    lows, highs, codes = np.empty(_RUN, np.uint64), np.empty(_RUN, np.uint64), np.empty(_RUN, np.uint64)
     count = long = text = 0
-    while text < len(batch.text_ends) and batch.text_ends[text] <= start:
-        batch.word_ends[text] = 0
-        text += 1
+    touched = np.uint64(0)
     while text < len(batch.text_ends):
-        while start < batch.text_ends[text]:
-            end = _find_end(batch.data, start, batch.text_ends[text], batch.rule)
-            entry = -1
-            if end - start > LONGEST_WORD:
-                batch.loose[long, 0], batch.loose[long, 1] = start, end
+        text_end = batch.text_ends[text]
+        found, place = 0, start
+        while found < _RUN and place < text_end:
+            end, low, high = _read_word(batch.data, place, text_end, batch.rule)
+            codes[found] = _hash_word(batch.data, place, end, low, high)
+            lows[found], highs[found], ends[found] = low, high, end
+            place = end
+            found += 1
+        touched ^= _touch(table, codes, found)
+        for i in range(found):
+            if ends[i] - start > LONGEST_WORD:
+                batch.loose[long, 0], batch.loose[long, 1] = start, ends[i]
                 long += 1
-                entry = -long
+                entry = np.int64(-long)
             else:
-                entry = _find_entry(batch.data, start, end, table)
+                entry = _find_entry(batch.data, (start, ends[i], lows[i], highs[i], codes[i]), table)
                 if entry < 0:
                     batch.word_ends[text:] = count
-                    return start, long
+                    return start, long, touched
             batch.words[count] = entry
             count += 1
-            start = end
-        batch.word_ends[text] = count
-        text += 1
-    return start, long
+            start = ends[i]
+        if start >= text_end:
+            batch.word_ends[text] = count
+            text += 1
+    return start, long, touched
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -165,7 +217,7 @@ def count_ids(batch: Any, table: Any, loose: Any, text_ids: Any) -> Any:
         while word < batch.word_ends[text]:
             entry = batch.words[word]
             if entry >= 0:
-                total += table.entries[entry, 3] - table.entries[entry, 2]
+                total += table.entries[entry].end - table.entries[entry].begin
             else:
                 total += loose.ends[-entry] - loose.ends[-1 - entry]
             word += 1
@@ -180,7 +232,7 @@ def write_ids(batch: Any, table: Any, ids: Any, loose: Any, out: Any) -> None:
     for word in range(batch.word_ends[-1]):
         entry = batch.words[word]
         if entry >= 0:
-            for place in range(table.entries[entry, 2], table.entries[entry, 3]):
+            for place in range(table.entries[entry].begin, table.entries[entry].end):
                 out[written] = ids[place]
                 written += 1
         else:

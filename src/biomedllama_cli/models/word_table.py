@@ -79,7 +79,7 @@ class WordTable:
         start = 0
         while True:
             known = len(self)
-            start, long = find_words(batch, self._table, start)
+            start, long, _ = find_words(batch, self._table, start)
             self.seen += int(batch.word_ends[-1])
             self.missed += len(self) - known + long
             self._encode_new(known)
@@ -103,20 +103,20 @@ class WordTable:
         table = self._table
         left = np.arange(known, len(self))
         if self._merges is not None:
-            self._reserve_ids(int(table.used[1] - table.entries[known, 0]))
+            self._reserve_ids(int(table.used[1] - table.entries["start"][known]))
             self._ids_used = merge_words(table, known, self._merges, self._ids, self._ids_used)
-            left = left[table.entries[left, 2] < 0]
+            left = left[table.entries["begin"][left] < 0]
         if len(left) == 0:
             return
         encoded = self._encode_raw(
-            [bytes(table.keys[a : a + size]) for a, size in table.entries[left, :2].tolist()]
+            [bytes(table.keys[a : a + size]) for a, size in table.entries[["start", "size"]][left].tolist()]
         )
         data = np.frombuffer(b"".join(encoded), self._ids.dtype)
         self._reserve_ids(len(data))
         ends = self._ids_used + np.cumsum([len(ids) // data.itemsize for ids in encoded])
         self._ids[self._ids_used : self._ids_used + len(data)] = data
-        table.entries[left, 2] = np.concatenate([[self._ids_used], ends[:-1]])
-        table.entries[left, 3] = ends
+        table.entries["begin"][left] = np.concatenate([[self._ids_used], ends[:-1]])
+        table.entries["end"][left] = ends
         self._ids_used += len(data)
 
     def _reserve_ids(self, count: int) -> None:
