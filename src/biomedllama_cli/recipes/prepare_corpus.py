@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_INPUTS_IN_MANIFEST = 1000
 _INPUTS_FILE = "inputs.jsonl"
+_PROGRAM = "biomedllama"  # not the path it has on this machine
+_FEWEST_HELD_OUT = 10
 
 
 def build_corpus(
@@ -98,7 +100,7 @@ def build_corpus(
         settings=settings.model_dump(mode="json"),
         versions=list_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=shlex.join(sys.argv),
+        command=shlex.join([_PROGRAM, *sys.argv[1:]]),
     )
     examples = {
         reason: tuple(map(Example.model_validate, found)) for reason, found in assembled.examples.items()
@@ -157,6 +159,11 @@ def _check_something_is_left(
         )
     if assembled.tokens.validation == 0 and settings.output.validation_fraction > 0:
         logger.warning("the corpus has one document only: nothing is held out for validation")
+    elif 0 < documents.validation < _FEWEST_HELD_OUT:
+        logger.warning(
+            "held out for validation: %s, too few to measure on; raise --validation-fraction",
+            "1 document" if documents.validation == 1 else f"{documents.validation} documents",
+        )
     if decontamination_mode(settings) == "off" and any(
         part.name in ("pubmed", "pmc") for part in source.parts
     ):
