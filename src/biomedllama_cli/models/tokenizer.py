@@ -86,8 +86,8 @@ class Tokenizer:
     def encode_bytes(self, texts: Sequence[str], dtype: npt.DTypeLike) -> list[bytes]:
         """Return the ids of every text as bytes of `dtype`: those of `encode_batch`, several times faster.
 
-        Words and their ids are remembered from call to call, in bounded memory, where the vocabulary is proved
-        to allow that; the others go through the library. Not for several threads at once.
+        Words are remembered from call to call, in bounded memory, where the vocabulary is proved to allow that;
+        otherwise texts go through the library. Not for several threads at once.
 
         Args:
             texts: any texts.
@@ -102,8 +102,7 @@ class Tokenizer:
         """Return the memory of words behind `encode_bytes`, or None where the vocabulary allows none."""
         name = np.dtype(dtype).str
         if name not in self._word_caches:
-            is_sentencepiece = self.kind == "sentencepiece"
-            build = build_sentencepiece_words if is_sentencepiece else build_byte_level_words
+            build = build_sentencepiece_words if self._model_path else build_byte_level_words
             codec: WordCodec | None = build(self._backend, dtype)
             self._word_caches[name] = build_word_cache(codec) if codec is not None else None
         return self._word_caches[name]
