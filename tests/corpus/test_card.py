@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from biomedllama_cli.corpus.card import write_card
 from biomedllama_cli.corpus.card_counts import CardCounter, Counts
 from biomedllama_cli.corpus.card_facts import CardFacts
 from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.recipes.prepare import PrepareReport
 
+Prepare = Callable[..., PrepareReport]
 BENCHMARK = {"items": 500, "testable": 490, "contaminated": 3, "documents": 4}
 NASTY = (
     "a | b\n# <script>alert(1)</script> ![x](http://evil.example/p.png) `code` \x00\u202e [link](y) \ud800"
@@ -186,6 +189,22 @@ def test_what_no_licence_permits_is_not_quoted(facts: CardFacts, tmp_path: Path)
         assert "Secret" in text
 
 
+def test_items_of_an_exam_are_not_passed_on(facts: CardFacts, tmp_path: Path) -> None:
+    example = {"where": "f.xml, 3", "pmid": 41, "title": "Does it heal?", "text": "whole question of an exam"}
+    found = {"contaminated": (example,), "contaminated_twin": (example,)}
+    counts = {**facts.manifest.documents.model_dump(), "dropped": dict.fromkeys(found, 3)}
+    manifest = make_manifest(documents=counts)
+    facts = CardFacts(manifest=manifest, counts=facts.counts, examples=found)  # type: ignore[arg-type]
+    write_card(tmp_path, facts)
+    card, data = ((tmp_path / name).read_text() for name in ("DATA_CARD.md", "data_card.json"))
+    for text in (card, data):
+        assert "whole question" not in text
+        assert "heal" not in text
+    assert card.count("PMID 41, f.xml, 3") == 2
+    assert json.loads(data)["examples"]["contaminated"][0]["pmid"] == 41
+    assert "do not publish it with the corpus" in card
+
+
 def test_foreign_text_cannot_become_markup(facts: CardFacts, tmp_path: Path) -> None:
     manifest = make_manifest(name="x\n## <b>|", command="prepare '```\n# heading'")
     write_card(tmp_path, facts.model_copy(update={"manifest": manifest}))
@@ -261,6 +280,67 @@ def test_the_policy_is_what_the_settings_were(facts: CardFacts, tmp_path: Path) 
         "Benchmark items were not looked for",
     ):
         assert said in card
+
+
+def test_abstracts_without_a_licence_are_counted(facts: CardFacts, tmp_path: Path) -> None:
+    manifest = make_manifest(settings={"selection": {"accept_abstract_copyright": True}})
+    write_card(tmp_path, facts.model_copy(update={"manifest": manifest}))
+    rules = [line for line in (tmp_path / "DATA_CARD.md").read_text().splitlines() if "- Abstracts:" in line]
+    assert len(rules) == 1
+    assert "1 abstract without a licence of their own" in rules[0]
+
+
+@pytest.mark.parametrize(
+    ("articles", "said"),
+    [
+        ({}, "back matter, tables, captions; without keywords and the list of authors, citation markers, lists of"),
+        ({"tables": False, "references": True}, "captions, lists of references; without keywords and the list of "
+         "authors, tables, citation markers."),
+    ],
+)  # fmt: skip
+def test_the_parts_of_an_article_that_are_text_are_named(
+    facts: CardFacts, tmp_path: Path, articles: dict[str, bool], said: str
+) -> None:
+    manifest = make_manifest(settings={"articles": articles})
+    write_card(tmp_path, facts.model_copy(update={"manifest": manifest}))
+    assert said in (tmp_path / "DATA_CARD.md").read_text()
+
+
+def test_replayed_text_is_told_apart(facts: CardFacts, tmp_path: Path) -> None:
+    replayed = {"read": 9, "kept": 1, "train": 1, "validation": 0, "dropped": {"replay_surplus": 8}}
+    sources = [
+        {**facts.manifest.sources[0].model_dump(), "weight": 1},
+        {"name": "replay", "weight": 2, "documents": replayed, "train_tokens": 500, "validation_tokens": 0},
+    ]
+    write_card(tmp_path, facts.model_copy(update={"manifest": make_manifest(sources=sources)}))
+    card = (tmp_path / "DATA_CARD.md").read_text()
+    assert "| Of these, biomedical | 3 documents, 3,500 tokens |" in card
+    assert "| Of these, replayed general text | 1 document, 500 tokens, 33 % of an epoch |" in card
+
+
+def test_small_corpora_have_small_units_and_one_document(facts: CardFacts, tmp_path: Path) -> None:
+    manifest = make_manifest(bytes={"train": 12_000, "validation": 400})
+    write_card(tmp_path, facts.model_copy(update={"manifest": manifest}))
+    card = (tmp_path / "DATA_CARD.md").read_text()
+    assert "| Text | 12.4 kB of UTF-8 |" in card
+    assert "| Held out | 1 document, 1,000 tokens |" in card
+
+
+def test_the_lines_that_load_a_corpus_show_its_first_document(
+    run_prepare: Prepare, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": records.make_text(i)}) + "\n" for i in range(3)))
+    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/biomedllama", "prepare", "--input", "a b.jsonl"])
+    manifest = run_prepare(source).manifest
+    assert manifest is not None
+    assert manifest.command == "biomedllama prepare --input 'a b.jsonl'"
+    assert "held out for validation: 1 document, too few" in caplog.text
+    card = (tmp_path / "corpus" / "DATA_CARD.md").read_text()
+    monkeypatch.chdir(tmp_path / "corpus")
+    exec(card.partition("```python\n")[2].partition("```")[0], {})
+    assert capsys.readouterr().out.strip() == records.make_text(0)
 
 
 def test_a_corpus_without_licences_years_and_drops_has_a_card(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from biomedllama_cli.corpus.card_facts import CardFacts, Example
 from biomedllama_cli.corpus.card_markdown import render_card
 from biomedllama_cli.corpus.card_plot import plot_lengths
-from biomedllama_cli.corpus.card_text import UNQUOTED, list_notices, shorten
+from biomedllama_cli.corpus.card_text import UNNAMED, UNQUOTED, list_notices, shorten
 
 __all__ = ["CardFacts", "Example", "write_card"]
 
@@ -41,12 +41,12 @@ def write_card(folder: Path, facts: CardFacts) -> tuple[Path, ...]:
 
 
 def _trim(reason: str, examples: tuple[Example, ...]) -> tuple[Example, ...]:
-    """Return the first few examples, cut short; text that no licence lets us repeat is not quoted."""
+    """Return the first few examples, cut short; what may not be repeated is not quoted."""
     return tuple(
         example.model_copy(
             update={
                 "where": shorten(example.where, EXAMPLE_CHARACTERS),
-                "title": shorten(example.title, EXAMPLE_CHARACTERS),
+                "title": "" if reason in UNNAMED else shorten(example.title, EXAMPLE_CHARACTERS),
                 "text": "" if reason in UNQUOTED else shorten(example.text, EXAMPLE_CHARACTERS),
             }
         )

@@ -20,9 +20,9 @@ class Example(BaseModel):
     pmcid: str | None = None
     """PubMed Central's number, with `PMC`."""
     title: str = ""
-    """Its title."""
+    """Its title; empty where it was left out for a benchmark item."""
     text: str = ""
-    """How it begins, or what is wrong with it; empty where its licence is why it was left out."""
+    """How it begins, or what is wrong with it; empty where it was left out for its licence or a benchmark item."""
 
 
 class CardFacts(BaseModel):

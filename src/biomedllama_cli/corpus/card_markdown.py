@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from biomedllama_cli.corpus.card_counts import GROUPS, Counts, Row
 from biomedllama_cli.corpus.card_facts import CardFacts, Example
 from biomedllama_cli.corpus.card_header import render_header
-from biomedllama_cli.corpus.card_text import REASONS, escape, list_notices, list_rules
+from biomedllama_cli.corpus.card_rules import list_rules
+from biomedllama_cli.corpus.card_text import REASONS, count, escape, list_notices, name_size, render_table
+from biomedllama_cli.corpus.card_use import render_benchmarks, render_use
 from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.corpus.source import REPLAY
 
 _MOST_ROWS = 15
 _DIGITS = 16  # of a SHA-256 in a table
@@ -21,11 +24,12 @@ def render_card(facts: CardFacts, picture: str) -> str:
     sections = (
         render_header(manifest, counts),
         _render_summary(manifest),
+        render_use(manifest),
         _render_sources(manifest),
         _render_documents(counts, picture),
         _render_dropped(manifest, facts.examples),
-        _render_policy(manifest),
-        _render_decontamination(manifest),
+        _render_policy(manifest, counts),
+        render_benchmarks(manifest),
         _render_origin(manifest),
     )
     return "\n".join(line for section in sections for line in section) + "\n"
@@ -33,18 +37,18 @@ def render_card(facts: CardFacts, picture: str) -> str:
 
 def _render_summary(manifest: CorpusManifest) -> list[str]:
     documents, tokens = manifest.documents, manifest.tokens
-    kept = tokens.train + tokens.validation
     epoch = sum(source.train_tokens * source.weight for source in manifest.sources)
     repeated = tokens.dropped.get("exact_duplicate", 0)
     near = tokens.dropped.get("near_duplicate", 0)
     facts: list[tuple[str, str]] = [
         ("Documents", f"{documents.kept:,} kept of {documents.read:,} read"),
-        ("For training", f"{documents.train:,} documents, {tokens.train:,} tokens"),
-        ("Held out", f"{documents.validation:,} documents, {tokens.validation:,} tokens"),
-        ("Unique tokens", f"{kept:,}"),
+        ("For training", _count_both(documents.train, tokens.train)),
+        ("Held out", _count_both(documents.validation, tokens.validation)),
+        ("Unique tokens", f"{_sum_tokens(manifest):,}"),
+        *_summarise_replay(manifest, epoch),
         ("Repeated tokens, left out", f"{repeated:,} in exact duplicates, {near:,} in near-duplicates"),
         ("One epoch", f"{epoch:,.0f} tokens at the weights below"),
-        ("Text", f"{(manifest.bytes.train + manifest.bytes.validation) / 1e6:,.1f} MB of UTF-8"),
+        ("Text", f"{name_size(manifest.bytes.train + manifest.bytes.validation)} of UTF-8"),
         ("Tokenizer", f"{escape(manifest.tokenizer.source)}, {manifest.vocabulary_size:,} ids"),
     ]
     return [
@@ -53,8 +57,36 @@ def _render_summary(manifest: CorpusManifest) -> list[str]:
         "Biomedical text as token ids, for the continued pretraining of language models. Each document is listed in "
         "`documents.parquet`, with licence and origin; `manifest.json` has the settings and hashes to make it again.",
         "",
-        *_render_table(("", ""), facts, numbers=0),
+        *render_table(("", ""), facts, numbers=0),
     ]
+
+
+def _summarise_replay(manifest: CorpusManifest, epoch: float) -> list[tuple[str, str]]:
+    """Return how much of the figures is general text, and how much is not."""
+    replay = [source for source in manifest.sources if source.name == REPLAY]
+    if not replay:
+        return []
+    documents = sum(source.documents.kept for source in replay)
+    tokens = sum(source.train_tokens for source in replay)
+    share = sum(source.train_tokens * source.weight for source in replay) / max(epoch, 1)
+    return [
+        (
+            "Of these, biomedical",
+            _count_both(manifest.documents.kept - documents, _sum_tokens(manifest) - tokens),
+        ),
+        (
+            "Of these, replayed general text",
+            f"{_count_both(documents, tokens)}, {100 * share:.2g} % of an epoch",
+        ),
+    ]
+
+
+def _count_both(documents: int, tokens: int) -> str:
+    return f"{count(documents, 'document')}, {count(tokens, 'token')}"
+
+
+def _sum_tokens(manifest: CorpusManifest) -> int:
+    return manifest.tokens.train + manifest.tokens.validation
 
 
 def _render_sources(manifest: CorpusManifest) -> list[str]:
@@ -71,7 +103,7 @@ def _render_sources(manifest: CorpusManifest) -> list[str]:
         for source in manifest.sources
     ]
     titles = ("Source", "Read", "Kept", "Tokens", "To train on", "Passes per epoch", "Tokens per epoch")
-    return ["## Sources", "", *_render_table(titles, rows, numbers=6)]
+    return ["## Sources", "", *render_table(titles, rows, numbers=6)]
 
 
 def _render_documents(counts: Counts, picture: str) -> list[str]:
@@ -94,7 +126,7 @@ def _render_documents(counts: Counts, picture: str) -> list[str]:
         if rows[_MOST_ROWS:]:
             rest = (f"{len(rows) - _MOST_ROWS:,} more, in `data_card.json`", *[""] * (len(columns) - 1))
             shown.append((*rest, *_format_sums(rows[_MOST_ROWS:])))
-        lines += [f"### By {name}", "", *_render_table(titles, shown, numbers=3)]
+        lines += [f"### By {name}", "", *render_table(titles, shown, numbers=3)]
     return lines
 
 
@@ -134,12 +166,12 @@ def _render_dropped(manifest: CorpusManifest, examples: Mapping[str, Sequence[Ex
     lines = [
         "## What was left out",
         "",
-        f"{manifest.documents.read:,} documents read = {manifest.documents.kept:,} kept + {total:,} left out, each "
-        "for one reason. Tokens are known of those that were left out after they were tokenised.",
+        f"{count(manifest.documents.read, 'document')} read = {manifest.documents.kept:,} kept + {total:,} left out, "
+        "each for one reason. Tokens are known of those that were left out after they were tokenised.",
         "",
     ]
     if rows:
-        lines += _render_table(("Reason", "Meaning", "Documents", "Tokens"), rows, numbers=2)
+        lines += render_table(("Reason", "Meaning", "Documents", "Tokens"), rows, numbers=2)
     quoted = [reason for reason in order if examples.get(reason)]
     if quoted:
         lines += ["<details><summary>Examples</summary>", ""]
@@ -165,34 +197,15 @@ def _render_example(example: Example) -> str:
     return f"{place}: “{escape(example.text)}”" if example.text else place
 
 
-def _render_policy(manifest: CorpusManifest) -> list[str]:
+def _render_policy(manifest: CorpusManifest, counts: Counts) -> list[str]:
     lines = [
         "## Licences, retractions and other rules",
         "",
-        *(f"- {rule}" for rule in list_rules(manifest)),
+        *(f"- {rule}" for rule in list_rules(manifest, counts)),
         "",
     ]
     for notice in list_notices(manifest):
         lines += [notice, ""]
-    return lines
-
-
-def _render_decontamination(manifest: CorpusManifest) -> list[str]:
-    facts = manifest.decontamination
-    lines = ["## Benchmark questions", ""]
-    mode = facts.get("mode", "off")
-    said = {
-        "drop": "Documents that hold a benchmark item were left out.",
-        "report": "Documents that hold a benchmark item were looked for and **kept**.",
-    }
-    lines += [said.get(mode, "**Benchmark items were not looked for.**"), ""]
-    rows = [
-        (escape(name), *(f"{counts[key]:,}" for key in ("items", "testable", "contaminated", "documents")))
-        for name, counts in sorted(facts.get("benchmarks", {}).items())
-    ]
-    if rows:
-        titles = ("Benchmark", "Items", "Testable", "Items found", "Documents that hold one")
-        lines += _render_table(titles, rows, numbers=4)
     return lines
 
 
@@ -231,11 +244,11 @@ def _render_origin(manifest: CorpusManifest) -> list[str]:
         "",
         f"Inputs ({len(manifest.inputs):,}), with the first {_DIGITS} digits of their SHA-256:",
         "",
-        *_render_table(("Input", "SHA-256", "Bytes"), inputs, numbers=1),
+        *render_table(("Input", "SHA-256", "Bytes"), inputs, numbers=1),
         *_mention_rest(len(manifest.inputs)),
         f"Shards ({len(manifest.shards):,}):",
         "",
-        *_render_table(("Shard", "SHA-256", "Split", "Documents", "Tokens"), shards, numbers=2),
+        *render_table(("Shard", "SHA-256", "Split", "Documents", "Tokens"), shards, numbers=2),
         *_mention_rest(len(manifest.shards)),
     ]
 
@@ -250,9 +263,3 @@ def _fence(text: str, language: str) -> list[str]:
     while fence in text:
         fence += "`"
     return [f"{fence}{language}", text, fence, ""]
-
-
-def _render_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int) -> list[str]:
-    """Return a table whose last `numbers` columns are set to the right, and an empty line."""
-    marks = ["---"] * (len(titles) - numbers) + ["---:"] * numbers
-    return [*(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows)), ""]

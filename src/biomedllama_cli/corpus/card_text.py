@@ -1,17 +1,18 @@
-"""The words of a data card: what the rules were, what NLM asks for, and how foreign text is quoted."""
+"""The words of a data card: what reasons mean, what NLM asks for, and how numbers and foreign text are shown."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from biomedllama_cli.corpus.manifest import CorpusManifest
 
 UNQUOTED = frozenset(
     (
         "abstract_without_licence",
+        "contaminated",
+        "contaminated_twin",
         "licence_conflict",
         "no_derivatives_licence",
         "no_licence",
@@ -20,6 +21,8 @@ UNQUOTED = frozenset(
     )
 )
 """Reasons to leave a document out that are reasons not to quote it either."""
+UNNAMED = frozenset(("contaminated", "contaminated_twin"))
+"""Reasons not to give its title either: the title of a paper can be the question of an exam."""
 REASONS: Mapping[str, str] = {
     "abstract_without_licence": "abstract whose article is not known to be under a licence that permits training",
     "bad_metadata": "metadata that cannot be read",
@@ -45,7 +48,7 @@ REASONS: Mapping[str, str] = {
     "no_abstract": "citation without an abstract",
     "no_article": "record of PubMed without an article",
     "no_derivatives_licence": "licence forbids derivatives",
-    "no_licence": "no licence is stated",
+    "no_licence": "no licence is stated that is known to permit training",
     "no_pmid": "citation without a PMID",
     "no_subset_named": "part of The Pile is not named",
     "no_text": "article without any text",
@@ -84,13 +87,6 @@ REASONS: Mapping[str, str] = {
     "xml_entity": "XML that defines entities of its own",
 }
 """What a reason means; one that is missing here stands for itself."""
-_GATES = {
-    "commercial": "Licences: only articles whose licence permits commercial use (CC0, CC BY, CC BY-SA, public domain). "
-    "Silence and contradiction count as no permission.",
-    "noncommercial": "Licences: only articles whose licence permits at least non-commercial use. Silence and "
-    "contradiction count as no permission. **A model trained on them is not for commercial use.**",
-    "all": "Licences: **no gate.** The corpus may hold articles whose licence does not permit training.",
-}
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~$^=@]|^[#+-]|(?<=www)\.|:(?=//)")
 
@@ -120,6 +116,33 @@ def escape(text: str) -> str:
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> count(1, "document"), count(2_000, "document")
+    ('1 document', '2,000 documents')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def name_size(number: int) -> str:
+    """Return a size with the unit that suits it.
+
+    >>> name_size(999), name_size(48_200), name_size(1_234_567), name_size(2 * 10**12)
+    ('999 bytes', '48.2 kB', '1.2 MB', '2,000.0 GB')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return count(number, "byte")
+
+
+def render_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int) -> list[str]:
+    """Return a table whose last `numbers` columns are set to the right, and an empty line."""
+    marks = ["---"] * (len(titles) - numbers) + ["---:"] * numbers
+    return [*(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows)), ""]
+
+
 def list_notices(manifest: CorpusManifest) -> list[str]:
     """Return what whoever passes the corpus on has to say, by where it comes from."""
     names = {source.name for source in manifest.sources}
@@ -137,8 +160,10 @@ def list_notices(manifest: CorpusManifest) -> list[str]:
     if "pmc" in names:
         notices.append(
             "Articles of PubMed Central are under the licence of each: documents.parquet names it for every document, "
-            "with PMCID, DOI and title for the attribution that all but CC0 ask for. They may be passed on only as "
-            "these licences permit, and share-alike licences bind derived text."
+            "with PMCID, DOI and title, by which authors, journal and the licence's version and text can be found; it "
+            "does not hold these itself. CC BY and its kin ask for the creators and a link to the licence: whoever "
+            "passes the text on has to add them. CC0 and public domain ask for neither. Articles may be passed on "
+            "only as their licences permit, and share-alike licences bind derived text."
         )
     if manifest.inventory is not None:
         notices.append(
@@ -154,52 +179,3 @@ def list_notices(manifest: CorpusManifest) -> list[str]:
     if "sample" in names:
         notices.append("The bundled sample is of PLOS articles under CC BY and CC0; see its NOTICE.md.")
     return notices
-
-
-def list_rules(manifest: CorpusManifest) -> list[str]:
-    """Return the policy that chose the documents, one sentence or two each, from the settings of the command."""
-    selection: Mapping[str, Any] = manifest.settings.get("selection", {})
-    names = {source.name for source in manifest.sources}
-    rules = _list_licence_rules(selection, names)
-    if names & {"pubmed", "pmc"}:
-        rules.append(
-            "Retractions: retracted articles and the notices are out, as far as the input tells of them."
-            if selection.get("retracted", "drop") == "drop"
-            else "Retractions: **retracted articles and the notices are kept.**"
-        )
-    return rules + _list_filter_rules(selection, names)
-
-
-def _list_licence_rules(selection: Mapping[str, Any], names: set[str]) -> list[str]:
-    gate, rules = selection.get("licences", "commercial"), []
-    if "pmc" in names:
-        rules.append(_GATES[gate])
-        if gate != "all":
-            kept = selection.get("no_derivatives") == "keep"
-            rules.append(f"NoDerivatives licences: {'kept' if kept else 'left out'}.")
-    if "pubmed" in names:
-        rules.append(
-            "Abstracts: **kept also where no licence covers them**; whoever made this corpus took that decision."
-            if selection.get("accept_abstract_copyright") or gate == "all"
-            else "Abstracts: only those whose article in PubMed Central is under a permitted licence."
-        )
-        rules.append("Versions: the newest of each citation; citations that PubMed deleted are out.")
-    return rules
-
-
-def _list_filter_rules(selection: Mapping[str, Any], names: set[str]) -> list[str]:
-    languages = ", ".join(selection.get("language", ()))
-    rules = []
-    for name, rule in (
-        ("language_filter", f"Language: documents in {languages} only"),
-        ("quality_filter", "Quality: Gopher's rules (Rae et al. 2021) fitted to scientific prose"),
-        ("near_duplicates", "Near-duplicates: left out, by MinHash"),
-    ):
-        switch, as_it_is = selection.get(name, "auto"), names & {"pile", "sample", "replay"}
-        if switch == "off" or (switch == "auto" and names == as_it_is):
-            rules.append(f"{rule.split(':')[0]}: no filter.")
-        elif switch == "auto" and as_it_is and name != "near_duplicates":
-            rules.append(f"{rule}; {', '.join(sorted(as_it_is))} as it is.")
-        else:
-            rules.append(f"{rule}.")
-    return [*rules, "Exact duplicates: left out; the first in the order of the input stays."]
