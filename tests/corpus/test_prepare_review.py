@@ -82,15 +82,16 @@ def test_tasks_do_not_copy_the_list_of_inputs(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_is_not_trained_on_abstracts_without_a_licence(
-    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, pmc_files: Any
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any
 ) -> None:
     pubmed_files.write_release(tmp_path / "pubmed")
+    jats_files.write_article(tmp_path / "pmc", jats_files.Article(9999, licence=jats_files.BY_NC))
     options: dict[str, Any] = {
-        "source": {"source": ("pubmed",)},
+        "source": {"source": ("pubmed", "pmc")},
         "tokenization": {"vocabulary_size": 300, "tokenizer": None},
     }
     with pytest.raises(DataError, match="train a vocabulary"):
-        run_prepare(tmp_path / "pubmed", selection=KEEP_ALL, **options)
+        run_prepare(tmp_path / "pubmed", tmp_path / "pmc", selection=KEEP_ALL, **options)
 
 
 def test_texts_of_unlicensed_sources_are_not_chosen_for_a_vocabulary() -> None:

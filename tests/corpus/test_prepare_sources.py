@@ -71,11 +71,14 @@ def test_every_row_of_the_table_finds_its_text_again(
 
 
 def test_abstracts_need_a_licence_unless_their_copyright_is_accepted(
-    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any
+    run_prepare: Prepare, tmp_path: Path, pubmed_files: Any, jats_files: Any
 ) -> None:
     pubmed_files.write_release(tmp_path / "in")
+    jats_files.write_article(tmp_path / "pmc", jats_files.Article(9999, licence=jats_files.BY_NC))
     with pytest.raises(DataError, match="abstract_without_licence") as refused:
-        run_prepare(tmp_path / "in", source={"source": ("pubmed",)}, selection=KEEP_ALL)
+        run_prepare(
+            tmp_path / "in", tmp_path / "pmc", source={"source": ("pubmed", "pmc")}, selection=KEEP_ALL
+        )
     assert "--accept-abstract-copyright" in refused.value.hint
     report = run_prepare(
         tmp_path / "in", source={"source": ("pubmed",)}, selection={**KEEP_ALL, "licences": "all"}

@@ -67,6 +67,10 @@ class Estimate(BaseModel):
     """Bytes of the whole input."""
     exact: bool
     """Whether the sample was the whole input: then only the time is an estimate."""
+    unreadable: int = 0
+    """Records of the sample that cannot be read."""
+    first_unreadable: str | None = None
+    """Where the first of them is, and what is wrong with it."""
 
 
 def estimate_corpus(

@@ -43,6 +43,8 @@ def sample_file(
     reader: ItemReader,
     decide: Callable[[Record], Record | Dropped],
     count_tokens: Callable[[list[str]], int],
+    *,
+    on_unreadable: Callable[[Dropped], None] = lambda _: None,
 ) -> Iterator[Sampled]:
     """Read a file as `prepare` does, and yield what was found at every position that the reader reports.
 
@@ -51,6 +53,7 @@ def sample_file(
         reader: reads it.
         decide: the filters of single documents.
         count_tokens: the tokens that some documents make, BOS and EOS included.
+        on_unreadable: told each record that cannot be read.
     """
     position = tokens = kept = read = 0
     texts: list[str] = []
@@ -69,6 +72,8 @@ def sample_file(
             before = position
         if not isinstance(item, Deletion):
             read += 1
+            if isinstance(item, Dropped) and item.problem:
+                on_unreadable(item)
             if isinstance(item, Record) and isinstance(decide(item), Record):
                 texts.append(item.text)
     yield Sampled(file.size, tokens + (count_tokens(texts) if texts else 0), kept + len(texts), read)

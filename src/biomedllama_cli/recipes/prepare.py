@@ -19,7 +19,7 @@ from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder, rem
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.recipes.prepare_corpus import build_corpus
-from biomedllama_cli.recipes.prepare_fetch import fetch_inputs, settle_inventory
+from biomedllama_cli.recipes.prepare_fetch import check_inventory, fetch_inputs, settle_inventory
 from biomedllama_cli.recipes.prepare_job import (
     build_benchmark_index,
     decide_bos,
@@ -30,7 +30,7 @@ from biomedllama_cli.recipes.prepare_job import (
 from biomedllama_cli.recipes.prepare_pipeline import INDEX_FOLDER, PROGRESS_FILE, Settled
 from biomedllama_cli.recipes.prepare_plan import describe_input, find_output, plan
 from biomedllama_cli.recipes.prepare_report import PrepareReport
-from biomedllama_cli.recipes.prepare_source import build_gates, build_rules, build_source
+from biomedllama_cli.recipes.prepare_source import build_gates, build_rules, build_source, check_inputs
 from biomedllama_cli.recipes.prepare_spread import (
     Spread,
     check_executor,
@@ -58,6 +58,8 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
     """
     output = find_output(settings)
     check_executor(settings.executor)
+    check_inventory(settings)
+    check_inputs(settings)
     if dry_run:
         return plan(settings, output)
     started = time.monotonic()

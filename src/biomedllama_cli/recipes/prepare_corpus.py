@@ -154,7 +154,8 @@ def _check_something_is_left(
         work.forget_tasks()  # or the command with other settings would be refused for their sake
         dropped = ", ".join(f"{count} {reason}" for reason, count in documents.dropped.items()) or "none"
         raise DataError(
-            f"No document is left of {documents.read} records read (dropped: {dropped}).",
+            f"No document is left of {documents.read:,} record{'' if documents.read == 1 else 's'} read "
+            f"(dropped: {dropped}).",
             _explain_drops(documents.dropped),
         )
     if assembled.tokens.validation == 0 and settings.output.validation_fraction > 0:
@@ -164,8 +165,18 @@ def _check_something_is_left(
             "held out for validation: %s, too few to measure on; raise --validation-fraction",
             "1 document" if documents.validation == 1 else f"{documents.validation} documents",
         )
+    if any(
+        entry.name == "pubmed"
+        and entry.documents.kept == 0
+        and "abstract_without_licence" in entry.documents.dropped
+        for entry in assembled.sources
+    ):
+        logger.warning(
+            "no abstract was kept: without --accept-abstract-copyright one stays only where its article is under a "
+            "permitted licence and not kept itself (docs/licences.md)"
+        )
     if decontamination_mode(settings) == "off" and any(
-        part.name in ("pubmed", "pmc") for part in source.parts
+        part.name in ("pubmed", "pmc", "text") for part in source.parts
     ):
         logger.warning(
             "benchmark questions were not looked for; --benchmark pubmedqa=FILE (and others) keeps them out"

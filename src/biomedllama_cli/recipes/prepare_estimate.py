@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from biomedllama_cli.corpus.document import Dropped
 from biomedllama_cli.corpus.encoding import encode_documents
 from biomedllama_cli.corpus.estimate import Estimate, estimate_corpus
 from biomedllama_cli.corpus.near_duplicates import Signer
@@ -26,6 +27,7 @@ def estimate_source(settings: PrepareSettings, source: Source, tokenizer: Tokeni
     signer = Signer() if signs(settings, source) else None
     files = [(part, file) for part, file in source.inputs if source.parts[part].name != REPLAY]
     part_of = {file: part for part, file in files}
+    unreadable: list[Dropped] = []
 
     def count_tokens(texts: list[str]) -> int:
         if signer is not None:
@@ -34,9 +36,10 @@ def estimate_source(settings: PrepareSettings, source: Source, tokenizer: Tokeni
 
     def sample(file: InputFile) -> Iterator[Sampled]:
         part = part_of[file]
-        return sample_file(file, source.parts[part].reader, gates[part].decide, count_tokens)
+        reader, decide = source.parts[part].reader, gates[part].decide
+        return sample_file(file, reader, decide, count_tokens, on_unreadable=unreadable.append)
 
-    return estimate_corpus(
+    estimate = estimate_corpus(
         [file for _, file in files],
         sample,
         workers=settings.executor.workers or 1,
@@ -44,3 +47,7 @@ def estimate_source(settings: PrepareSettings, source: Source, tokenizer: Tokeni
         seed=settings.seed,
         bytes_per_token=choose_dtype(tokenizer.vocabulary_size).itemsize,
     )
+    if estimate is None or not unreadable:
+        return estimate
+    first = f"{unreadable[0].where}: {unreadable[0].problem}"
+    return estimate.model_copy(update={"unreadable": len(unreadable), "first_unreadable": first})

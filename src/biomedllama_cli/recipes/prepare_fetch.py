@@ -34,11 +34,9 @@ def fetch_inputs(settings: PrepareSettings) -> Fetched:
     """Fetch what the inventory and the settings choose; nothing without an inventory.
 
     Raises:
-        SettingsError: PubMed Central is not among the sources.
         UnavailableError: the bucket cannot be reached, or some articles could not be fetched.
         DataError: what it answers is not what its layout promises.
     """
-    check_inventory(settings)
     if settings.bucket.inventory is None:
         return Fetched()
     from biomedllama_cli.corpus.bucket import fetch_articles

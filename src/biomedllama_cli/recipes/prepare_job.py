@@ -16,7 +16,6 @@ from biomedllama_cli.recipes.prepare_source import decontamination_mode
 from biomedllama_cli.settings.prepare import PrepareSettings
 
 DEFAULT_TOKENIZER = "huggyllama/llama-7b"
-DEFAULT_BENCHMARKS = ("pubmedqa", "medqa", "medqa-5", "medmcqa", "mmlu-medical")
 TRAINED = "trained"
 """What a corpus says of a vocabulary made from its own text."""
 
@@ -40,8 +39,7 @@ def build_benchmark_index(settings: PrepareSettings) -> BenchmarkIndex | None:
     """
     if decontamination_mode(settings) == "off":
         return None
-    values = settings.decontamination.benchmark or DEFAULT_BENCHMARKS
-    return build_index(*load_items(parse_benchmarks(values)))
+    return build_index(*load_items(parse_benchmarks(settings.decontamination.benchmark)))
 
 
 def decide_bos(settings: PrepareSettings, tokenizer: Tokenizer) -> bool:

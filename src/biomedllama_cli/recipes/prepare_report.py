@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,9 @@ class PrepareReport(BaseModel):
     jobs: tuple[str, ...] = ()
     manifest: CorpusManifest | None = None
     estimate: Estimate | None = None
+    fetches: str | None = None
+    unknown: tuple[str, ...] = ()
+    stops_at_unreadable: bool = True
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
@@ -42,10 +45,13 @@ class PrepareReport(BaseModel):
                 f"It will write {self.output_dir}; the same command says whether it has, and submits what failed",
             ]
         if self.manifest is None:
+            tasks = f"{self.tasks:,} task{'' if self.tasks == 1 else 's'}"
             return [
-                f"Would read {inputs} in {self.tasks} task{'' if self.tasks == 1 else 's'}",
+                f"Would fetch {self.fetches}" if self.fetches else f"Would read {inputs} in {tasks}",
                 f"Would tokenise with {self.tokenizer}",
                 *(_describe_estimate(self.estimate) if self.estimate else ()),
+                *(_describe_unreadable(self.estimate, self.stops_at_unreadable) if self.estimate else ()),
+                *self.unknown,
                 f"Would write {self.output_dir}; nothing was written",
             ]
         documents, tokens = self.manifest.documents, self.manifest.tokens
@@ -56,14 +62,46 @@ class PrepareReport(BaseModel):
             "finished": f"Corpus {self.output_dir} from {inputs} in {self.seconds:,.1f} s",
             "already_finished": f"Corpus {self.output_dir} was already finished by this same job; nothing to do",
         }[self.state]
+        looked_for = self.manifest.decontamination
         return [
             first,
             f"Documents: {documents.read:,} read, {documents.kept:,} kept ({documents.train:,} train, "
             f"{documents.validation:,} validation); dropped: {dropped}",
             f"Tokens: {tokens.train:,} train, {tokens.validation:,} validation; {repeated:,} more left out",
+            *([_describe_benchmarks(looked_for)] if looked_for.get("benchmarks") else ()),
             f"Tokenizer: {self.tokenizer}, {self.manifest.vocabulary_size:,} ids, {bos} per document",
             f"Next: biomedllama pretrain --corpus {shlex.quote(self.output_dir)}",
         ]
+
+
+def _describe_benchmarks(summary: dict[str, Any]) -> str:
+    counts = summary["benchmarks"].values()
+    found, items = (sum(count[key] for count in counts) for key in ("contaminated", "items"))
+    untestable = items - sum(count["testable"] for count in counts)
+    fate = "left out" if summary["mode"] == "drop" else "kept"
+    return (
+        f"Benchmarks: {_count(summary['documents'], 'document')} held {found:,} of {_count(items, 'item')} of "
+        f"{_count(len(counts), 'benchmark')}, {fate}: see contamination.jsonl; {_count(untestable, 'item')} could not "
+        "be looked for"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _describe_unreadable(estimate: Estimate, stops: bool) -> list[str]:
+    if not estimate.unreadable:
+        return []
+    fate = (
+        "the run would stop there; --on-bad-record skip counts such records and goes on"
+        if stops
+        else "such records would be counted and left out"
+    )
+    of = "the input" if estimate.exact else "the sample"
+    return [
+        f"{_count(estimate.unreadable, 'record')} of {of} cannot be read, first {estimate.first_unreadable}: {fate}"
+    ]
 
 
 def _describe_estimate(estimate: Estimate) -> list[str]:
@@ -74,7 +112,7 @@ def _describe_estimate(estimate: Estimate) -> list[str]:
         f"  documents  {_show(estimate.documents)} of {_show(estimate.documents_read)} read",
         f"  tokens     {_show(estimate.tokens)}",
         f"  disk       {_show(estimate.disk_bytes, 1e6)} MB, and as much again while it is made",
-        f"  time       {_show(estimate.seconds)} s",
+        f"  time       {_show(estimate.seconds)} s to read and tokenise; starting and writing the corpus come on top",
     ]
 
 

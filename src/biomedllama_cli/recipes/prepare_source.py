@@ -16,7 +16,7 @@ from biomedllama_cli.corpus.source import REPLAY, Part, Reader, Source
 from biomedllama_cli.corpus.sources.hub import HubReader, open_hub_dataset
 from biomedllama_cli.corpus.sources.pile import PileReader
 from biomedllama_cli.corpus.sources.sample import SampleReader
-from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.prepare import PrepareSettings, Switch
 from biomedllama_cli.settings.weights import parse_weights
 
@@ -46,9 +46,9 @@ def build_source(settings: PrepareSettings, bundles: tuple[Path, ...] = ()) -> S
     if settings.replay.replay is not None:
         replayed = settings.replay.replay
         reader: Reader = PileReader(settings.source.text_field)
-        if not _is_local(replayed):
+        if not is_local(replayed):
             reader = HubReader(open_hub_dataset(replayed, "train"), settings.source.text_field)
-        part = _build_part(REPLAY, reader, (replayed,), 1.0)
+        part = _build_replay(reader, replayed)
         limit = limit_replay(parts, settings.replay.replay_fraction, len(part.files))
         parts.append(dataclasses.replace(part, max_characters=limit))
     return Source(tuple(parts), settings.source.max_documents)
@@ -84,6 +84,18 @@ def check_inputs(settings: PrepareSettings) -> None:
     for name, inputs in named:
         if name == "pubmed" or (name == "pmc" and settings.bucket.inventory is None):
             _check_something_named(name, inputs)
+    _check_abstracts_can_stay(settings, {name for name, _ in named})
+
+
+def _check_abstracts_can_stay(settings: PrepareSettings, names: set[str]) -> None:
+    """Check that a licence can be known for some abstract: only articles in the same job bring one."""
+    selection = settings.selection
+    gated = selection.licences != "all" and not selection.accept_abstract_copyright
+    if "pubmed" in names and "pmc" not in names and gated:
+        raise SettingsError(
+            "source.source = pubmed without pmc: no licence is known of any abstract, so none could be kept.",
+            "Read docs/licences.md, then decide on --accept-abstract-copyright, or add --source pmc.",
+        )
 
 
 def _pair_inputs(settings: PrepareSettings, bundles: tuple[Path, ...]) -> list[tuple[str, tuple[str, ...]]]:
@@ -148,7 +160,18 @@ def _build_part(name: str, reader: Reader, inputs: tuple[str, ...], weight: floa
     return Part(name, reader, tuple(reader.list_inputs(inputs)), weight)
 
 
-def _is_local(name: str) -> bool:
+def _build_replay(reader: Reader, name: str) -> Part:
+    try:
+        return _build_part(REPLAY, reader, (name,), 1.0)
+    except DataError as error:
+        raise DataError(
+            f"replay.replay: {error.message}",
+            "Give --replay files, a folder, a glob or a hub dataset of text.",
+        ) from None
+
+
+def is_local(name: str) -> bool:
+    """Tell whether a name means files, not a dataset of the hub."""
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or "*" in name or path.suffix != ""
     return path.exists() or looks_local

@@ -188,3 +188,23 @@ class PrepareSettings(Settings):
                 "load a vocabulary or train one"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_that_no_option_is_idle(self) -> PrepareSettings:
+        mode, benchmarks = self.decontamination.decontaminate, self.decontamination.benchmark
+        if mode in ("report", "drop") and not benchmarks:
+            raise ValueError(
+                f"decontamination.decontaminate = {mode} needs a benchmark to look for: add --benchmark "
+                "pubmedqa=FILE (or medqa, medqa-5, medmcqa, mmlu-medical; without =FILE from the hub)"
+            )
+        if mode == "off" and benchmarks:
+            raise ValueError(
+                "decontamination.benchmark names what to look for, and decontamination.decontaminate = off looks "
+                "for nothing: leave one of them out"
+            )
+        if self.bucket.max_articles is not None and self.bucket.inventory is None:
+            raise ValueError(
+                "bucket.max_articles chooses among the articles of an inventory, and bucket.inventory names none: "
+                "add --inventory latest"
+            )
+        return self
