@@ -18,7 +18,7 @@ from biomedllama_cli.corpus.card import write_card
 from biomedllama_cli.corpus.card_counts import CardCounter, Counts
 from biomedllama_cli.corpus.card_facts import CardFacts
 from biomedllama_cli.corpus.manifest import CorpusManifest
-from biomedllama_cli.recipes.prepare import PrepareReport
+from biomedllama_cli.recipes.prepare_report import PrepareReport
 
 Prepare = Callable[..., PrepareReport]
 BENCHMARK = {"items": 500, "testable": 490, "contaminated": 3, "documents": 4}
@@ -194,7 +194,7 @@ def test_items_of_an_exam_are_not_passed_on(facts: CardFacts, tmp_path: Path) ->
     found = {"contaminated": (example,), "contaminated_twin": (example,)}
     counts = {**facts.manifest.documents.model_dump(), "dropped": dict.fromkeys(found, 3)}
     manifest = make_manifest(documents=counts)
-    facts = CardFacts(manifest=manifest, counts=facts.counts, examples=found)  # type: ignore[arg-type]
+    facts = CardFacts(manifest=manifest, counts=facts.counts, examples=found)
     write_card(tmp_path, facts)
     card, data = ((tmp_path / name).read_text() for name in ("DATA_CARD.md", "data_card.json"))
     for text in (card, data):
