@@ -350,6 +350,8 @@ def test_a_corpus_without_licences_years_and_drops_has_a_card(tmp_path: Path) ->
     write_card(tmp_path, CardFacts(manifest=manifest, counts=count([("pile", None, None, None, 3, 9)])))
     card = (tmp_path / "DATA_CARD.md").read_text()
     assert "### By year" not in card
+    assert "### By licence" in card
+    assert "| pile | none stated | 1 | 3 | 9 |" in card
     assert "- Language: no filter." in card
     assert read_header(card)["license"] == ["other"]
     write_card(tmp_path, CardFacts(manifest=manifest, counts=CardCounter().finish()))

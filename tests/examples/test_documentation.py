@@ -38,14 +38,18 @@ def name_of(page: Path) -> str:
 
 @pytest.fixture
 def shell_environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment whose `biomedllama` is this checkout's, and which holds no setting of the user's."""
-    command = tmp_path / "bin" / "biomedllama"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m biomedllama_cli "$@"\n')
-    command.chmod(0o755)
+    """Return an environment whose `biomedllama` is this checkout's, and which holds no setting of the user's.
+
+    Its `python` is the one that the tests run with, as in an activated virtual environment.
+    """
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, options in (("biomedllama", "-m biomedllama_cli "), ("python", "")):
+        (commands / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {options}"$@"\n')
+        (commands / name).chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BIOMEDLLAMA_")}
     return kept | {
-        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(
             os.pathsep
         ),

@@ -23,11 +23,11 @@ def render_use(manifest: CorpusManifest) -> list[str]:
         "folder. Not meant as a source of medical facts, and a model trained on it is not fit for diagnosis, treatment "
         "or any clinical decision.",
         "",
-        "- Papers can be wrong, outdated or corrected since, and a corpus knows only of the retractions that its input "
+        "- Texts can be wrong, outdated or corrected since, and a corpus knows only of the retractions that its input "
         "tells of.",
         "- What is written most, and in the languages kept, is here most: countries, diseases and patients of whom "
         "little is published are rare, and positive results are overrepresented. No balance was sought.",
-        "- Text is as published. It names authors and other people, and may hold addresses and cases of single "
+        "- Text is as published. It names people, and may hold addresses and cases of single "
         "patients: personal data were neither looked for nor removed.",
         "- What was done with licences, duplicates, languages and quality was done by rules, which err; the examples "
         "below help to judge them.",
