@@ -164,3 +164,16 @@ def test_evidence_is_bounded():
     index = build_index([BenchmarkItem("medqa", "0", None, words, ("a", "b"), "a")], [])
     (overlap,) = find_overlaps(index, words)
     assert overlap == Overlap("medqa", "0", "13-gram", 1.0, " ".join(words.split()[:40]))
+
+
+def test_a_folder_is_told_from_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match="it is a folder, not a file"):
+        load_items([Benchmark("medqa", tmp_path)])
+
+
+def test_questions_with_five_options_are_asked_for_by_their_benchmark(tmp_path):
+    options = dict(zip("ABCDE", ("a", "b", "c", "d", "e"), strict=True))
+    path = write_lines(tmp_path / "five.jsonl", {"question": "Which?", "options": options, "answer_idx": "B"})
+    with pytest.raises(DataError, match="holds 5 options") as error:
+        load_items([Benchmark("medqa", path)])
+    assert error.value.hint == f"Give --benchmark medqa-5={path} for this file."

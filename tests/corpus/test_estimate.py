@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ class World:
             sums = [total + part for total, part in zip(sums, row, strict=True)]
             yield Sampled(number * BLOCK, *sums)
 
-    def estimate(self, seconds: float, **named: int) -> Estimate:
+    def estimate(self, seconds: float, **named: Any) -> Estimate:
         found = estimate_corpus(self.inputs, self.sample, seconds=seconds, clock=lambda: self.now, **named)
         assert found is not None
         return found
@@ -176,3 +177,10 @@ def test_reading_counts_at_each_position_what_was_consumed_there() -> None:
         sample_file(InputFile(Path("f"), "f", 30, 0), Reader(), decide, lambda texts: 5 * len(texts))
     )
     assert [point for point in points if point.bytes] == [(10, 5, 1, 3), (20, 10, 2, 6), (30, 15, 3, 9)]
+
+
+def test_files_of_one_document_bound_the_documents() -> None:
+    free, bound = (World(30, (5, 9), seed=4).estimate(0.0, most_documents=most) for most in (None, 30))
+    assert free.documents_read.high > 30
+    assert bound.documents_read.high == 30
+    assert bound.tokens == free.tokens

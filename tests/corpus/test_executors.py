@@ -109,3 +109,11 @@ def test_option_for_slurm_is_checked_before_any_work(
         with pytest.raises(SettingsError, match="slurm_option"):
             run_prepare(inputs, dry_run=dry_run, executor={"executor": "slurm", "slurm_option": ("--a\nb",)})
     assert not find_work_folder(tmp_path / "corpus").exists()
+
+
+def test_log_says_when_the_number_of_documents_keeps_workers_idle(
+    run_prepare: Prepare, inputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "biomedllama_cli")
+    run_prepare(inputs, executor={"workers": 4}, source={"max_documents": 10})
+    assert "1 of 4 workers are used: --max-documents" in caplog.text

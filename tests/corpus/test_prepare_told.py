@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.errors import DataError, OutputError, SettingsError, UnavailableError
 from biomedllama_cli.recipes.prepare import PrepareReport
 from biomedllama_cli.settings.prepare import PrepareSettings
 
@@ -146,3 +146,90 @@ def test_the_summary_says_what_was_found_of_benchmarks(
         f"Benchmarks: 1 document held 1 of 2 items of 1 benchmark, {fate}: see contamination.jsonl; "
         "1 item could not be looked for" in report.lines()
     )
+
+
+JATS = b"<article><front/><body><p>Text.</p></body></article>"
+CITATIONS = b"<PubmedArticleSet><PubmedArticle><MedlineCitation/></PubmedArticle></PubmedArticleSet>"
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "advice"),
+    [("pubmed", JATS, "--source pmc reads articles"), ("pmc", CITATIONS, "--source pubmed reads citations")],
+)
+def test_xml_of_the_other_source_is_told_by_name(
+    run_prepare: Prepare, tmp_path: Path, source: str, content: bytes, advice: str
+) -> None:
+    (tmp_path / "a.xml").write_bytes(content)
+    with pytest.raises(DataError, match=advice):
+        run_prepare(tmp_path / "a.xml", source={"source": (source,)}, selection={"licences": "all"})
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_xml_without_a_source_asks_for_one(run_prepare: Prepare, tmp_path: Path, named: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.xml").write_bytes(JATS)
+    with pytest.raises(DataError) as refused:
+        run_prepare(tmp_path / "in" / ("a.xml" if named == "file" else ""))
+    assert "--source pmc" in refused.value.hint
+    assert "--source pubmed" in refused.value.hint
+
+
+def test_the_place_of_broken_xml_is_named_once(run_prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_bytes(b"<article>\n<body")
+    with pytest.raises(DataError) as refused:
+        run_prepare(tmp_path / "a.xml", source={"source": ("pmc",)})
+    assert refused.value.message.count("line") == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "hint"),
+    [("pubmed=2", "--weight pile=2"), ("2", "--weight pile=2"), ("pile=x", "--weight pile=2")],
+)
+def test_hints_on_weights_name_a_source_that_is_there(
+    run_prepare: Prepare, tmp_path: Path, weight: str, hint: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        run_prepare(tmp_path / "a.jsonl", source={"weight": (weight,)})
+    assert hint in refused.value.hint
+
+
+def test_missing_text_to_replay_is_told_as_such(run_prepare: Prepare, tmp_path: Path, records: Any) -> None:
+    path = records.write_records(tmp_path / "a.jsonl", [records.make_record(records.make_text(1))])
+    with pytest.raises(DataError, match=r"replay\.replay: .*nofile\.jsonl") as refused:
+        run_prepare(path, replay={"replay": str(tmp_path / "nofile.jsonl")})
+    assert "--sample" not in refused.value.hint
+
+
+@pytest.mark.parametrize(("name", "offered"), [("notes.txt", False), ("manifest.json", True)])
+def test_replacing_is_offered_only_where_there_is_a_corpus(
+    run_prepare: Prepare, tmp_path: Path, records: Any, name: str, offered: bool
+) -> None:
+    path = records.write_records(tmp_path / "a.jsonl", [records.make_record(records.make_text(1))])
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / name).touch()
+    with pytest.raises(OutputError) as refused:
+        run_prepare(path)
+    assert ("--overwrite" in refused.value.hint) is offered
+
+
+@pytest.mark.parametrize("executor", ["slurm", "ray"])
+def test_an_executor_that_is_not_here_is_refused_before_anything_is_written(
+    run_prepare: Prepare, tmp_path: Path, records: Any, executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = records.write_records(tmp_path / "a.jsonl", [records.make_record(records.make_text(1))])
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("biomedllama_cli.corpus.ray_cluster.importlib.util.find_spec", lambda _: None)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UnavailableError, match=executor):
+        run_prepare(path, executor={"executor": executor})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("source", ["text", "pile"])
+def test_training_text_not_searched_for_benchmarks_is_told(
+    run_prepare: Prepare, tmp_path: Path, records: Any, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [records.make_record(records.make_text(i)) for i in range(3)]
+    path = records.write_records(tmp_path / "a.jsonl", lines)
+    run_prepare(path, source={"source": (source,)}, selection=KEEP_ALL)
+    assert ("benchmark questions were not looked for" in caplog.text) is (source == "text")

@@ -475,12 +475,15 @@ def test_weights_and_more_corpora_change_what_an_epoch_reads(
     assert twice.steps in (2 * plain.steps - 1, 2 * plain.steps)
     assert twice.sequences == plain.sequences
     mixed = pretrain(
-        build(mix=(other,), weight=("notes/pile=0.5",), duration={"epochs": 1, "max_steps": None}), dry_run=True
+        build(mix=(other,), weight=("notes/pile=0.5",), duration={"epochs": 1, "max_steps": None}),
+        dry_run=True,
     )
     assert mixed.sequences > plain.sequences
     report = pretrain(build(mix=(other,), weight=("papers/pile=0.5", "notes/pile=2")))
     assert report.status == "trained"
     assert report.mixture == {"papers/pile": 0.5, "notes/pile": 2.0}
+    assert "One epoch: papers/pile x 0.5, notes/pile x 2." in report.lines()
+    assert str(other) in report.lines()[0]
 
 
 def test_a_run_does_not_go_on_with_another_mixture(build: Callable[..., PretrainSettings]) -> None:

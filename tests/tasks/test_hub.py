@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datasets
 import pytest
+from huggingface_hub import constants
 
 from biomedllama_cli.errors import UnavailableError
+from biomedllama_cli.models import hub
 from biomedllama_cli.tasks.catalogue import TASKS, load_documents, load_questions
 
 BIGBIO = {"id": "test-0", "question": "Which?", "choices": ["a", "b", "c", "d", "e"], "answer": ["c"]}
@@ -68,3 +70,19 @@ def test_absent_hub_names_the_data_option():
     with pytest.raises(UnavailableError, match="medmcqa, validation split cannot be read") as error:
         load_questions(TASKS["medmcqa"], shots=0)
     assert "--data medmcqa=FILE" in error.value.hint
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
+    modes = []
+
+    def load(*_, **__):
+        modes.append(constants.is_offline_mode())
+        raise ConnectionError("not in the cache")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "is_hub_reachable", lambda: False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UnavailableError):
+        load_questions(TASKS["medmcqa"], shots=0)
+    assert modes == [True]
+    assert not constants.is_offline_mode()

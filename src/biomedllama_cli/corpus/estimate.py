@@ -82,6 +82,7 @@ def estimate_corpus(
     seed: int = 0,
     bytes_per_token: int = 2,
     bytes_per_document: int = 200,
+    most_documents: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Estimate | None:
     """Return what the files will come to, or None where there is nothing to go by: no file, or sizes unknown.
@@ -94,6 +95,7 @@ def estimate_corpus(
         seed: of the choice of files.
         bytes_per_token: of a shard.
         bytes_per_document: of index and document table together, for each document.
+        most_documents: documents that the files can hold at most, where their kind says so.
         clock: the time in seconds.
     """
     candidates = [file for file in files if file.size]
@@ -113,13 +115,17 @@ def estimate_corpus(
         low, value, high = expand_sample(sizes, found, (total, len(candidates)), freedom)
         return Range(value=value, low=min(max(low, seen), value), high=high)
 
+    def count(*weights: float) -> Range:
+        found, most = expand(*weights), math.inf if most_documents is None else most_documents
+        return Range(value=min(found.value, most), low=min(found.low, most), high=min(found.high, most))
+
     # Columns: bytes, tokens, kept, read, seconds.
     largest = max(file.size for file in candidates) / total
     share = max(1 / max(min(workers, len(candidates)), 1), largest)
     work = expand(0, 0, 0, 0, 1)
     return Estimate(
-        documents_read=expand(0, 0, 0, 1, 0),
-        documents=expand(0, 0, 1, 0, 0),
+        documents_read=count(0, 0, 0, 1, 0),
+        documents=count(0, 0, 1, 0, 0),
         tokens=expand(0, 1, 0, 0, 0),
         disk_bytes=expand(0, bytes_per_token, bytes_per_document, 0, 0),
         seconds=Range(value=work.value * share, low=work.low * share, high=work.high * share),

@@ -99,7 +99,8 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(
             f"output_dir: {output} is not empty, and what it holds was not made by this same job.",
-            "Name another folder with --output-dir, or replace the corpus in it with --overwrite.",
+            "Name another folder with --output-dir"
+            + (", or replace the corpus in it with --overwrite." if MANIFEST_FILE in entries else "."),
         )
     foreign = entries - _list_own_entries(output)
     if foreign:

@@ -220,6 +220,10 @@ def load_manifest(folder: Path) -> CorpusManifest:
     try:
         return CorpusManifest.model_validate_json(path.read_bytes())
     except OSError:
+        if not folder.exists():
+            raise DataError(
+                f"There is no corpus {folder}.", "Make one with `biomedllama prepare`, or check the path."
+            ) from None
         raise DataError(f"{folder} is not a corpus: it has no readable {MANIFEST_FILE}.", _HINT) from None
     except ValidationError as error:
         first = error.errors()[0]

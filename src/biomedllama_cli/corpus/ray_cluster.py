@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -99,15 +100,24 @@ def _shorten(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    try:
-        import ray
-    except ImportError:
+def check_ray() -> None:
+    """Check that Ray is installed, without loading it.
+
+    Raises:
+        UnavailableError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
         raise UnavailableError(
             "executor.executor = ray, and the package ray is not installed.",
             'Install it with pip install "biomedllama-cli[ray]", on every node of the cluster.',
-        ) from None
+        )
+
+
+def _import_ray() -> Any:
+    check_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    import ray
+
     return ray
 
 

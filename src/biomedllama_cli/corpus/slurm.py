@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -148,7 +149,7 @@ def submit(scripts: SlurmScripts, ranks: Sequence[int]) -> Submission:
     """Submit the missing tasks, and after them the job that puts the corpus together.
 
     Raises:
-        UnavailableError: there is no sbatch here.
+        UnavailableError: sbatch cannot be run.
         WorkerError: sbatch refused.
     """
     logs = scripts.folder / "logs"
@@ -209,14 +210,22 @@ def _is_queued(job: str) -> bool:
     return bool({state for state in states if not state.startswith("CLUSTER:")} - _ENDED)
 
 
-def _call_sbatch(arguments: list[str]) -> str:
-    try:
-        result = _run(["sbatch", "--parsable", *arguments])
-    except FileNotFoundError:
+def check_sbatch() -> None:
+    """Check that jobs can be submitted from this machine.
+
+    Raises:
+        UnavailableError: there is no sbatch.
+    """
+    if shutil.which("sbatch") is None:
         raise UnavailableError(
             "executor.executor = slurm, and there is no sbatch on this machine's PATH.",
             "Run the command on a login node of the cluster, or take --executor local.",
-        ) from None
+        )
+
+
+def _call_sbatch(arguments: list[str]) -> str:
+    try:
+        result = _run(["sbatch", "--parsable", *arguments])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"sbatch cannot be run: {error}.", "Try again later.") from None
     lines = result.stdout.split()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from huggingface_hub import constants, get_session
@@ -30,3 +32,14 @@ def is_hub_reachable() -> bool:
         logger.debug("hub: %r", error)
         return False
     return True
+
+
+@contextmanager
+def offline_where_unreachable() -> Iterator[None]:
+    """Be in offline mode for a while where the hub does not answer: the cache is read, and nothing is tried again."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not is_hub_reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

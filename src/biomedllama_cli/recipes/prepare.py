@@ -34,6 +34,7 @@ from biomedllama_cli.recipes.prepare_source import build_gates, build_rules, bui
 from biomedllama_cli.recipes.prepare_spread import (
     Spread,
     check_executor,
+    check_executor_is_here,
     count_workers,
     find_running_jobs,
     spread_tasks,
@@ -81,6 +82,8 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
         submission = None if finishing else find_running_jobs(settings.executor, output, identity)
         if submission is not None:
             return PrepareReport(state="submitted", jobs=submission.jobs, **facts)
+        if not finishing:
+            check_executor_is_here(settings.executor)
         with open_work_folder(output, identity, overwrite=settings.overwrite) as work:
             tokenizer = _settle_tokenizer(settings, source, loaded, work)
             if index:

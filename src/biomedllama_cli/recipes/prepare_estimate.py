@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from biomedllama_cli.corpus.document import Dropped
 from biomedllama_cli.corpus.encoding import encode_documents
@@ -12,6 +12,7 @@ from biomedllama_cli.corpus.sampling import Sampled, sample_file
 from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import REPLAY, Source
 from biomedllama_cli.corpus.sources.files import InputFile
+from biomedllama_cli.corpus.sources.pmc import PmcReader
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.recipes.prepare_job import decide_bos
 from biomedllama_cli.recipes.prepare_source import build_gates, signs
@@ -45,9 +46,19 @@ def estimate_source(settings: PrepareSettings, source: Source, tokenizer: Tokeni
         workers=settings.executor.workers or 1,
         seconds=_SECONDS,
         seed=settings.seed,
+        most_documents=_count_most(source, files),
         bytes_per_token=choose_dtype(tokenizer.vocabulary_size).itemsize,
     )
     if estimate is None or not unreadable:
         return estimate
     first = f"{unreadable[0].where}: {unreadable[0].problem}"
     return estimate.model_copy(update={"unreadable": len(unreadable), "first_unreadable": first})
+
+
+def _count_most(source: Source, files: Sequence[tuple[int, InputFile]]) -> int | None:
+    """Return how many documents files can hold at most, or None where only reading them tells."""
+    for part, file in files:
+        reader = source.parts[part].reader
+        if not isinstance(reader, PmcReader) or not reader.holds_one(file):
+            return None
+    return len(files)

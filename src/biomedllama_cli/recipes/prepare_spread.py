@@ -8,11 +8,12 @@ from pathlib import Path
 
 from biomedllama_cli.corpus.executor import list_missing, run_tasks
 from biomedllama_cli.corpus.locks import read_token
-from biomedllama_cli.corpus.ray_cluster import run_on_ray
+from biomedllama_cli.corpus.ray_cluster import check_ray, run_on_ray
 from biomedllama_cli.corpus.slurm import (
     SlurmScripts,
     Submission,
     check_options,
+    check_sbatch,
     find_slurm_folder,
     find_submission,
     forget_submission,
@@ -67,6 +68,18 @@ def check_executor(settings: ExecutorSettings) -> None:
         SettingsError: an option for Slurm cannot be one.
     """
     check_options(settings.slurm_option, settings.slurm_setup)
+
+
+def check_executor_is_here(settings: ExecutorSettings) -> None:
+    """Check that what is to run the tasks is to be had on this machine, before anything is written.
+
+    Raises:
+        UnavailableError: there is no sbatch, or Ray is not installed.
+    """
+    if settings.executor == "slurm":
+        check_sbatch()
+    elif settings.executor == "ray":
+        check_ray()
 
 
 def find_running_jobs(settings: ExecutorSettings, output: Path, identity: WorkIdentity) -> Submission | None:
@@ -124,9 +137,8 @@ def spread_tasks(
         pipeline = build_pipeline(settings, source, work, settled)
         if executor.workers and executor.workers > len(missing) > 0:
             logger.info(
-                "%d of %d workers are used: one input file is one part of the work, and %d %s left; split large "
-                "files to use more",
-                len(missing), executor.workers, len(missing), "is" if len(missing) == 1 else "are",
+                "%d of %d workers are used: %s",
+                len(missing), executor.workers, _explain_idle_workers(executor, source, len(missing)),
             )  # fmt: skip
         return Spread(run_tasks(pipeline, tasks=tasks, workers=count_workers(executor, tasks), folder=marks))
     save_description(work, describe_tasks(settings, source, settled, bundles))
@@ -136,6 +148,15 @@ def spread_tasks(
         run_task, work, read_token(work), missing, address=executor.ray_address, workers=executor.workers
     )
     return Spread(resumed)
+
+
+def _explain_idle_workers(executor: ExecutorSettings, source: Source, left: int) -> str:
+    if source.max_documents is not None:
+        return "--max-documents has one process read everything in order"
+    if executor.tasks is not None and executor.tasks < len(source.inputs):
+        return f"--tasks {executor.tasks} is fewer"
+    are = "is" if left == 1 else "are"
+    return f"one input file is one part of the work, and {left} {are} left; split large files to use more"
 
 
 def _submit(executor: ExecutorSettings, work: Path, missing: list[int]) -> Submission:

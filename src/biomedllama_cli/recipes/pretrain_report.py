@@ -95,11 +95,12 @@ class PretrainReport(BaseModel):
             f"{self.steps:,} steps of {self.global_batch_size} sequences x {self.sequence_length} tokens "
             f"({self.world_size} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
         )
-        head = f"{self.model}, {self.parameters:,} parameters, on {self.corpus}: {batch}"
+        corpora = ", ".join(map(str, (self.corpus, *self.settings.get("mix", ()))))
+        head = f"{self.model}, {self.parameters:,} parameters, on {corpora}: {batch}"
         if self.status.startswith("would"):
             return self._dry_run_lines(head)
         verb = "Was trained already" if self.status == "already trained" else "Trained"
-        lines = [f"{verb}: {head}.", *self._validation_lines()]
+        lines = [f"{verb}: {head}.", *self._mixture_lines(), *self._validation_lines()]
         if self.tokens_seen is not None and self.tokens_per_second is not None:
             speed = f"{self.tokens_seen:,} target tokens, {self.tokens_per_second:,.0f} tokens/s"
             lines.append(
@@ -120,12 +121,16 @@ class PretrainReport(BaseModel):
             f"{self.attention} attention.",
             f"Run folder: {self.run_folder}",
         ]
-        if any(weight != 1 for weight in self.mixture.values()):
-            passes = ", ".join(f"{name} x {weight:g}" for name, weight in self.mixture.items())
-            lines.append(f"One epoch: {passes}.")
+        lines += self._mixture_lines()
         if self.status == "would continue":
             lines.append(f"Would continue {self.checkpoint} after step {self.resumed_step}.")
         return [*lines, "Nothing was written."]
+
+    def _mixture_lines(self) -> list[str]:
+        if all(weight == 1 for weight in self.mixture.values()):
+            return []
+        passes = ", ".join(f"{name} x {weight:g}" for name, weight in self.mixture.items())
+        return [f"One epoch: {passes}."]
 
     def _validation_lines(self) -> list[str]:
         if self.bits_per_byte_after is None or self.validation_loss_after is None:

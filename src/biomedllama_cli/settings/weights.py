@@ -22,13 +22,16 @@ def parse_weights(field: str, values: tuple[str, ...], names: set[str]) -> dict[
     >>> parse_weights("weight", ("pmc=0.5",), {"pmc", "pubmed"})
     {'pmc': 0.5}
     """
+    example = f"Give NAME=NUMBER, such as --weight {min(names, default='NAME')}=2."
     weights: dict[str, float] = {}
     for value in values:
-        name, _, number = value.rpartition("=")
+        name, equals, number = value.rpartition("=")
+        if not equals:
+            raise SettingsError(f"{field} = {value}: it is not NAME=NUMBER.", example)
         if name not in names:
             raise SettingsError(
                 f"{field} = {value}: {name!r} is not among the sources {', '.join(sorted(names))}.",
-                suggest(name, sorted(names)) or "Give NAME=NUMBER, such as --weight pubmed=2.",
+                suggest(name, sorted(names)) or example,
             )
         try:
             weight = float(number)
@@ -37,7 +40,7 @@ def parse_weights(field: str, values: tuple[str, ...], names: set[str]) -> dict[
         if not 0 < weight <= _MAX_WEIGHT:
             raise SettingsError(
                 f"{field} = {value}: the weight must be a number above 0 and up to {_MAX_WEIGHT}.",
-                "It says how often one epoch reads the source: --weight pubmed=2.",
+                f"It says how often one epoch reads the source: --weight {name}=2.",
             )
         weights[name] = weight
     return weights

@@ -47,6 +47,8 @@ def iter_hub_records(source: HubSplit, data_key: str) -> Iterator[Record]:
 def _load_split(source: HubSplit, data_key: str) -> Any:
     import datasets
 
+    from biomedllama_cli.models.hub import offline_where_unreachable
+
     attempts: list[dict[str, Any]] = [{}]
     if not source.streaming:
         # A data set that is a loading script (BigBio's) is readable only as the hub's own parquet copy.
@@ -54,9 +56,14 @@ def _load_split(source: HubSplit, data_key: str) -> Any:
     reason: Exception | None = None
     for extra in attempts:
         try:
-            return datasets.load_dataset(
-                source.dataset, source.configuration, split=source.split, streaming=source.streaming, **extra
-            )
+            with offline_where_unreachable():
+                return datasets.load_dataset(
+                    source.dataset,
+                    source.configuration,
+                    split=source.split,
+                    streaming=source.streaming,
+                    **extra,
+                )
         except Exception as error:  # the libraries below raise a dozen unrelated kinds when a hub is missing
             reason = reason or error
             if "script" not in str(error):

@@ -12,6 +12,20 @@ from biomedllama_cli.tasks.records import Record, check_encodable
 _LETTERS = "ABCDE"
 
 
+class OptionCountError(DataError):
+    """A file holds questions with another number of options.
+
+    Args:
+        message: one sentence.
+        hint: what to do about it, or an empty string.
+        other: the task that these questions belong to, or None.
+    """
+
+    def __init__(self, message: str, hint: str = "", other: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.other = other
+
+
 def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Question]:
     """Turn MedQA records into questions.
 
@@ -23,7 +37,8 @@ def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Questio
         option_count: 4 for medqa, 5 for medqa-5.
 
     Raises:
-        DataError: a field is missing or does not fit, or there are not `option_count` options.
+        DataError: a field is missing or does not fit.
+        OptionCountError: there are not `option_count` options.
     """
     for record in records:
         if "choices" in record.fields:
@@ -32,9 +47,10 @@ def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Questio
             options, answer_index = _read_letters(record)
         if len(options) != option_count:
             other = {4: "medqa", 5: "medqa-5"}.get(len(options))
-            raise DataError(
+            raise OptionCountError(
                 f"{record.where}: field `options` holds {len(options)} options where {option_count} are expected",
                 f"Use --task {other} (and --data {other}=FILE) for this file." if other else "",
+                other,
             )
         identifier = record.fields.get("id") or record.key
         yield Question(str(identifier), record.text("question"), options, answer_index)

@@ -12,7 +12,7 @@ from biomedllama_cli.settings.suggest import suggest
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask
 from biomedllama_cli.tasks.hub import HubSplit, iter_hub_records
 from biomedllama_cli.tasks.medmcqa import iter_medmcqa
-from biomedllama_cli.tasks.medqa import iter_medqa
+from biomedllama_cli.tasks.medqa import OptionCountError, iter_medqa
 from biomedllama_cli.tasks.mmlu import TEST_SPLITS, iter_mmlu
 from biomedllama_cli.tasks.pubmedqa import iter_pubmedqa
 from biomedllama_cli.tasks.question import Question
@@ -128,8 +128,13 @@ def _iter_questions(benchmark: Benchmark) -> Iterator[Question]:
     read = _READERS[benchmark.name]
     if benchmark.file is not None:
         if not benchmark.file.is_file():
-            raise DataError(f"--benchmark {benchmark.name}={benchmark.file}: there is no such file")
-        yield from read(iter_records(benchmark.file))
+            problem = "it is a folder, not a file" if benchmark.file.is_dir() else "there is no such file"
+            raise DataError(f"--benchmark {benchmark.name}={benchmark.file}: {problem}")
+        try:
+            yield from read(iter_records(benchmark.file))
+        except OptionCountError as error:
+            hint = f"Give --benchmark {error.other}={benchmark.file} for this file." if error.other else ""
+            raise DataError(error.message, hint) from None
         return
     for split in list_splits(benchmark.name):
         try:

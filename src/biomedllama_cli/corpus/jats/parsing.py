@@ -7,12 +7,14 @@ from html.entities import html5
 
 from lxml import etree
 
+from biomedllama_cli.corpus.sources.xml_stream import describe_syntax_error
+
 MAX_BYTES = 64 << 20
 """Largest article (in bytes); papers with thousands of authors or genes reach 30 MB."""
 MAX_MARKS = 3_000_000
 """Most tags and attributes of one article, counted by their `<` and `=`: a tree takes some 200 bytes for each, so
 this is what bounds the memory."""
-_PROBLEM_LENGTH = 200
+_CITATIONS = "PubmedArticleSet"
 
 
 class BrokenArticleError(Exception):
@@ -47,7 +49,7 @@ def parse_jats(data: bytes) -> etree._Element:
     try:
         root = etree.fromstring(data, _build_parser())
     except (etree.XMLSyntaxError, ValueError) as error:
-        message = " ".join(str(error).split())[:_PROBLEM_LENGTH] or "nothing in it"
+        message = describe_syntax_error(str(error)) or "nothing in it"
         raise BrokenArticleError("broken_xml", f"the XML is not well-formed ({message})") from None
     article = _find_article(root)
     for entity in list(article.iter(etree.Entity)):
@@ -75,8 +77,9 @@ def _find_article(root: etree._Element) -> etree._Element:
     found = [element for element in root.iter("{*}article") if _is_outermost(element)]
     if len(found) != 1:
         name = str(root.tag)[:80]
+        remark = "; --source pubmed reads citations" if name == _CITATIONS else ""
         raise BrokenArticleError(
-            "other_xml", f"it is a document of {name!r} with {len(found)} articles, not one"
+            "other_xml", f"it is a document of {name!r} with {len(found)} articles, not one{remark}"
         )
     article = found[0]
     namespace = str(article.tag).rpartition("}")[0]

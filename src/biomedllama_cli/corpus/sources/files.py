@@ -10,6 +10,7 @@ from pathlib import Path
 from biomedllama_cli.errors import DataError
 
 _CORPUS_FILES = frozenset(("manifest.json", "token_counts.npy"))
+_XML = (".xml", ".xml.gz", ".nxml", ".nxml.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,10 @@ def _expand(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_dir():
         files = _list_folder(path, suffixes)
         if not files:
+            others = _list_folder(path, _XML)
             raise DataError(
-                f"Input folder {pattern} holds no file of {', '.join(suffixes)}.", _hint(suffixes)
+                f"Input folder {pattern} holds no file of {', '.join(suffixes)}.",
+                _hint(suffixes, others[0].name if others else ""),
             )
         return files
     matches = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
@@ -82,7 +85,8 @@ def _expand(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
         elif match.is_file():
             if not match.name.endswith(suffixes):
                 raise DataError(
-                    f"Input {match} has none of the endings {', '.join(suffixes)}.", _hint(suffixes)
+                    f"Input {match} has none of the endings {', '.join(suffixes)}.",
+                    _hint(suffixes, match.name),
                 )
             found.add(match)
     if not found:
@@ -113,5 +117,8 @@ def _refuse_unreadable(error: OSError) -> None:
     raise DataError(f"Input folder {error.filename} cannot be read: {error.strerror}.") from None
 
 
-def _hint(suffixes: tuple[str, ...]) -> str:
+def _hint(suffixes: tuple[str, ...], other: str = "") -> str:
+    """Return what inputs can be; `other` is the name of a file that is none."""
+    if other.endswith(_XML) and ".xml" not in suffixes:
+        return "XML is read with --source pmc (articles) or --source pubmed (citations)."
     return f"Inputs are files, folders or globs of {', '.join(suffixes)}; --sample needs none."

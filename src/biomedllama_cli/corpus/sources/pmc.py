@@ -71,12 +71,16 @@ class PmcReader:
             DataError: the file cannot be opened.
         """
         try:
-            if file.path.name.endswith(_ARCHIVES):
-                yield from self._iter_archive(file, report_position)
-            else:
+            if self.holds_one(file):
                 yield self._read_file(file, report_position)
+            else:
+                yield from self._iter_archive(file, report_position)
         except OSError as error:
             raise DataError(f"Input {file.label} cannot be read: {error.strerror or error}.") from None
+
+    def holds_one(self, file: InputFile) -> bool:
+        """Tell whether a file is one article, not an archive."""
+        return not file.path.name.endswith(_ARCHIVES)
 
     def identify(self) -> dict[str, Any]:
         """Return the settings that change what is read."""

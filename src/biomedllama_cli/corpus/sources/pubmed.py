@@ -19,6 +19,7 @@ from biomedllama_cli.corpus.sources.xml_stream import iter_elements
 from biomedllama_cli.errors import DataError
 
 _ROOT = "PubmedArticleSet"
+_KNOWN_ROOTS = {"article": "--source pmc reads articles"}
 _TAGS = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
 _RELEASED = re.compile(r"pubmed(\d\d)n(\d+)\.xml(?:\.gz)?")
 
@@ -79,7 +80,8 @@ def _rank(file: InputFile) -> tuple[int, int, int, str, str]:
 def _iter_file(file: InputFile, report_position: Callable[[int], None]) -> Iterator[Item]:
     number = 0
     try:
-        for element in iter_elements(iter_blocks(file.path, report_position), _TAGS, _ROOT):
+        blocks = iter_blocks(file.path, report_position)
+        for element in iter_elements(blocks, _TAGS, _ROOT, known_roots=_KNOWN_ROOTS):
             if element.tag == "DeleteCitation":
                 yield from _iter_deletions(element, file.label)
             else:

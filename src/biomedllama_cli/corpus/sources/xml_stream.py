@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 from lxml import etree
@@ -16,7 +17,12 @@ _FEED = 1 << 16
 
 
 def iter_elements(
-    blocks: Iterable[bytes], tags: tuple[str, ...], root_tag: str, max_bytes: int = MAX_RECORD_BYTES
+    blocks: Iterable[bytes],
+    tags: tuple[str, ...],
+    root_tag: str,
+    max_bytes: int = MAX_RECORD_BYTES,
+    *,
+    known_roots: Mapping[str, str] | None = None,
 ) -> Iterator[etree._Element]:
     """Yield the root's children of some tags, each complete and no longer there when two more were asked for.
 
@@ -27,6 +33,7 @@ def iter_elements(
         tags: children wanted.
         root_tag: what the document must be.
         max_bytes: most bytes between the ends of two wanted children.
+        known_roots: what to say of a document of another root.
 
     Raises:
         BrokenStreamError: `broken_xml` (not well-formed, or it breaks off), `record_too_large`, or `other_xml`
@@ -65,7 +72,11 @@ def iter_elements(
     except etree.XMLSyntaxError as error:
         raise _explain(error) from None
     if root.tag != root_tag:
-        raise BrokenStreamError("other_xml", f"it is a document of {str(root.tag)[:80]!r}, not {root_tag!r}")
+        name = str(root.tag)
+        remark = (known_roots or {}).get(name, "")
+        raise BrokenStreamError(
+            "other_xml", f"it is a document of {name[:80]!r}, not {root_tag!r}{remark and '; '}{remark}"
+        )
 
 
 def _feed(parser: etree.XMLPullParser, chunk: bytes) -> BrokenStreamError | None:
@@ -78,5 +89,15 @@ def _feed(parser: etree.XMLPullParser, chunk: bytes) -> BrokenStreamError | None
 
 
 def _explain(error: etree.XMLSyntaxError) -> BrokenStreamError:
-    message = " ".join((error.msg or "nothing in it").split())[:200]
+    message = describe_syntax_error(error.msg or "") or "nothing in it"
     return BrokenStreamError("broken_xml", f"the XML is not well-formed ({message})")
+
+
+def describe_syntax_error(message: str) -> str:
+    """Return libxml2's message on one line, short, with each line number named once.
+
+    >>> describe_syntax_error("Couldn't find end of Start Tag X line 272, line 272, column 17 (<string>, line 272)")
+    "Couldn't find end of Start Tag X, line 272, column 17"
+    """
+    message = re.sub(r" \(<string>, line \d+\)$", "", " ".join(message.split()))
+    return re.sub(r" line (\d+), line \1\b", r", line \1", message)[:200]
