@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from biomedllama_cli.corpus.sources.pmc import PmcReader
 from biomedllama_cli.errors import DataError, OutputError, SettingsError, UnavailableError
 from biomedllama_cli.recipes.prepare import PrepareReport
 from biomedllama_cli.settings.prepare import PrepareSettings
@@ -233,3 +234,13 @@ def test_training_text_not_searched_for_benchmarks_is_told(
     path = records.write_records(tmp_path / "a.jsonl", lines)
     run_prepare(path, source={"source": (source,)}, selection=KEEP_ALL)
     assert ("benchmark questions were not looked for" in caplog.text) is (source == "text")
+
+
+def test_only_files_of_one_article_bound_the_documents(tmp_path: Path, jats_files: Any) -> None:
+    reader = PmcReader()
+    jats_files.write_article(tmp_path, jats_files.Article(1))
+    (tmp_path / "more.tar").write_bytes(b"")
+    assert {file.path.suffix: reader.holds_one(file) for file in reader.list_inputs((str(tmp_path),))} == {
+        ".xml": True,
+        ".tar": False,
+    }

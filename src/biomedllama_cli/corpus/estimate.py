@@ -115,17 +115,13 @@ def estimate_corpus(
         low, value, high = expand_sample(sizes, found, (total, len(candidates)), freedom)
         return Range(value=value, low=min(max(low, seen), value), high=high)
 
-    def count(*weights: float) -> Range:
-        found, most = expand(*weights), math.inf if most_documents is None else most_documents
-        return Range(value=min(found.value, most), low=min(found.low, most), high=min(found.high, most))
-
     # Columns: bytes, tokens, kept, read, seconds.
     largest = max(file.size for file in candidates) / total
     share = max(1 / max(min(workers, len(candidates)), 1), largest)
     work = expand(0, 0, 0, 0, 1)
     return Estimate(
-        documents_read=count(0, 0, 0, 1, 0),
-        documents=count(0, 0, 1, 0, 0),
+        documents_read=_bound(expand(0, 0, 0, 1, 0), most_documents),
+        documents=_bound(expand(0, 0, 1, 0, 0), most_documents),
         tokens=expand(0, 1, 0, 0, 0),
         disk_bytes=expand(0, bytes_per_token, bytes_per_document, 0, 0),
         seconds=Range(value=work.value * share, low=work.low * share, high=work.high * share),
@@ -135,6 +131,12 @@ def estimate_corpus(
         exact=len(clusters) == len(candidates)
         and all(cluster.consumed == cluster.size for cluster in clusters),
     )
+
+
+def _bound(found: Range, most: int | None) -> Range:
+    if most is None:
+        return found
+    return Range(value=min(found.value, most), low=min(found.low, most), high=min(found.high, most))
 
 
 class _Cluster(NamedTuple):

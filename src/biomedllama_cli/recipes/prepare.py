@@ -19,7 +19,7 @@ from biomedllama_cli.corpus.work_folder import WorkFolder, open_work_folder, rem
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from biomedllama_cli.recipes.prepare_corpus import build_corpus
-from biomedllama_cli.recipes.prepare_fetch import check_inventory, fetch_inputs, settle_inventory
+from biomedllama_cli.recipes.prepare_fetch import fetch_inputs, settle_inventory
 from biomedllama_cli.recipes.prepare_job import (
     build_benchmark_index,
     decide_bos,
@@ -59,7 +59,6 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
     """
     output = find_output(settings)
     check_executor(settings.executor)
-    check_inventory(settings)
     check_inputs(settings)
     if dry_run:
         return plan(settings, output)
@@ -82,24 +81,22 @@ def prepare(settings: PrepareSettings, *, dry_run: bool = False, finishing: bool
         submission = None if finishing else find_running_jobs(settings.executor, output, identity)
         if submission is not None:
             return PrepareReport(state="submitted", jobs=submission.jobs, **facts)
-        if not finishing:
-            check_executor_is_here(settings.executor)
+        check_executor_is_here(settings.executor, finishing=finishing)
         with open_work_folder(output, identity, overwrite=settings.overwrite) as work:
             tokenizer = _settle_tokenizer(settings, source, loaded, work)
             if index:
                 save_index(index, work.path / INDEX_FOLDER)
             settled = _settle(settings, tokenizer, index, tasks)
             spread = _run_tasks(settings, source, work, settled, bundles=fetched.files, finishing=finishing)
+            facts["tasks_resumed"] = spread.resumed
             if spread.submission is not None:
-                jobs = spread.submission.jobs
-                return PrepareReport(state="submitted", jobs=jobs, tasks_resumed=spread.resumed, **facts)
+                return PrepareReport(state="submitted", jobs=spread.submission.jobs, **facts)
             manifest = build_corpus(
                 settings, source, work, tokenizer, index=index, job=job, inventory=fetched.inventory
             )
             work.publish(overwrite=settings.overwrite)
     seconds = round(time.monotonic() - started, 2)
-    resumed = spread.resumed
-    return PrepareReport(state="finished", manifest=manifest, tasks_resumed=resumed, seconds=seconds, **facts)
+    return PrepareReport(state="finished", manifest=manifest, seconds=seconds, **facts)
 
 
 def _settle_tokenizer(

@@ -17,6 +17,7 @@ from biomedllama_cli.corpus.sources.hub import HubReader, open_hub_dataset
 from biomedllama_cli.corpus.sources.pile import PileReader
 from biomedllama_cli.corpus.sources.sample import SampleReader
 from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.recipes.prepare_fetch import check_inventory
 from biomedllama_cli.settings.prepare import PrepareSettings, Switch
 from biomedllama_cli.settings.weights import parse_weights
 
@@ -79,6 +80,7 @@ def check_inputs(settings: PrepareSettings) -> None:
     Raises:
         SettingsError: they do not.
     """
+    check_inventory(settings)
     named = _pair_inputs(settings, ())
     parse_weights("source.weight", settings.source.weight, {name for name, _ in named})
     for name, inputs in named:

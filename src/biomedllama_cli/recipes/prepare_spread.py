@@ -70,12 +70,18 @@ def check_executor(settings: ExecutorSettings) -> None:
     check_options(settings.slurm_option, settings.slurm_setup)
 
 
-def check_executor_is_here(settings: ExecutorSettings) -> None:
+def check_executor_is_here(settings: ExecutorSettings, *, finishing: bool = False) -> None:
     """Check that what is to run the tasks is to be had on this machine, before anything is written.
+
+    Args:
+        settings: of this command.
+        finishing: whether this is the job that comes after Slurm's tasks, which runs none.
 
     Raises:
         UnavailableError: there is no sbatch, or Ray is not installed.
     """
+    if finishing:
+        return
     if settings.executor == "slurm":
         check_sbatch()
     elif settings.executor == "ray":

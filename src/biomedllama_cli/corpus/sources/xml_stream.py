@@ -72,11 +72,12 @@ def iter_elements(
     except etree.XMLSyntaxError as error:
         raise _explain(error) from None
     if root.tag != root_tag:
-        name = str(root.tag)
-        remark = (known_roots or {}).get(name, "")
-        raise BrokenStreamError(
-            "other_xml", f"it is a document of {name[:80]!r}, not {root_tag!r}{remark and '; '}{remark}"
-        )
+        raise _explain_root(str(root.tag), root_tag, known_roots or {})
+
+
+def _explain_root(found: str, wanted: str, known: Mapping[str, str]) -> BrokenStreamError:
+    remark = f"; {known[found]}" if found in known else ""
+    return BrokenStreamError("other_xml", f"it is a document of {found[:80]!r}, not {wanted!r}{remark}")
 
 
 def _feed(parser: etree.XMLPullParser, chunk: bytes) -> BrokenStreamError | None:
