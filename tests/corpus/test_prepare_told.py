@@ -103,6 +103,7 @@ def test_a_dry_run_says_what_it_would_fetch(run_prepare: Prepare) -> None:
         "Would fetch the articles of inventory 2026-11-20 of https://pmc-oa-opendata.s3.amazonaws.com" in text
     )
     assert "Would read 1 input" not in text
+    assert "the input is not here" in text
 
 
 def test_a_dry_run_stays_off_the_hub(

@@ -127,12 +127,12 @@ def _explain_unknown(
     settings: PrepareSettings, missing: dict[str, str], *, has_estimate: bool
 ) -> Iterator[str]:
     """Yield what was not looked at, one line each."""
-    if "tokenizer" in missing:
+    if "input" in missing:
+        yield "No estimate of tokens: a dry run does not use the network, and the input is not here"
+    elif "tokenizer" in missing:
         yield f"No estimate of tokens: {missing['tokenizer']}"
     elif settings.tokenization.vocabulary_size is not None:
         yield "No estimate of tokens: the vocabulary is yet to be trained"
-    elif "input" in missing:
-        yield "No estimate of tokens: a dry run does not use the network, and the input is not here"
     elif not has_estimate:
         yield "No estimate of tokens: the size of the input is not known"
     others = [missing[name] for name in ("replay", "benchmarks") if name in missing]
