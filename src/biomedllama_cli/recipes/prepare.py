@@ -12,6 +12,7 @@ from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.corpus.executor import forget_lost_tasks, resumable_on_signals, watch_progress
 from biomedllama_cli.corpus.job import check_output, find_finished
 from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
+from biomedllama_cli.corpus.shards import choose_dtype
 from biomedllama_cli.corpus.source import Source
 from biomedllama_cli.corpus.task_writer import is_current, task_folder
 from biomedllama_cli.corpus.vocabulary import choose_texts
@@ -140,6 +141,8 @@ def _train(settings: PrepareSettings, source: Source, folder: Path) -> None:
 def _settle(
     settings: PrepareSettings, tokenizer: Tokenizer, index: BenchmarkIndex | None, tasks: int
 ) -> Settled:
+    # Compiled code is made once, here, and not in every worker at the same time.
+    tokenizer.encode_bytes(["a"], choose_dtype(tokenizer.vocabulary_size))
     alone = settings.executor.executor == "local" and count_workers(settings.executor, tasks) == 1
     return Settled(
         tasks=tasks,
