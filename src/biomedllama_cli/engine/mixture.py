@@ -90,7 +90,9 @@ class Mixture:
             permute: (sequences, seed, number of the pass) -> permutation.
         """
         parts: list[npt.NDArray[np.int64]] = []
-        for source, (blocks, count, draws) in enumerate(zip(self.blocks, self.counts, self.draws, strict=True)):
+        for source, (blocks, count, draws) in enumerate(
+            zip(self.blocks, self.counts, self.draws, strict=True)
+        ):
             if count == 0:
                 continue
             ids = np.concatenate([np.arange(first, first + size) for first, size in blocks])
