@@ -35,10 +35,7 @@ demo-control: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --shuffle-training-tokens --folder demo/control
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
