@@ -107,18 +107,24 @@ def check_ray() -> None:
         UnavailableError: it is not.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UnavailableError(
-            "executor.executor = ray, and the package ray is not installed.",
-            'Install it with pip install "biomedllama-cli[ray]", on every node of the cluster.',
-        )
+        raise _refuse_without_ray()
 
 
 def _import_ray() -> Any:
     check_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    import ray
-
+    try:
+        import ray
+    except ImportError:  # it is there, and broken
+        raise _refuse_without_ray() from None
     return ray
+
+
+def _refuse_without_ray() -> UnavailableError:
+    return UnavailableError(
+        "executor.executor = ray, and the package ray is not installed.",
+        'Install it with pip install "biomedllama-cli[ray]", on every node of the cluster.',
+    )
 
 
 @contextmanager
