@@ -198,5 +198,5 @@ def test_memory_does_not_grow_with_the_input(material: Path, tmp_path: Path) -> 
     # From 12 copies on every bounded store (a row group of the document table, a batch of texts) is full.
     small = measure_memory(material, tmp_path / "small", 12)
     large = measure_memory(material, tmp_path / "large", 50)
-    # 46 MB more text, 23 million more tokens: holding any of it would show.
-    assert large - small < 16, f"{small} MB for 14 MB of text, {large} MB for 60 MB"
+    # 46 MB more text, 23 million more tokens (46 MB): holding either would show. Allocators differ by 5 to 25 MB.
+    assert large - small < 36, f"{small} MB for 14 MB of text, {large} MB for 60 MB"
