@@ -1,47 +1,50 @@
-"""What a scorer is asked: rows with every byte of the prompt written out, whoever scores them."""
+"""What a scorer is asked: prompts and continuations with every byte written out, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biomedllama_cli.tasks.prompts import PromptFormat
-from biomedllama_cli.tasks.question import Document, Question
+from biomedllama_cli.tasks.question import Question
 
 
-@dataclass(frozen=True)
-class QuestionRow:
-    """One question: its whole context, the options as scored (without the prefix) and the gold index."""
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way of asking a question.
 
-    id: str
-    prompt: str
-    options: tuple[str, ...]
-    answer_index: int
+    Attributes:
+        name: unique within its question and profile: `text_space`, `letter_nospace`, `context_free`, ...
+        context: the whole prompt.
+        continuations: what is scored after it, one per option in the question's own order.
+        bos: whether the tokenizer's BOS id stands first.
+    """
 
-
-@dataclass(frozen=True)
-class QuestionJob:
-    """All questions of one task, in scoring order; `option_prefix` stands before each scored option."""
-
-    task: str
-    option_prefix: str
-    rows: tuple[QuestionRow, ...]
+    name: str
+    context: str
+    continuations: tuple[str, ...]
+    bos: bool = False
 
 
-@dataclass(frozen=True)
-class TextJob:
-    """All documents of one task, in scoring order."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, its few-shot examples, and all ways in which one profile asks it."""
 
-    task: str
-    rows: tuple[Document, ...]
+    question: Question
+    examples: tuple[Question, ...]
+    variants: tuple[Variant, ...]
 
 
-def build_question_job(
-    task: str, prompt: PromptFormat, drawn: Sequence[tuple[Question, tuple[Question, ...]]]
-) -> QuestionJob:
-    """Write out the prompts of questions and their few-shot examples."""
-    rows = tuple(
-        QuestionRow(item.id, prompt.ask(item, examples), prompt.options_of(item), item.answer_index)
-        for item, examples in drawn
-    )
-    return QuestionJob(task, prompt.option_prefix, rows)
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What a model gives to one continuation.
+
+    Attributes:
+        value: summed log-likelihood of its tokens (in nats).
+        tokens: how many they are.
+        greedy: whether each is the likeliest of the vocabulary at its place.
+        truncated: whether the input lost its left end.
+    """
+
+    value: float
+    tokens: int
+    greedy: bool
+    truncated: bool

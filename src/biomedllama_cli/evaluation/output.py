@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from biomedllama_cli.errors import OutputError
+from pydantic import ValidationError
+
+from biomedllama_cli.errors import DataError, OutputError
+from biomedllama_cli.evaluation.cells import Results
 
 RESULTS_FILE = "results.json"
 
@@ -65,6 +68,49 @@ def write_results(
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"output_dir {folder} cannot be written ({error.strerror or error})") from error
+
+
+def load_results(folder: Path) -> Results:
+    """Read the results of a finished evaluation.
+
+    Raises:
+        DataError: the folder holds no results, or those of another version of this program.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} holds no {RESULTS_FILE}",
+            "Give the output folder of a finished `biomedllama evaluate`.",
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise DataError(
+            f"{path} is not a result this version reads: {place}: {first['msg']}",
+            "Evaluate again with this version.",
+        ) from error
+
+
+def load_samples(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read one file of samples of a finished evaluation.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    path = folder / Path(name).name  # a foreign results.json names no file outside its folder
+    samples: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    samples.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path} line {number}: not valid JSON ({error.msg})") from error
+    except OSError as error:
+        raise DataError(f"{path}: the samples cannot be read ({error.strerror})") from error
+    return samples
 
 
 def _replace(folder: Path, staging: Path) -> None:

@@ -10,7 +10,8 @@ class Question:
     """A question with its options and the index of the right one.
 
     `context` is the abstract of a PubMedQA item without its conclusion, and `long_answer` that conclusion; both are
-    None elsewhere.
+    None elsewhere. `groups` names what an item belongs to where its data says so, by kind: ("subject", "Anatomy"),
+    ("step", "step1").
     """
 
     id: str
@@ -19,6 +20,7 @@ class Question:
     answer_index: int
     context: str | None = None
     long_answer: str | None = None
+    groups: tuple[tuple[str, str], ...] = ()
 
     @property
     def answer(self) -> str:
