@@ -8,22 +8,84 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm, t
+
+from biomedllama_cli.evaluation.cells import Accuracy
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of `correct` out of `n`.
+def wilson_interval(correct: float, n: float) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of `correct` out of `n`, which need not be whole numbers.
 
     >>> low, high = wilson_interval(50, 100)
     >>> round(low, 4), round(high, 4)
     (0.4038, 0.5962)
     """
-    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    z_squared = float(norm.ppf((1 + CONFIDENCE) / 2)) ** 2
+    share = correct / n
+    middle = (share + z_squared / (2 * n)) / (1 + z_squared / n)
+    half = math.sqrt(z_squared * (share * (1 - share) / n + z_squared / (4 * n * n))) / (1 + z_squared / n)
+    # Rounding must not push the ends of 0 or all right past the value itself.
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
+
+
+def accuracy(correct: Sequence[bool], clusters: Sequence[str] | None = None) -> Accuracy:
+    """Return the share of right answers with its 95 % Wilson interval.
+
+    Items of one cluster (a passage several questions ask about) are right or wrong together; where some cluster
+    has more than one item, the interval is Wilson's with the effective number of items (`effective_size`).
+
+    Args:
+        correct: one per item.
+        clusters: the cluster of each item, or None where all are independent.
+
+    Raises:
+        ValueError: there are no items, or not one cluster per item.
+
+    >>> accuracy([True, True, False, False]).interval == accuracy([True, True, False, False], list("abcd")).interval
+    True
+    >>> accuracy([True, True, False, False], list("aabb")).clusters
+    2
+    """
+    n, right = len(correct), sum(map(bool, correct))
+    if n == 0:
+        raise ValueError("an accuracy needs at least one item")
+    distinct = n if clusters is None else len(set(clusters))
+    if clusters is not None and len(clusters) != n:
+        raise ValueError(f"{n} items have {len(clusters)} clusters; it must be one each")
+    if clusters is None or distinct == n:
+        return Accuracy(value=right / n, correct=right, n=n, interval=wilson_interval(right, n))
+    size = effective_size(correct, clusters)
+    interval = wilson_interval(right / n * size, size)
+    return Accuracy(value=right / n, correct=right, n=n, interval=interval, clusters=distinct)
+
+
+def effective_size(correct: Sequence[bool], clusters: Sequence[str]) -> float:
+    """Return how many independent items would tell as much as these clustered ones.
+
+    The number of items divided by the design effect (the cluster-robust variance over that of independent
+    items) and corrected for the few clusters the variance was estimated from (Korn and Graubard, Survey
+    Methodology 24:193, 1998); never more than there are items. Where nothing can be estimated (all right, all
+    wrong, a single cluster) the items of a cluster count as if they were always right together.
+
+    >>> effective_size([True, False], ["a", "a"])
+    1.0
+    """
+    _, members = np.unique(np.asarray(clusters), return_inverse=True)
+    values = np.asarray(correct, dtype=np.float64)
+    n, share = len(values), float(values.mean())
+    sizes = np.bincount(members)
+    count = len(sizes)
+    if count < 2 or share in (0.0, 1.0):
+        return float(n * n / (sizes.astype(np.float64) @ sizes))
+    residuals = np.bincount(members, weights=values - share)
+    variance = count / (count - 1) * float(residuals @ residuals) / (n * n)
+    quantile = (1 + CONFIDENCE) / 2
+    correction = float(norm.ppf(quantile) / t.ppf(quantile, count - 1)) ** 2
+    return min(float(n), share * (1 - share) / variance * correction if variance > 0 else float(n))
 
 
 def choose_option(log_likelihoods: Sequence[float]) -> int:
