@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     processes = int(arguments[2]) if len(arguments) > 2 else None
     settings = PretrainSettings(parallel=ParallelSettings(num_processes=processes, device="cpu"))
     try:
-        if launch.launch_if_needed(settings, arguments) is None:
+        if launch.launch_if_needed(settings.parallel, arguments) is None:
             run_as_rank(STORIES[arguments[0]])
     except UserError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}", file=sys.stderr)

@@ -224,11 +224,10 @@ def test_a_job_without_a_local_rank_is_refused() -> None:
 
 def test_a_mesh_that_does_not_fit_is_refused_before_anything_starts(start) -> None:
     from biomedllama_cli.engine.launch import launch_if_needed
-    from biomedllama_cli.settings.pretrain import PretrainSettings
 
     parallel = ParallelSettings(num_processes=4, dp_replicate_size=2, dp_shard_size=4, device="cpu")
     with pytest.raises(SettingsError, match=r"2 x dp_shard_size 4 = 8.*which is 4"):
-        launch_if_needed(PretrainSettings(parallel=parallel), [])
+        launch_if_needed(parallel, [])
 
 
 def test_processes_of_the_cpu_are_one_unless_asked() -> None:

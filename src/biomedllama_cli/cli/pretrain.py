@@ -22,7 +22,7 @@ def pretrain(context: typer.Context) -> Report | None:
     from biomedllama_cli.engine.rank import run_as_rank
 
     arguments = sys.argv[1:] if context.obj is None else context.obj
-    if not call.dry_run and launch_if_needed(call.settings, arguments) is not None:
+    if not call.dry_run and launch_if_needed(call.settings.parallel, arguments) is not None:
         return None  # the first of the processes it started has printed the report
 
     def story() -> Report:

@@ -34,7 +34,7 @@ from biomedllama_cli.engine.rank import (
 )
 from biomedllama_cli.engine.sharding import World, choose_mesh
 from biomedllama_cli.errors import ExitCode, SettingsError, UserError, WorkerError
-from biomedllama_cli.settings.pretrain import ParallelSettings, PretrainSettings
+from biomedllama_cli.settings.pretrain import ParallelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ IMPATIENCE = 3
 """The so-manieth signal stops the workers at once."""
 
 
-def launch_if_needed(settings: PretrainSettings, arguments: Sequence[str]) -> int | None:
+def launch_if_needed(parallel: ParallelSettings, arguments: Sequence[str]) -> int | None:
     """Start this command once per process of this node, unless this process is already one of a job.
 
     Args:
-        settings: of the command; how many processes follows from `settings.parallel`.
+        parallel: of the command; how many processes follows from it.
         arguments: the command line after `biomedllama`, given to every process.
 
     Returns:
@@ -73,11 +73,11 @@ def launch_if_needed(settings: PretrainSettings, arguments: Sequence[str]) -> in
     if outer is not None:
         logger.debug("started by %s: not launching again", outer)
         return None
-    processes = count_processes(settings.parallel)
+    processes = count_processes(parallel)
     if processes == 1:
         return None
-    choose_mesh(settings.parallel, World(processes, processes))
-    on_cpu = settings.parallel.device == "cpu" or count_gpus() == 0
+    choose_mesh(parallel, World(processes, processes))
+    on_cpu = parallel.device == "cpu" or count_gpus() == 0
     logger.info("starting %d processes on %s", processes, "CPUs" if on_cpu else "GPUs")
     with tempfile.TemporaryDirectory(prefix="biomedllama-") as name:
         _Job(Path(name), processes).run(
@@ -99,7 +99,7 @@ def count_processes(parallel: ParallelSettings) -> int:
     if asked is not None and asked > 1 and (asked > gpus > 0 or (parallel.device == "cuda" and asked > gpus)):
         raise SettingsError(
             f"num_processes is {asked}, but must be at most the number of GPUs here, which is {gpus}.",
-            "Use --device cpu to train on CPUs.",
+            "Use --device cpu to compute on CPUs.",
         )
     return asked or gpus or 1
 

@@ -1,0 +1,65 @@
+"""The processes of a job that share work without sharing a model: each has the whole model, and its own questions."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from biomedllama_cli.engine.accelerator import COLLECTIVE_TIMEOUT, check_world, choose_device_type
+from biomedllama_cli.engine.sharding import read_world
+from biomedllama_cli.settings.pretrain import ParallelSettings
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Job:
+    """This process's place in its job.
+
+    Attributes:
+        rank: of this process.
+        ranks: processes of the job.
+        device: this process computes on.
+    """
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    def gather(self, found: dict[int, Value]) -> dict[int, Value]:
+        """Return what all processes have found, on each of them; every process must call it."""
+        if self.ranks == 1:
+            return found
+        together: dict[int, Value] = {}
+        for part in gather_object([found]):
+            together.update(part)
+        return together
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.ranks > 1:
+            PartialState().wait_for_everyone()
+
+
+def join_job(parallel: ParallelSettings) -> Job:
+    """Join the job that the environment announces, or be one of one process.
+
+    Raises:
+        SettingsError: another number of processes was started than asked for.
+        UnavailableError: CUDA is asked for and is not there.
+        WorkerError: our own launcher was asked for another number.
+    """
+    world = read_world()
+    kind = choose_device_type(parallel)
+    if world.world_size == 1:
+        return Job(0, 1, torch.device(kind))
+    check_world(parallel, world)
+    state = PartialState(cpu=kind == "cpu", timeout=COLLECTIVE_TIMEOUT)
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Job(state.process_index, state.num_processes, state.device)

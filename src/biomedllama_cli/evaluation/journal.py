@@ -1,0 +1,134 @@
+"""What an evaluation has found out so far, appended as it comes, so that a killed run continues.
+
+A work folder beside the output holds one file of lines per process. A line is one finished piece of work: the
+likelihoods of a question, or a generated text. Its key says exactly what was asked, so a line is never taken for
+another question, model or precision: the folder's name is the identity of the whole command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.corpus.locks import LockTakenError, hold_lock
+from biomedllama_cli.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+_LOCK_FILE = "lock"
+_IDENTITY_FILE = "identity.json"
+
+
+def digest(content: Any) -> str:
+    """Return the SHA-256 of JSON content, whatever the order of its keys, as hexadecimal.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class Journal:
+    """Finished pieces of one command, by key; open it with `open_journal`.
+
+    Attributes:
+        folder: the work folder.
+        found: pieces that an earlier start finished.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder = folder
+        self._finished: dict[str, Any] = {}
+        for path in sorted(folder.glob("finished-*.jsonl")):
+            self._finished.update(_read_lines(path))
+        self.found = len(self._finished)
+        path = folder / f"finished-{rank}.jsonl"
+        _cut_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def find(self, key: str) -> Any | None:
+        """Return what was found out for a key, or None."""
+        return self._finished.get(key)
+
+    def append(self, key: str, task: str, item: str, value: Any) -> None:
+        """Keep a finished piece: it survives the end of this process, however that comes.
+
+        Args:
+            key: of what was asked.
+            task: it belongs to, for readers of the file.
+            item: likewise.
+            value: JSON content; read back equal to the bit, since floats are written in full.
+        """
+        line = json.dumps({"key": key, "task": task, "id": item, "value": value}, ensure_ascii=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+        self._finished[key] = value
+
+    def close(self) -> None:
+        """Close this process's file."""
+        self._file.close()
+
+
+@contextmanager
+def open_journal(parent: Path, identity: dict[str, Any], *, rank: int = 0) -> Iterator[Journal]:
+    """Hold the journal of a command; other processes of the same job may join with another rank.
+
+    Args:
+        parent: the folder beside whose outputs the work folder lies.
+        identity: everything the numbers follow from; another identity has another folder.
+        rank: of this process.
+
+    Raises:
+        OutputError: another process runs the same command, or the folder cannot be written.
+    """
+    folder = parent / f".evaluate-{digest(identity)[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(folder / f"{_LOCK_FILE}-{rank}"):
+            if rank == 0:
+                content = json.dumps(identity, ensure_ascii=False, indent=2) + "\n"
+                (folder / _IDENTITY_FILE).write_text(content, encoding="utf-8")
+            journal = Journal(folder, rank)
+            try:
+                if journal.found and rank == 0:
+                    logger.info("continuing: %d finished pieces are in %s", journal.found, folder)
+                yield journal
+            finally:
+                journal.close()
+    except LockTakenError as error:
+        raise OutputError(
+            f"the same evaluation is running already (its work folder is {folder})",
+            "Wait for it, or stop it first: what it has finished is used again.",
+        ) from error
+
+
+def remove_journal(journal: Journal) -> None:
+    """Remove the work folder of a command whose results are written."""
+    journal.close()
+    shutil.rmtree(journal.folder, ignore_errors=True)
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+            yield record["key"], record["value"]
+        except (ValueError, KeyError, TypeError):
+            continue  # the line a kill cut short: what it told is found out again
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what stands after the last line end: a later line must not be glued to it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

@@ -1,0 +1,154 @@
+"""The model that is evaluated: found, loaded, described, and ready to score."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_checkpoint
+from biomedllama_cli.errors import ModelError
+from biomedllama_cli.evaluation.cells import ModelFacts
+from biomedllama_cli.evaluation.provenance import hash_weights, locate_model
+from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
+from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+from biomedllama_cli.models.scratch import SCRATCH_PREFIX
+from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
+from biomedllama_cli.settings.evaluate import ComputeSettings, EvaluateSettings
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CUDA_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model with its tokenizer, its scorer, and what a report says of it.
+
+    `batch_size` is of rows; `context_length` the longest input (in tokens), the model's own limit respected.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    scorer: SharedPrefixScorer
+    facts: ModelFacts
+    batch_size: int
+    context_length: int
+
+
+def find_models(settings: EvaluateSettings) -> list[str]:
+    """Return the models given (of a run folder its newest checkpoint), else the newest of the workspace.
+
+    Raises:
+        ModelError: none is given and the workspace has no checkpoint.
+    """
+    if settings.model:
+        return [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
+    checkpoint = find_newest_checkpoint(settings.workspace)
+    if checkpoint is None:
+        raise ModelError(
+            f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
+            "Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
+        )
+    logger.info("no model was given: taking the newest checkpoint of the workspace, %s", checkpoint)
+    return [str(checkpoint)]
+
+
+def load_subject(
+    source: str, compute: ComputeSettings, device: torch.device, context_length: int
+) -> Subject:
+    """Load tokenizer and model onto a device.
+
+    Args:
+        source: hub id, folder, checkpoint or `scratch:NAME`.
+        compute: precision, attention and the scorer's layout.
+        device: to score on.
+        context_length: longest input asked for (in tokens).
+
+    Raises:
+        ModelError: there is no such model, or it cannot be used.
+        UnavailableError: the hub or xformers is not to be had.
+    """
+    precision = compute.dtype
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    dtype = _DTYPES[precision]
+    attention = resolve_attention(compute.attention, device, dtype)
+    if not source.startswith(SCRATCH_PREFIX):
+        load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
+    model.to(device)
+    length = limit_context(model, context_length)
+    batch_size = compute.batch_size or (_CUDA_BATCH_SIZE if device.type == "cuda" else 1)
+    scorer = SharedPrefixScorer(
+        model,
+        context_length=length,
+        row_tokens=compute.row_tokens,
+        batch_size=batch_size,
+        sharing=compute.sharing,
+    )
+    return Subject(
+        model, tokenizer, scorer, _describe(source, model, tokenizer, precision, scorer), batch_size, length
+    )
+
+
+def limit_context(model: PreTrainedModel, asked: int) -> int:
+    """Return the context length asked for, or the model's own limit with a warning."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or asked <= limit:
+        return asked
+    logger.warning(
+        "context_length is lowered from %d to %d tokens, the model's own limit: results are not comparable "
+        "with those at %d",
+        asked,
+        limit,
+        asked,
+    )
+    return int(limit)
+
+
+def _newest_of_run(source: str) -> str:
+    folder = Path(source).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        return source
+    newest = find_checkpoint(folder)
+    if newest is not None:
+        logger.info("the model given is a run folder: taking its newest checkpoint, %s", newest)
+    return str(newest or source)
+
+
+def _describe(
+    source: str, model: PreTrainedModel, tokenizer: Tokenizer, precision: str, scorer: SharedPrefixScorer
+) -> ModelFacts:
+    revision = getattr(model.config, "_commit_hash", None)
+    folder = locate_model(source, revision)
+    support = scorer.support
+    sharing = "prefixes shared" if support.shares else "each option by itself"
+    if support.shares and not support.caches:
+        sharing += ", no cache for common examples"
+    return ModelFacts(
+        source=source,
+        revision=revision,
+        weights_sha256=None if folder is None else hash_weights(folder),
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=precision,
+        device=_name_device(model.device),
+        attention=model.config._attn_implementation,  # eager for a model that needs it, whatever was asked
+        tokenizer_kind=tokenizer.kind,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_adds_bos=tokenizer.adds_bos,
+        sharing="; ".join([sharing, *support.reasons]),
+    )
+
+
+def _name_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {torch.get_num_threads()} threads of {os.cpu_count()} cores"
