@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Job:
-    """This process's place in its job.
+    """The place of this process in its job.
 
     Attributes:
         rank: of this process.

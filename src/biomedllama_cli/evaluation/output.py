@@ -47,7 +47,13 @@ def write_results(
     *,
     overwrite: bool,
 ) -> None:
-    """Write results.json and one samples-TASK.jsonl per task; the folder appears complete or not at all.
+    """Write results.json and the files of samples; the folder appears complete or not at all.
+
+    Args:
+        folder: to write.
+        report: content of results.json.
+        samples: lines by name of their file.
+        overwrite: whether earlier results may be replaced.
 
     Raises:
         OutputError: the folder cannot be written, or has been filled in the meantime.
@@ -57,9 +63,9 @@ def write_results(
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            for task, rows in samples.items():
+            for name, rows in samples.items():
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                (staging / f"samples-{task}.jsonl").write_text(lines, encoding="utf-8")
+                (staging / name).write_text(lines, encoding="utf-8")
             content = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
             (staging / RESULTS_FILE).write_text(content, encoding="utf-8")
             staging.chmod(0o755)  # mkdtemp makes it private

@@ -1,45 +1,145 @@
-"""What an evaluation will read, worked out from its settings before anything is loaded."""
+"""What an evaluation will read and score, worked out from its settings before anything is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.evaluation.profiles import PROFILES, Profile
 from biomedllama_cli.settings.evaluate import ProtocolSettings
-from biomedllama_cli.tasks.catalogue import (
-    TASKS,
-    LoadedDocuments,
-    LoadedQuestions,
-    QuestionTask,
-    TextTask,
-    load_documents,
-    load_questions,
-)
-from biomedllama_cli.tasks.fewshot import draw_examples
-from biomedllama_cli.tasks.hub import HubSplit
+from biomedllama_cli.settings.suggest import suggest
+from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, TextTask
 
 TRAIN_SUFFIX = ".train"
+HARNESS = "harness"
+HARNESS_PREFIX = "lm-eval:"
+HARNESS_TASKS = {
+    "medqa": "medqa_4options",
+    "medmcqa": "medmcqa",
+    "pubmedqa": "pubmedqa",
+}
+"""lm-eval's current task of each of ours that it has."""
+HARNESS_GROUPS = ("multimedqa", "mmlu-pro-health", "careqa", "headqa")
+"""Tasks and groups that only lm-eval has, under a name of their own."""
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task and the local files it reads instead of the hub."""
+    """One task, its few-shot examples, and the local files it reads instead of the hub.
+
+    Attributes:
+        task: as in the catalogue.
+        shots: few-shot examples per question.
+        test_file: instead of the hub.
+        train_file: likewise, the pool of the examples.
+        profiles: that score it, in the order asked for.
+    """
 
     task: QuestionTask | TextTask
     shots: int
     test_file: Path | None
     train_file: Path | None
+    profiles: tuple[Profile, ...]
 
 
-def plan_tasks(settings: ProtocolSettings) -> list[TaskPlan]:
-    """Resolve `task` and `data` into one plan per task, in the order asked for.
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be scored.
+
+    Attributes:
+        tasks: scored by this project's own profiles.
+        harness: names of lm-eval's tasks, by the name asked for.
+        files: local files by `TASK` and `TASK.train`.
+    """
+
+    tasks: tuple[TaskPlan, ...]
+    harness: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def plan_tasks(settings: ProtocolSettings, shots_of: Mapping[str, int] | None = None) -> Plan:
+    """Resolve `task`, `profile` and `data` into what is scored, in the order asked for.
+
+    Args:
+        settings: of the protocol.
+        shots_of: few-shot examples by task where they differ (published rows); else `settings.shots`.
 
     Raises:
-        SettingsError: an entry of `data` is malformed, given twice or for a task that is not asked for.
+        SettingsError: an entry is unknown, malformed, given twice, or does not fit the others.
         DataError: a named file does not exist.
     """
     names = list(dict.fromkeys(settings.task))
+    for name in names:
+        _check_name(name)
+    files = _read_files(settings, names, shots_of)
+    profiles = [PROFILES[name] for name in dict.fromkeys(settings.profile)]
+    harness = _choose_harness(names, profiles)
+    own = [profile for profile in profiles if profile.name != HARNESS]
+    tasks = tuple(
+        TaskPlan(
+            TASKS[name],
+            (settings.shots if shots_of is None else shots_of[name])
+            if isinstance(TASKS[name], QuestionTask)
+            else 0,
+            files.get(name),
+            files.get(name + TRAIN_SUFFIX),
+            _fitting(own, TASKS[name]),
+        )
+        for name in names
+        if name in TASKS and own
+    )
+    if settings.shots and not harness and not any(isinstance(plan.task, QuestionTask) for plan in tasks):
+        raise SettingsError(
+            f"protocol.shots is {settings.shots}, but running text takes no few-shot examples",
+            "Leave --shots out.",
+        )
+    return Plan(tasks, harness, files)
+
+
+def _check_name(name: str) -> None:
+    if name in TASKS or name in HARNESS_GROUPS or (name.startswith(HARNESS_PREFIX) and len(name) > 8):
+        return
+    known = [*TASKS, *HARNESS_GROUPS]
+    raise SettingsError(
+        f"protocol.task is {name!r}, which does not exist",
+        f"{suggest(name, known)} Tasks: {', '.join(known)}, or {HARNESS_PREFIX}NAME for any task of lm-eval.".strip(),
+    )
+
+
+def _choose_harness(names: list[str], profiles: list[Profile]) -> dict[str, str]:
+    """Return lm-eval's tasks by the names asked for: those only it has, and under its profile ours."""
+    asked = any(profile.name == HARNESS for profile in profiles)
+    chosen: dict[str, str] = {}
+    for name in names:
+        if name.startswith(HARNESS_PREFIX):
+            chosen[name] = name.removeprefix(HARNESS_PREFIX)
+        elif name in HARNESS_GROUPS:
+            chosen[name] = name
+        elif asked and name in HARNESS_TASKS:
+            chosen[name] = HARNESS_TASKS[name]
+        elif asked and len(profiles) == 1:
+            raise SettingsError(
+                f"profile harness has no task {name}",
+                f"lm-eval's current tasks are {', '.join(HARNESS_TASKS)}; {HARNESS_PREFIX}NAME runs any other.",
+            )
+    return chosen
+
+
+def _fitting(profiles: list[Profile], task: QuestionTask | TextTask) -> tuple[Profile, ...]:
+    fitting = tuple(profile for profile in profiles if profile.supports(task.name))
+    if not fitting:
+        raise SettingsError(
+            f"profile {', '.join(profile.name for profile in profiles)} does not score the task {task.name}",
+            "Add --profile paper.",
+        )
+    return fitting
+
+
+def _read_files(
+    settings: ProtocolSettings, names: list[str], shots_of: Mapping[str, int] | None
+) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for entry in settings.data:
         key, separator, value = entry.partition("=")
@@ -62,7 +162,7 @@ def plan_tasks(settings: ProtocolSettings) -> list[TaskPlan]:
             raise SettingsError(f"protocol.data has {key}, but running text takes no few-shot examples")
         if key in files:
             raise SettingsError(f"protocol.data names {key} twice; one file per task is read")
-        if key != name and not settings.shots:
+        if key != name and not (settings.shots if shots_of is None else shots_of[name]):
             raise SettingsError(
                 f"protocol.data has {key}, the pool of few-shot examples, but protocol.shots is 0",
                 "Add --shots N, or leave the pool out.",
@@ -70,47 +170,4 @@ def plan_tasks(settings: ProtocolSettings) -> list[TaskPlan]:
         files[key] = Path(value).expanduser()
         if not files[key].is_file():
             raise DataError(f"protocol.data has {entry}, and there is no file {value}")
-    tasks = [TASKS[name] for name in names]
-    if settings.shots and not any(isinstance(task, QuestionTask) for task in tasks):
-        raise SettingsError(
-            f"protocol.shots is {settings.shots}, but running text takes no few-shot examples",
-            "Leave --shots out.",
-        )
-    return [
-        TaskPlan(
-            task,
-            settings.shots if isinstance(task, QuestionTask) else 0,
-            files.get(task.name),
-            files.get(task.name + TRAIN_SUFFIX),
-        )
-        for task in tasks
-    ]
-
-
-def load_task(plan: TaskPlan) -> LoadedQuestions | LoadedDocuments:
-    """Read what a task needs.
-
-    Raises:
-        DataError: a file is missing, broken or of another task.
-        UnavailableError: the hub is needed and cannot be reached.
-    """
-    if isinstance(plan.task, QuestionTask):
-        return load_questions(
-            plan.task, shots=plan.shots, test_file=plan.test_file, train_file=plan.train_file
-        )
-    return load_documents(plan.task, test_file=plan.test_file)
-
-
-def describe_input(plan: TaskPlan, seed: int) -> tuple[str, int | None]:
-    """Return where a task's data is and, where that is here, its number of items: read and checked as in a run.
-
-    Raises:
-        DataError: a local file is broken or of another task, or has too few questions to draw from.
-    """
-    place = plan.test_file or plan.task.test
-    if isinstance(place, HubSplit):
-        return f"hub: {place}", None
-    loaded = load_task(plan)
-    if isinstance(loaded, LoadedQuestions):
-        draw_examples(loaded.items, loaded.pool, plan.shots, seed)
-    return str(place), len(loaded.items)
+    return files

@@ -1,0 +1,82 @@
+"""What `evaluate` hands back: the results of each model, and what was made of them."""
+
+from __future__ import annotations
+
+from pydantic import PrivateAttr
+
+from biomedllama_cli.evaluation.cells import Frozen, Results
+from biomedllama_cli.evaluation.comparison import Comparison
+from biomedllama_cli.evaluation.reproduction import Reproduction
+from biomedllama_cli.report.evaluation_lines import evaluation_lines
+
+
+class Planned(Frozen):
+    """One task that a dry run found: where its data is, and how many records, where that could be looked up."""
+
+    task: str
+    profiles: tuple[str, ...]
+    shots: int
+    place: str
+    records: int | None
+
+
+class Evaluation(Frozen):
+    """The results of one model and the folder they are in."""
+
+    output_dir: str
+    results: Results
+
+
+class EvaluateReport(Frozen):
+    """One or several evaluations, or with `dry_run` the plan of them.
+
+    Attributes:
+        models: what is evaluated, as given or found.
+        output_dirs: where the results of each go.
+        planned: what a dry run would score.
+        evaluations: one per model.
+        protocols: what of the differences is protocol, one per model that was scored under several.
+        comparison: of the models, where there are several.
+        reproductions: the verdicts on a published row, one per model.
+        plot: file that was drawn.
+    """
+
+    schema_version: str = "biomedllama.evaluate/2"
+    dry_run: bool = False
+    models: tuple[str, ...] = ()
+    output_dirs: tuple[str, ...] = ()
+    planned: tuple[Planned, ...] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    protocols: tuple[Comparison, ...] = ()
+    comparison: Comparison | None = None
+    reproductions: tuple[Reproduction, ...] = ()
+    plot: str | None = None
+    _format: str = PrivateAttr(default="terminal")
+
+    def in_form(self, form: str) -> EvaluateReport:
+        """Return the same report, its tables printed as `terminal`, `markdown`, `latex` or `csv`."""
+        copy = self.model_copy()
+        copy._format = form
+        return copy
+
+    def lines(self) -> list[str]:
+        """Return the summary as plain lines of text."""
+        if self.planned is not None:
+            return self._plan_lines()
+        lines = evaluation_lines([each.results for each in self.evaluations], format=self._format)
+        for part in (*self.protocols, *self.reproductions, self.comparison):
+            if part is not None:
+                lines += ["", *part.lines()]
+        if self._format == "csv":  # nothing but the table, for programs
+            return lines
+        lines += ["", *(f"Results: {each.output_dir}" for each in self.evaluations)]
+        return [*lines, f"Plot: {self.plot}"] if self.plot else lines
+
+    def _plan_lines(self) -> list[str]:
+        lines = [f"Would score {', '.join(self.models)}; nothing is loaded or written."]
+        for task in self.planned or ():
+            count = "not looked up" if task.records is None else f"{task.records:,} records"
+            lines.append(
+                f"  {task.task}: {task.place} ({count}); profiles {', '.join(task.profiles)}; shots {task.shots}"
+            )
+        return [*lines, *(f"Results would go to {folder}" for folder in self.output_dirs)]
