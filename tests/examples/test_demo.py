@@ -1,4 +1,7 @@
-"""The demo's check can fail: without the order of the tokens nothing beats the unigram model."""
+"""The demo's check can fail: without the order of the tokens nothing beats the unigram model.
+
+That it passes is what `make demo` says, which .ci/run calls in a stage of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,6 @@ def run_demo(repository: Path, folder: Path, *arguments: str) -> tuple[int, str,
     found = re.search(r"\(([+-]\d+\.\d)% below the unigram model\)", finished.stdout)
     assert found is not None, finished.stdout + finished.stderr
     return finished.returncode, finished.stdout + finished.stderr, float(found.group(1)) / 100
-
-
-@pytest.mark.slow
-def test_training_beats_the_unigram_model(repository: Path, tmp_path: Path) -> None:
-    """A part of the demo's steps is enough to pass its check."""
-    code, output, gain = run_demo(repository, tmp_path)
-    assert code == 0, output
-    assert gain >= 0.20
-    assert "CHECK PASSED" in output
-    assert (tmp_path / "run" / "loss_curve.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
