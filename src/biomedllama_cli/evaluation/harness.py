@@ -1,108 +1,140 @@
-"""Score questions and documents through lm-evaluation-harness; no other module imports lm_eval.
+"""Score any task of lm-evaluation-harness with shared prefixes: its transformers model around this project's scorer.
 
-The harness gets rows with every prompt written out and this project's own YAML tasks, named `biomedllama_...`
-so that none of its stock tasks is replaced. What the published protocol fixes is fixed here: no BOS, context
-and continuation encoded together and split at the length of the encoded context, the left end cut from what
-is too long, running text conditioned on EOS.
+In a script, importing this module makes the model known to lm-eval under the name `biomedllama`:
+
+    import biomedllama_cli.evaluation.harness
+    lm_eval.simple_evaluate(model="biomedllama", model_args="pretrained=FOLDER", tasks=["medqa_4options"])
+
+On the command line the module stands where lm-eval's own would:
+
+    python -m biomedllama_cli.evaluation.harness run --model biomedllama --model_args pretrained=FOLDER --tasks ...
+
+Requests, answers and caches are lm-eval's; what differs is that the options of a question share one row.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib
+import itertools
 import logging
-import math
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, cast
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-import yaml
-from lm_eval.evaluator import evaluate as run_harness
+from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-from transformers import PreTrainedModel
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedModel
 
-from biomedllama_cli.errors import DataError, ModelError
-from biomedllama_cli.evaluation.jobs import QuestionJob, TextJob
+from biomedllama_cli.evaluation.harness_requests import Request, group_requests
+from biomedllama_cli.evaluation.jobs import Likelihood
+from biomedllama_cli.evaluation.journal import Journal as RunJournal
+from biomedllama_cli.evaluation.likelihoods import Pass, Ranks, run_pass
+from biomedllama_cli.evaluation.scorer import Group, SharedPrefixScorer
 from biomedllama_cli.models.tokenizer import Tokenizer
 
-TASK_FOLDER = Path(__file__).resolve().parent / "harness_tasks"
-LOGITS_BUDGET_BYTES = 4 * 2**30
-"""Rows per batch are lowered until one batch of fp32 logits (rows x tokens x vocabulary) fits in this."""
+logger = logging.getLogger(__name__)
 
-_TEXT_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string()})
-_QUESTION_SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "prompt": pa.large_string(),
-        "options": pa.list_(pa.large_string()),
-        "answer_index": pa.int64(),
-    }
-)
+MODEL_NAME = "biomedllama"
+"""What lm-eval calls this model."""
+
+_REMEMBERED_TEXTS = 8  # the context of a question is encoded by lm-eval once per option
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the model gave to one job.
+class Journal(Protocol):
+    """Where finished groups are kept, by a key over their token ids; `evaluation.journal.Journal` is one."""
 
-    Attributes:
-        log_likelihoods: per row, one natural logarithm per option (questions) or a single one (documents).
-        truncated: scored inputs that lost their left end because they are longer than the context.
-    """
+    def find(self, key: str) -> Any | None:
+        """Return what was kept for a key, or None."""
+        ...
 
-    log_likelihoods: tuple[tuple[float, ...], ...]
-    truncated: int
-
-
-def harness_task_name(task: str) -> str:
-    """Return the name a task has inside the harness.
-
-    >>> harness_task_name("medqa-5")
-    'biomedllama_medqa_5'
-    """
-    return "biomedllama_" + task.replace("-", "_")
+    def append(self, key: str, task: str, item: str, value: Any) -> None:
+        """Keep the answer of one group."""
+        ...
 
 
-class ProtocolModel(HFLM):  # type: ignore[misc]
-    """The harness's transformers model with this project's tokenizer: plain ids, never a BOS.
+class _NoJournal:
+    def find(self, key: str) -> Any | None:
+        return None
+
+    def append(self, key: str, task: str, item: str, value: Any) -> None:
+        pass
+
+
+class SharedPrefixLM(HFLM):  # type: ignore[misc]
+    """lm-eval's transformers model whose log-likelihoods come from `SharedPrefixScorer`.
+
+    Everything else, generation included, is lm-eval's own.
 
     Args:
-        model: a loaded causal language model, on its device.
-        tokenizer: the tokenizer of that model.
-        context_length: longest input (in tokens).
-        batch_size: rows scored at once.
+        pretrained: folder or hub id, or a loaded model on its device.
+        own_tokenizer: this project's tokenizer, used for all ids in place of transformers' conversion.
+        sharing: `auto`, or `off` for one row per continuation.
+        row_tokens: of the scorer: tokens per row.
+        journal: keeps finished groups and gives them back.
+        ranks: the processes that share the scoring; each holds all requests and gets all answers.
+        on_group: told after each group whether the journal had it; silences lm-eval's bars.
+        options: of `lm_eval.models.huggingface.HFLM`; `add_bos_token` defaults to the tokenizer's own way.
+
+    Attributes:
+        record: set it to a dict, and each request's (context, continuation) gets its Likelihood there.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, *, context_length: int, batch_size: int
+        self,
+        pretrained: str | PreTrainedModel,
+        *,
+        own_tokenizer: Tokenizer | None = None,
+        sharing: str = "auto",
+        row_tokens: int | None = None,
+        journal: Journal | None = None,
+        ranks: Ranks | None = None,
+        on_group: Callable[[bool], None] | None = None,
+        **options: Any,
     ) -> None:
-        self._protocol_tokenizer = tokenizer
-        self._asked_batch_size = batch_size
-        self.truncated = 0
-        self.on_rows: Callable[[int], None] = lambda rows: None
-        with _quiet_harness():
-            super().__init__(
-                pretrained=model,
-                backend="causal",
-                max_length=context_length,
-                batch_size=batch_size,
-                add_bos_token=False,
-                prefix_token_id=tokenizer.eos_id,
-                # The log-softmax of fp16 logits is taken in fp32: sums over long options keep their digits.
-                softmax_dtype=torch.float32,
-            )
+        self._own_tokenizer = own_tokenizer
+        self._sharing = sharing
+        self._row_tokens = row_tokens
+        self._journal: Journal = journal or _NoJournal()
+        self._ranks = ranks or Ranks()
+        self._on_group = on_group
+        self._scorer: SharedPrefixScorer | None = None
+        self._remembered = lru_cache(maxsize=_REMEMBERED_TEXTS)(self._encode)
+        self.record: dict[tuple[str, str], Likelihood] | None = None
+        if own_tokenizer is not None:
+            options.setdefault("add_bos_token", own_tokenizer.adds_bos)
+        super().__init__(pretrained, **options)
 
-    def _create_tokenizer(self, *_: Any, **__: Any) -> None:
-        # All the harness needs of a tokenizer besides `tok_encode`, which is ours below.
-        vocabulary_size = self._protocol_tokenizer.vocabulary_size
-        self.tokenizer = SimpleNamespace(pad_token_id=0, vocab_size=vocabulary_size)
+    @property
+    def scorer(self) -> SharedPrefixScorer:
+        """The scorer of this model, made at its first use."""
+        if self._scorer is None:
+            batch_size = self.batch_size if isinstance(self.batch_size, int) else 1
+            # An adapter's layers sit inside the base model, whose attention takes the masks.
+            model = self.model.get_base_model() if self.peft else self.model
+            self._scorer = SharedPrefixScorer(
+                model,
+                context_length=self.max_length,
+                row_tokens=self._row_tokens,
+                batch_size=batch_size,
+                sharing=self._sharing,
+            )
+            if self._sharing != "off" and self._scorer.support.reasons:
+                logger.warning("prefixes are not shared fully: %s", "; ".join(self._scorer.support.reasons))
+        return self._scorer
+
+    def _create_tokenizer(self, *positional: Any, **options: Any) -> None:
+        if self._own_tokenizer is None:
+            super()._create_tokenizer(*positional, **options)
+            return
+        # A copy for what generation needs of transformers: padding, stop sequences, decoding.
+        with tempfile.TemporaryDirectory(prefix="biomedllama-tokenizer-") as folder:
+            self._own_tokenizer.save(Path(folder))
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def tok_encode(
         self,
@@ -111,130 +143,130 @@ class ProtocolModel(HFLM):  # type: ignore[misc]
         left_truncate_len: int | None = None,
         **_: Any,
     ) -> list[int]:
-        """Return the ids of a text without any special token, whatever the harness asks for."""
-        ids = self._protocol_tokenizer.encode(string)
-        return ids[-left_truncate_len:] if left_truncate_len else ids
+        """Return the ids of a text; the last few texts are remembered."""
+        ids = self._remembered(string, add_special_tokens)
+        return list(ids[-left_truncate_len:] if left_truncate_len else ids)
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        """Score options; without the harness's own bars, since `on_rows` tells how far it is."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+    def _encode(self, string: str, add_special_tokens: bool | None) -> tuple[int, ...]:
+        own = self._own_tokenizer
+        if own is None:
+            return tuple(super().tok_encode(string, add_special_tokens=add_special_tokens))
+        with_bos = self.add_bos_token if add_special_tokens is None else add_special_tokens
+        ids = own.encode(string)
+        return (own.bos_id, *ids) if with_bos and own.bos_id is not None else tuple(ids)
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        """Score running text; without the harness's own bars."""
-        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask of prompts to continue, padded on the left."""
+        if self._own_tokenizer is None:
+            encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(
+                strings, padding_side, left_truncate_len, truncation
+            )
+            return encoded
+        rows = [self.tok_encode(string, left_truncate_len=left_truncate_len) for string in strings]
+        longest = max(map(len, rows))
+        pad_id = self.tokenizer.pad_token_id
+        ids_BS = torch.tensor([[pad_id] * (longest - len(row)) + row for row in rows])
+        mask_BS = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return ids_BS, mask_BS
 
-    def _model_call(self, inps: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        logits = super()._model_call(inps, *arguments, **options)
-        self.on_rows(len(inps))
-        return logits
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Score continuations of contexts."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or self._on_group is not None)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Score running text: all windows of all documents in one pass."""
+        if self._must_score_plainly():
+            totals: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            return totals
+        windows: list[Request] = []
+        counts = []
+        for (text,) in (request.args for request in requests):
+            cut = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            before = len(windows)
+            windows += [(None, *make_disjoint_window(window)) for window in cut]
+            counts.append(len(windows) - before)
+        values = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
+        totals = [sum(value for value, _ in itertools.islice(values, count)) for count in counts]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
 
     def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+        self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        if not requests:
-            return []
-        longest = 0
-        for texts, context_ids, continuation_ids in requests:
-            tokens = len(context_ids) + len(continuation_ids)
-            longest = max(longest, min(tokens - 1, self.max_length))
-            if texts is None:  # a window of running text, always of the right length
-                continue
-            self.truncated += tokens > self.max_length + 1
-            if not 0 < len(continuation_ids) <= self.max_length:
-                raise DataError(
-                    f"option {texts[1]!r} has {len(continuation_ids)} tokens of its own after its question; "
-                    f"it must have 1 to {self.max_length} (context_length)"
-                )
-        row_bytes = longest * self.model.get_input_embeddings().weight.shape[0] * 4
-        self.batch_size_per_gpu = max(1, min(self._asked_batch_size, LOGITS_BUDGET_BYTES // row_bytes))
-        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, True, override_bs)
+        if self._must_score_plainly():
+            plain: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
+            return plain
+        groups, places = group_requests(requests, self.max_length)
+        with tqdm(
+            total=len(groups),
+            desc="Running loglikelihood requests",
+            disable=disable_tqdm or self.rank != 0 or self._on_group is not None,
+        ) as bar:
+
+            def advance(found: bool) -> None:
+                bar.update(1)
+                if self._on_group is not None:
+                    self._on_group(found)
+
+            found = self._score(groups, advance)
+        answers = []
+        for (texts, _, _), (group, place) in zip(requests, places, strict=True):
+            likelihood = found[group][place]
+            answer = (likelihood.value, likelihood.greedy)
+            answers.append(answer)
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+                if self.record is not None:
+                    self.record[texts] = likelihood
         return answers
 
+    def _score(
+        self, groups: Sequence[Group], on_group: Callable[[bool], None]
+    ) -> dict[int, tuple[Likelihood, ...]]:
+        work = Pass(tuple(groups), tuple(map(str, range(len(groups)))), {})
+        with torch.autocast(
+            device_type=self.device.type,
+            dtype=self.mixed_precision_dtype,
+            enabled=self.mixed_precision_dtype is not None,
+        ):
+            return run_pass(
+                self.scorer,
+                work,
+                "lm-eval",
+                journal=cast(RunJournal, self._journal),
+                ranks=self._ranks,
+                on_group=on_group,
+            )
 
-def score_job(
-    model: ProtocolModel, job: QuestionJob | TextJob, on_rows: Callable[[int], None] = lambda rows: None
-) -> Scores:
-    """Score all rows of one job.
-
-    Args:
-        model: the model.
-        job: what to score.
-        on_rows: told after each batch how many inputs it held.
-
-    Raises:
-        DataError: an option has no token of its own, or more than the context holds.
-        ModelError: the model answers with something that is no number.
-    """
-    if isinstance(job, QuestionJob):
-        for row in job.rows:
-            if "" in row.options:
-                raise DataError(f"{job.task}: item {row.id} has an empty option; every option must be text")
-    model.truncated, model.on_rows = 0, on_rows
-    with tempfile.TemporaryDirectory(prefix="biomedllama-evaluate-") as folder, _quiet_harness():
-        write_harness_task(job, Path(folder))
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        name = harness_task_name(job.task)
-        outcome = run_harness(model, manager.load([name]), bootstrap_iters=0, log_samples=True)
-        samples = sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"])
-    log_likelihoods = tuple(_read_sample(sample, job, index) for index, sample in enumerate(samples))
-    assert len(log_likelihoods) == len(job.rows)
-    return Scores(log_likelihoods, model.truncated)
+    def _must_score_plainly(self) -> bool:
+        """Tell whether lm-eval's own rows are needed: encoder-decoders, and prompts that are trained vectors."""
+        adapters = getattr(self.model, "peft_config", {}) if self.peft else {}
+        return self.backend != "causal" or any(one.is_prompt_learning for one in adapters.values())
 
 
-def write_harness_task(job: QuestionJob | TextJob, folder: Path) -> None:
-    """Write a job as a parquet file and a YAML task beside it, ready for `lm_eval --include_path FOLDER`.
+def main() -> None:
+    """Run lm-eval's command line, to which this model is known by its name."""
+    from lm_eval.__main__ import cli_evaluate
 
-    The YAML includes this project's task of that name and adds where its rows are.
-    """
-    name = harness_task_name(job.task)
-    data_file = folder / f"{name}.parquet"
-    # Not JSON: its reader turns a column of ISO dates into timestamps, and options may be dates.
-    schema = _TEXT_SCHEMA if isinstance(job, TextJob) else _QUESTION_SCHEMA
-    pq.write_table(pa.Table.from_pylist([vars(row) for row in job.rows], schema=schema), data_file)
-    task = {
-        "include": str(TASK_FOLDER / f"{name}.yaml"),
-        "task": name,
-        "dataset_kwargs": {"data_files": {"test": str(data_file)}, "cache_dir": str(folder / "cache")},
-    }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    cli_evaluate()
 
 
-def _read_sample(sample: dict[str, Any], job: QuestionJob | TextJob, index: int) -> tuple[float, ...]:
-    """Return the log-likelihoods of one row, having checked that exactly our texts were scored."""
-    expected: list[tuple[str, ...]]
-    if isinstance(job, TextJob):
-        expected = [(job.rows[index].text,)]
-        values = [float(response) for (response,) in sample["resps"]]
-    else:
-        row = job.rows[index]
-        expected = [(row.prompt, job.option_prefix + option) for option in row.options]
-        values = [float(response[0]) for (response,) in sample["resps"]]
-    assert [tuple(arguments) for arguments in sample["arguments"]] == expected, (
-        "the harness changed the scored texts"
-    )
-    if not all(math.isfinite(value) for value in values):
-        raise ModelError(
-            f"{job.task}: the model's log-likelihoods for item {job.rows[index].id} are {values}; "
-            "they must be finite",
-            "fp16 overflows in models trained in bf16: try --dtype bf16 or --dtype fp32.",
-        )
-    return tuple(values)
-
-
-@contextlib.contextmanager
-def _quiet_harness() -> Iterator[None]:
-    """Keep the harness and `datasets` off stdout, and their running commentary off the log."""
-    loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    had_bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if had_bars:
-            datasets.enable_progress_bars()
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+if __name__ == "__main__":
+    # Under its full name, so that lm-eval knows one class only, whoever imports it.
+    importlib.import_module("biomedllama_cli.evaluation.harness").main()
+else:
+    register_model(MODEL_NAME)(SharedPrefixLM)
