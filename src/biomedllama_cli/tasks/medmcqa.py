@@ -32,8 +32,13 @@ def iter_medmcqa(records: Iterable[Record]) -> Iterator[Question]:
         options = tuple(_read_option(record, field) for field in _OPTION_FIELDS)
         cop = record.fields["cop"]
         answer_index = _LETTERS.index(cop.lower()) if isinstance(cop, str) else cop - base
-        identifier = record.fields.get("id") or record.key
-        yield Question(str(identifier), record.text("question"), options, answer_index)
+        yield Question(
+            str(record.fields.get("id") or record.key),
+            record.text("question"),
+            options,
+            answer_index,
+            groups=record.groups(subject="subject_name", topic="topic_name"),
+        )
 
 
 def _read_option(record: Record, field: str) -> str:

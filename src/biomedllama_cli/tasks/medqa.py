@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.tasks.options import LETTERS, read_letter, read_lettered_options, read_listed_options
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import Record, check_encodable
+from biomedllama_cli.tasks.records import Note, Record, warn_of_defect
 
-_LETTERS = "ABCDE"
+ANSWER_DIFFERS = "answer_text_differs"
 
 
 class OptionCountError(DataError):
@@ -26,15 +26,18 @@ class OptionCountError(DataError):
         self.other = other
 
 
-def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Question]:
+def iter_medqa(
+    records: Iterable[Record], option_count: int, note: Note = warn_of_defect
+) -> Iterator[Question]:
     """Turn MedQA records into questions.
 
     Read are the original release (`options` by letter, `answer_idx`, `answer`), its 4-option form on the
-    hub (the same fields) and BigBio's (`choices`, and `answer` as a list).
+    hub (the same fields) and BigBio's (`choices`, and `answer` as a list). `meta_info` tells the step of the USMLE.
 
     Args:
         records: raw records.
         option_count: 4 for medqa, 5 for medqa-5.
+        note: is told of a record whose `answer` is not the text of the option named as right; that option is taken.
 
     Raises:
         DataError: a field is missing or does not fit.
@@ -42,9 +45,11 @@ def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Questio
     """
     for record in records:
         if "choices" in record.fields:
-            options, answer_index = _read_bigbio(record)
+            options = read_listed_options(record, "choices")
+            answer_index = _find_answer(record, options, note)
         else:
-            options, answer_index = _read_letters(record)
+            options = read_lettered_options(record, "options")
+            answer_index = _read_answer(record, options, note)
         if len(options) != option_count:
             other = {4: "medqa", 5: "medqa-5"}.get(len(options))
             raise OptionCountError(
@@ -52,40 +57,39 @@ def iter_medqa(records: Iterable[Record], option_count: int) -> Iterator[Questio
                 f"Use --task {other} (and --data {other}=FILE) for this file." if other else "",
                 other,
             )
-        identifier = record.fields.get("id") or record.key
-        yield Question(str(identifier), record.text("question"), options, answer_index)
-
-
-def _read_letters(record: Record) -> tuple[tuple[str, ...], int]:
-    by_letter: Any = record.field("options")
-    if isinstance(by_letter, list):  # [{"key": "A", "value": "..."}], as some copies on the hub have it
-        by_letter = {entry.get("key"): entry.get("value") for entry in by_letter if isinstance(entry, dict)}
-    if not isinstance(by_letter, dict):
-        raise DataError(f"{record.where}: field `options` must map letters to texts")
-    # Parquet fills the letters a record lacks with null.
-    letters = sorted(letter for letter, text in by_letter.items() if text is not None)
-    if letters != list(_LETTERS[: len(letters)]):
-        raise DataError(
-            f"{record.where}: field `options` has the letters {letters}; they must be A, B, C and on"
+        yield Question(
+            str(record.fields.get("id") or record.key),
+            record.text("question"),
+            options,
+            answer_index,
+            groups=record.groups(step="meta_info"),
         )
-    nested = Record(f"{record.where}, field `options`", record.key, by_letter)
-    options = tuple(nested.text(letter) for letter in letters)
-    letter = record.text("answer_idx").strip()
-    if letter not in letters:
-        raise DataError(f"{record.where}: field `answer_idx` is {letter!r}; it must be one of {letters}")
-    answer_index = letters.index(letter)
+
+
+def _read_answer(record: Record, options: tuple[str, ...], note: Note) -> int:
+    answer_index = read_letter(record, "answer_idx", len(options))
     answer = record.fields.get("answer")
     if answer is not None and str(answer).strip() != options[answer_index].strip():
-        raise DataError(f"{record.where}: field `answer` is not the text of option {letter}")
-    return options, answer_index
+        note(record, ANSWER_DIFFERS, f"field `answer` is not the text of option {LETTERS[answer_index]}")
+    return answer_index
 
 
-def _read_bigbio(record: Record) -> tuple[tuple[str, ...], int]:
-    options, answer = record.field("choices"), record.field("answer")
-    if not isinstance(options, list) or not all(isinstance(text, str) and text.strip() for text in options):
-        raise DataError(f"{record.where}: field `choices` must be a list of texts")
+def _find_answer(record: Record, options: tuple[str, ...], note: Note) -> int:
+    """Return the index of the option that BigBio's `answer` repeats, if need be but for spaces and case."""
+    answer = record.field("answer")
     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
-    if answer not in options:
+    if answer in options:
+        return options.index(answer)
+    alike = [index for index, text in enumerate(options) if _fold(text) == _fold(str(answer))]
+    if not alike:
         raise DataError(f"{record.where}: field `answer` is {answer!r}; it must be one of the choices")
-    options = [check_encodable(text, f"{record.where}: field `choices`") for text in options]
-    return tuple(options), options.index(answer)
+    note(
+        record,
+        ANSWER_DIFFERS,
+        f"field `answer` is the text of option {LETTERS[alike[0]]} but for spaces or case",
+    )
+    return alike[0]
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())

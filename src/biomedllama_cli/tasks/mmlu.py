@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.hub import HubSplit
+from biomedllama_cli.tasks.options import read_listed_options
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import Record, check_encodable
+from biomedllama_cli.tasks.records import Record
 
 SUBJECTS = (
     "anatomy",
@@ -20,8 +20,12 @@ SUBJECTS = (
 )
 """The subjects that Med-PaLM reports as MMLU's medical part (Singhal et al. 2023, Nature 620, Table 1)."""
 
-TEST_SPLITS = tuple(HubSplit("cais/mmlu", "test", subject) for subject in SUBJECTS)
-"""What is scored; few-shot examples come from the `dev` splits."""
+TEST_SPLIT = HubSplit("cais/mmlu", "test", SUBJECTS)
+"""What is scored: 1,089 questions."""
+DEV_SPLIT = HubSplit("cais/mmlu", "dev", SUBJECTS)
+"""Where few-shot examples come from: five questions of each subject."""
+TEST_SPLITS = TEST_SPLIT.list_parts()
+"""The test split subject by subject."""
 
 _LETTERS = "ABCD"
 
@@ -39,17 +43,16 @@ def iter_mmlu(records: Iterable[Record]) -> Iterator[Question]:
         subject = record.fields.get("subject")
         if subject is not None and subject not in SUBJECTS:
             continue
-        choices: Any = record.field("choices")
         # Numbers, signs and a few blanks stand among the published choices: only the type is checked.
-        if (
-            not isinstance(choices, list)
-            or not choices
-            or not all(isinstance(choice, str) for choice in choices)
-        ):
-            raise DataError(f"{record.where}: field `choices` must be a list of texts")
-        options = tuple(check_encodable(choice, f"{record.where}: field `choices`") for choice in choices)
+        options = read_listed_options(record, "choices")
         identifier = record.fields.get("id") or (f"{subject}-{record.key}" if subject else record.key)
-        yield Question(str(identifier), record.text("question"), options, _read_answer(record, len(options)))
+        yield Question(
+            str(identifier),
+            record.text("question"),
+            options,
+            _read_answer(record, len(options)),
+            groups=record.groups(subject="subject"),
+        )
 
 
 def _read_answer(record: Record, options: int) -> int:

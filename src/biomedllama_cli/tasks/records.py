@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,24 @@ import zstandard
 
 from biomedllama_cli.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet", ".txt")
+
+
+class MissingFieldError(DataError):
+    """A record lacks a field it must have.
+
+    Args:
+        message: one sentence.
+        hint: what to do about it.
+        fields: names of the fields it has.
+    """
+
+    def __init__(self, message: str, hint: str = "", fields: frozenset[str] = frozenset()) -> None:
+        super().__init__(message, hint)
+        self.fields = fields
 
 
 @dataclass(frozen=True)
@@ -44,14 +61,39 @@ class Record:
         """Return a field that must be there.
 
         Raises:
-            DataError: the record has no such field.
+            MissingFieldError: the record has no such field.
         """
         if field not in self.fields:
-            raise DataError(
+            raise MissingFieldError(
                 f"{self.where}: field `{field}` is missing",
                 f"The record has: {_shorten(self.fields)}.",
+                frozenset(map(str, self.fields)),
             )
         return self.fields[field]
+
+    def groups(self, **fields: str) -> tuple[tuple[str, str], ...]:
+        """Return what the record belongs to, by kind: those of some fields that hold text.
+
+        >>> Record("", "0", {"subject_name": "Anatomy", "topic_name": None}).groups(
+        ...     subject="subject_name", topic="topic_name"
+        ... )
+        (('subject', 'Anatomy'),)
+        """
+        values = ((kind, self.fields.get(field)) for kind, field in fields.items())
+        return tuple(
+            (kind, check_encodable(value.strip(), f"{self.where}: field `{fields[kind]}`"))
+            for kind, value in values
+            if isinstance(value, str) and value.strip()
+        )
+
+
+Note = Callable[[Record, str, str], None]
+"""Takes down a record that can be read and is not what it should be: the record, the kind of defect, a sentence."""
+
+
+def warn_of_defect(record: Record, kind: str, detail: str) -> None:
+    """Log a defect, for readers whose caller collects none."""
+    logger.warning("%s: %s (%s)", record.where, detail, kind)
 
 
 def _shorten(names: Iterable[Any]) -> str:
@@ -88,6 +130,10 @@ def iter_records(path: Path) -> Iterator[Record]:
     Raises:
         DataError: the file is missing, of another kind, or a record of it cannot be read.
     """
+    if path.is_dir():
+        held = sorted(entry.name for entry in path.iterdir() if entry.name.lower().endswith(SUFFIXES))
+        hint = f"It holds {_shorten(held)}." if held else "It holds no file that is read."
+        raise DataError(f"{path} is a folder; give one file", hint)
     if not path.is_file():
         raise DataError(
             f"{path}: there is no such file", "Give --data TASK=FILE the path of an existing file."
@@ -106,6 +152,8 @@ def iter_records(path: Path) -> Iterator[Record]:
 def _iter_json(path: Path) -> Iterator[Record]:
     if ".json" in map(str.lower, path.suffixes):
         whole = _decode(b"".join(_iter_bytes(path)), str(path))
+        if not whole.strip():
+            return
         try:
             content = json.loads(whole)
         except json.JSONDecodeError as error:
@@ -136,8 +184,8 @@ def _iter_whole(path: Path, content: Any) -> Iterator[Record]:
     elif isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
         for key, fields in content.items():
             yield Record(f"{path} entry {key}", key, fields)
-    else:  # a single record on a single line
-        yield Record(f"{path} line 1", "0", _checked_object(content, str(path)))
+    else:  # a single record, or an object around all of them
+        yield Record(str(path), "0", _checked_object(content, str(path)))
 
 
 def _checked_object(fields: Any, where: str) -> Mapping[str, Any]:
