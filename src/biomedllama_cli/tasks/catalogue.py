@@ -10,7 +10,6 @@ from typing import Literal
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.audit import ItemDefect, find_defects
-from biomedllama_cli.tasks.bioasq import LABELS as YES_NO
 from biomedllama_cli.tasks.bioasq import iter_bioasq
 from biomedllama_cli.tasks.documents import iter_documents
 from biomedllama_cli.tasks.hub import HubRecords, HubSplit
@@ -46,7 +45,6 @@ class QuestionTask:
         parse: turns raw records into questions; the second argument is told of defects.
         test: the hub split that is scored, or the bundled file; None where it has to be given as a file.
         train: the hub split that few-shot examples come from; None draws from the test items themselves.
-        shows_context: whether the prompt shows the items' context, where they have one.
         check: raises a DataError where items are not those to be scored; told the items and where they are from.
     """
 
@@ -55,7 +53,6 @@ class QuestionTask:
     parse: Callable[[Iterable[Record], Note], Iterator[Question]]
     test: HubSplit | Path | None
     train: HubSplit | None
-    shows_context: bool = True
     check: Callable[[Sequence[Question], str], None] | None = None
 
 
@@ -155,7 +152,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             _PUBMEDQA,
             name="pubmedqa-no-context",
             prompt=replace(ABSTRACT_QUESTION, template=KNOWLEDGE_QUESTION.template),
-            shows_context=False,
+            parse=lambda records, _: (replace(item, context=None) for item in iter_pubmedqa(records)),
         ),
         QuestionTask(
             "mmlu-medical", KNOWLEDGE_QUESTION, lambda records, _: iter_mmlu(records), TEST_SPLIT, DEV_SPLIT
@@ -170,7 +167,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
         # The challenge gives its files to registered users only.
         QuestionTask(
             "bioasq-yesno",
-            replace(ABSTRACT_QUESTION, scored_options=tuple(map(str.capitalize, YES_NO))),
+            ABSTRACT_QUESTION,
             lambda records, _: iter_bioasq(records),
             None,
             None,
