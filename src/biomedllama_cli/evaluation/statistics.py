@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import norm, t
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 
-from biomedllama_cli.evaluation.cells import Accuracy
+from biomedllama_cli.evaluation.cells import Accuracy, Frozen
 
 CONFIDENCE = 0.95
-BOOTSTRAP_RESAMPLES = 2000
+UPPER_QUANTILE = (1 + CONFIDENCE) / 2
+BOOTSTRAP_RESAMPLES = 5000
+LARGEST_DRAW = 2_000_000
+"""Drawn indices that are in memory at once."""
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
@@ -24,7 +28,7 @@ def wilson_interval(correct: float, n: float) -> tuple[float, float]:
     >>> round(low, 4), round(high, 4)
     (0.4038, 0.5962)
     """
-    z_squared = float(norm.ppf((1 + CONFIDENCE) / 2)) ** 2
+    z_squared = float(ndtri(UPPER_QUANTILE)) ** 2
     share = correct / n
     middle = (share + z_squared / (2 * n)) / (1 + z_squared / n)
     half = math.sqrt(z_squared * (share * (1 - share) / n + z_squared / (4 * n * n))) / (1 + z_squared / n)
@@ -63,29 +67,66 @@ def accuracy(correct: Sequence[bool], clusters: Sequence[str] | None = None) -> 
     return Accuracy(value=right / n, correct=right, n=n, interval=interval, clusters=distinct)
 
 
-def effective_size(correct: Sequence[bool], clusters: Sequence[str]) -> float:
-    """Return how many independent items would tell as much as these clustered ones.
+def effective_size(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """Return how many independent values have a mean as certain as that of these clustered ones.
 
-    The number of items divided by the design effect (the cluster-robust variance over that of independent
-    items) and corrected for the few clusters the variance was estimated from (Korn and Graubard, Survey
-    Methodology 24:193, 1998); never more than there are items. Where nothing can be estimated (all right, all
-    wrong, a single cluster) the items of a cluster count as if they were always right together.
+    The number of values divided by the design effect (the cluster-robust variance over that of independent
+    values) and corrected for the few clusters the variance was estimated from (Korn and Graubard, Survey
+    Methodology 24:193, 1998); never more than there are values. Where nothing can be estimated (all are equal, or
+    of a single cluster) the values of a cluster count as if they always went together.
 
     >>> effective_size([True, False], ["a", "a"])
     1.0
     """
     _, members = np.unique(np.asarray(clusters), return_inverse=True)
-    values = np.asarray(correct, dtype=np.float64)
-    n, share = len(values), float(values.mean())
+    numbers = np.asarray(values, dtype=np.float64)
+    n, spread = len(numbers), float(numbers.var())
     sizes = np.bincount(members)
     count = len(sizes)
-    if count < 2 or share in (0.0, 1.0):
+    if count < 2 or spread == 0:
         return float(n * n / (sizes.astype(np.float64) @ sizes))
-    residuals = np.bincount(members, weights=values - share)
+    residuals = np.bincount(members, weights=numbers - numbers.mean())
     variance = count / (count - 1) * float(residuals @ residuals) / (n * n)
-    quantile = (1 + CONFIDENCE) / 2
-    correction = float(norm.ppf(quantile) / t.ppf(quantile, count - 1)) ** 2
-    return min(float(n), share * (1 - share) / variance * correction if variance > 0 else float(n))
+    correction = float(ndtri(UPPER_QUANTILE) / stdtrit(count - 1, UPPER_QUANTILE)) ** 2
+    return n * min(1.0, spread / (n * variance) * correction) if variance > 0 else float(n)
+
+
+class SeedSummary(Frozen):
+    """The same measurement with several seeds.
+
+    Attributes:
+        values: one per seed.
+        n: seeds.
+        mean: of the values.
+        sd: their standard deviation (n - 1 in the denominator), which is no interval; None for one seed.
+        interval: Student's 95 % interval of the mean over seeds, for these items; None for one seed.
+    """
+
+    values: tuple[float, ...]
+    n: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+def summarise_seeds(values: Sequence[float]) -> SeedSummary:
+    """Return mean, standard deviation and 95 % t-interval of one value per seed.
+
+    Raises:
+        ValueError: there are no values.
+
+    >>> summary = summarise_seeds([0.30, 0.32, 0.34])
+    >>> round(summary.mean, 3), round(summary.sd, 3), [round(end, 3) for end in summary.interval]
+    (0.32, 0.02, [0.27, 0.37])
+    """
+    if not values:
+        raise ValueError("a summary over seeds needs at least one value")
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return SeedSummary(values=tuple(values), n=1, mean=mean, sd=None, interval=None)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, UPPER_QUANTILE)) * sd / math.sqrt(n)
+    return SeedSummary(values=tuple(values), n=n, mean=mean, sd=sd, interval=(mean - half, mean + half))
 
 
 def choose_option(log_likelihoods: Sequence[float]) -> int:
@@ -152,22 +193,63 @@ def bootstrap_rate_interval(
         seed: of the resampling.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles in nats per unit, or None for fewer than two documents.
+        The ends in nats per unit, or None for fewer than two documents.
 
     >>> bootstrap_rate_interval([-2.0, -2.0], [1, 1], seed=0)
     (2.0, 2.0)
     """
-    if len(log_likelihoods) < 2:
+    return bootstrap_ratio_interval([-value for value in log_likelihoods], units, seed)
+
+
+def bootstrap_ratio_interval(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int
+) -> tuple[float, float] | None:
+    """Return a 95 % bootstrap interval of (sum of numerators) / (sum of denominators), None for a single pair.
+
+    Args:
+        numerators: one per unit of resampling (a document, or a passage with all its questions).
+        denominators: likewise.
+        seed: of the resampling.
+
+    >>> bootstrap_ratio_interval([1.0, 1.0, 1.0], [2, 2, 2], seed=0)
+    (0.5, 0.5)
+    """
+    if len(numerators) < 2:
         return None
-    generator = np.random.default_rng(seed)
-    losses, weights = -np.asarray(log_likelihoods, dtype=np.float64), np.asarray(units, dtype=np.float64)
-    # How often each document is drawn is multinomial: counts take less room than lists of indices.
-    count = len(losses)
-    rates = np.empty(BOOTSTRAP_RESAMPLES)
-    for resample in range(BOOTSTRAP_RESAMPLES):
-        drawn = generator.multinomial(count, np.full(count, 1.0 / count))
-        rates[resample] = (drawn @ losses) / (drawn @ weights)
-    low, high = np.quantile(rates, [0.025, 0.975])
+    pairs = np.stack([np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)], axis=1)
+    ratios = np.concatenate([sums[:, 0] / sums[:, 1] for sums in iter_resampled_sums(pairs, seed)])
+    return percentile_interval(ratios, len(pairs))
+
+
+def iter_resampled_sums(rows: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield column sums of rows drawn with replacement, BOOTSTRAP_RESAMPLES of them in blocks.
+
+    Args:
+        rows: shape (units, columns); as many are drawn as there are.
+        seed: of the draws.
+    """
+    generator, count = np.random.default_rng(seed), len(rows)
+    block = max(1, min(BOOTSTRAP_RESAMPLES, LARGEST_DRAW // count))
+    for start in range(0, BOOTSTRAP_RESAMPLES, block):
+        size = min(block, BOOTSTRAP_RESAMPLES - start)
+        drawn = generator.integers(count, size=(size, count))
+        # How often each row was drawn, all resamples at once: sums are then one product of matrices.
+        drawn += count * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count) @ rows
+
+
+def percentile_interval(resampled: NDArray[np.float64], count: int) -> tuple[float, float]:
+    """Return the 95 % percentile interval of bootstrap values, widened for few units.
+
+    The plain percentiles are too narrow by sqrt((n - 1) / n) and by a normal for a Student quantile; the levels are
+    moved outwards by both (Hesterberg, The American Statistician 69:371, 2015, section 3.3).
+
+    Args:
+        resampled: the statistic of each resample.
+        count: units that were resampled, at least 2.
+    """
+    level = float(ndtr(-math.sqrt(count / (count - 1)) * stdtrit(count - 1, UPPER_QUANTILE)))
+    low, high = np.quantile(resampled, [level, 1 - level])
     return float(low), float(high)
 
 
