@@ -52,8 +52,8 @@ def settings_of(
             f"reproduce names the row {row.name!r}, which is chance: there is nothing to run",
             "Name a row of a model; every table of results has a column for chance.",
         )
-    weights = list(models) or [row.hub_id]
-    if weights == [None]:
+    weights = list(models) or ([row.hub_id] if row.hub_id else [])
+    if not weights:
         raise SettingsError(
             f"reproduce names the row {row.name!r}, whose weights were never published",
             "Give --model with a folder or hub id of such weights.",
@@ -81,7 +81,6 @@ def settings_of(
             context_length=cells[0].context_length,
         )
         for model in weights
-        if model is not None
     ]
 
 

@@ -67,7 +67,9 @@ def judge_count(published: PublishedCell, cell: QuestionCell, metric: str, evide
     if blocked:
         return Candidate(verdict=DIFFERENT, reason=f"{off}; numerical cannot be given: {blocked}", **facts)
     near = len(facts["near_ties"])
-    reason = f"{off}, and {near} {'has' if near == 1 else 'have'} a margin the precision error can turn"
+    reason = (
+        f"{off}, and {near or 'no'} margin{'' if near == 1 else 's'} within what the precision error can turn"
+    )
     return Candidate(verdict="numerical" if abs(difference) <= near else DIFFERENT, reason=reason, **facts)
 
 
