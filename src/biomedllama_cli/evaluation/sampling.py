@@ -1,0 +1,93 @@
+"""Sampling that depends on the item and the chain alone, and the end of an answer at a text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor, StoppingCriteria
+
+from biomedllama_cli.models.tokenizer import Tokenizer
+
+
+def chain_seed(seed: int, item_id: str, chain: int) -> int:
+    """Return the seed of one chain of one item, a number of 63 bits.
+
+    >>> chain_seed(42, "q1", 0) == chain_seed(42, "q1", 0), chain_seed(42, "q1", 0) == chain_seed(42, "q1", 1)
+    (True, False)
+    """
+    digest = hashlib.sha256(json.dumps([seed, item_id, chain]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class ChainSampler(LogitsProcessor):  # type: ignore[misc]
+    """Adds to every row noise of its own that makes the largest score a sample of the softmax (Gumbel-max).
+
+    A row's noise comes from a generator of its own, so neither the other rows of a batch nor their order matter.
+    Processes with one kind of device draw the same noise; a CPU and a GPU draw different noise.
+
+    Args:
+        seeds: one per row.
+        temperature: divides the scores before anything else.
+        top_p: only the likeliest tokens that together reach this probability remain, as in transformers and vLLM.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
+        self.seeds = tuple(seeds)
+        self.temperature = temperature
+        self.top_p = top_p
+        self._generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return noisy log-probabilities, shape [B, V]; `input_ids` is not looked at."""
+        if not self._generators:
+            self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        log_probs_BV = torch.log_softmax(scores.float() / self.temperature, dim=-1)
+        if self.top_p < 1.0:
+            log_probs_BV = keep_likeliest(log_probs_BV, self.top_p)
+        # -log of an exponential variate is a Gumbel variate; the clamp keeps a zero from becoming infinity.
+        tiny = torch.finfo(torch.float32).tiny
+        noise_BV = torch.empty_like(log_probs_BV)
+        for row, generator in enumerate(self._generators):
+            noise_BV[row].exponential_(generator=generator)
+        return log_probs_BV - noise_BV.clamp_min(tiny).log()
+
+
+def keep_likeliest(log_probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return log-probabilities with minus infinity outside the smallest set of tokens that reaches `top_p`.
+
+    >>> keep_likeliest(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).exp()
+    tensor([[0.5000, 0.3000, 0.0000]])
+    """
+    ordered_BV, order_BV = log_probs_BV.sort(dim=-1, descending=True, stable=True)
+    probs_BV = ordered_BV.exp()
+    dropped_BV = probs_BV.cumsum(dim=-1) - probs_BV >= top_p
+    return log_probs_BV.masked_fill(dropped_BV.scatter(-1, order_BV, dropped_BV), float("-inf"))
+
+
+class TextStop(StoppingCriteria):  # type: ignore[misc]
+    """Ends each row as soon as its new text holds one of the stop texts.
+
+    Args:
+        tokenizer: decodes the new ids.
+        stop: the texts.
+        prompt_length: columns before the first new id, padding included.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], prompt_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.stop = tuple(stop)
+        self.prompt_length = prompt_length
+        # Every id but a special one stands for a byte at least, so a stop text that is just complete lies in these.
+        self.tail = max(len(mark.encode()) for mark in self.stop) + 8
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        """Return whether each row is done, shape [B]."""
+        new_ids = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.tail) :].tolist()
+        done = [any(mark in self._decode(row) for mark in self.stop) for row in new_ids]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _decode(self, new_ids: list[int]) -> str:
+        return self.tokenizer.decode([i for i in new_ids if i < self.tokenizer.vocabulary_size])
