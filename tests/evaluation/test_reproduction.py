@@ -208,6 +208,13 @@ def test_the_length_normalised_score_wins_where_it_alone_has_the_count() -> None
     assert [each.verdict for each in found.candidates] == ["different protocol or weights", "identical"]
 
 
+def test_of_two_scores_that_differ_the_nearer_one_stands_for_the_cell() -> None:
+    samples = plant((RIGHT, 455), (WRONG, 818))
+    found = verdict_on(question_cell(samples, scores={"acc": 490, "acc_norm": 455}), samples)
+    assert (found.verdict, found.metric) == ("different protocol or weights", "acc_norm")
+    assert found.reason.startswith("5 questions off")
+
+
 def test_margins_of_the_length_normalised_score_are_on_its_own_scale() -> None:
     # Per character 0.1 nats and 0.1005: each of ten characters carries a tenth of the error.
     close = [-1.0, -1.0 - 5e-3, -5.0, -5.0]
