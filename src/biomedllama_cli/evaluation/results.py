@@ -1,144 +1,102 @@
-"""From log-likelihoods to the numbers that are reported, and the samples they came from."""
+"""From log-likelihoods to the numbers that are reported, and the samples they came from.
+
+Which numbers there are follows from the variants that were asked (see `variants`): their names say what each is.
+"""
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from biomedllama_cli.evaluation import statistics
 from biomedllama_cli.evaluation.baselines import majority_accuracy, random_accuracy
-from biomedllama_cli.tasks.prompts import PromptFormat
+from biomedllama_cli.evaluation.cells import Accuracy, Estimate, QuestionMetrics, TextMetrics
+from biomedllama_cli.evaluation.jobs import Asked
+from biomedllama_cli.evaluation.profiles import Profile
+from biomedllama_cli.evaluation.scores import (
+    Scored,
+    choose_by_likelihood,
+    choose_likeliest,
+    margin,
+    measure_permutations,
+    own_likelihoods,
+)
+from biomedllama_cli.evaluation.variants import CONTEXT_FREE
+from biomedllama_cli.tasks.prompts import kind_of
 from biomedllama_cli.tasks.question import Document, Question
 
-Drawn = Sequence[tuple[Question, tuple[Question, ...]]]
+SMALLEST_MARGIN = 2e-3
+"""Two best options closer than this (in nats) may change places with the precision or the batch."""
+
+Predictions = Sequence[int | None]
+"""Index of the chosen option per question; None where a generated answer names none."""
 
 
-class Frozen(BaseModel):
-    """A piece of a report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Accuracy(Frozen):
-    """A share of right answers with its 95 % Wilson interval (fractions)."""
-
-    value: float
-    correct: int
-    n: int
-    interval: tuple[float, float]
-
-
-def _finite_or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-Number = Annotated[float, PlainSerializer(_finite_or_null, return_type=float | None, when_used="json")]
-"""A float that JSON can hold: infinity is written as null."""
-
-
-class Estimate(Frozen):
-    """A value with its 95 % bootstrap interval over documents (None for a single document).
-
-    In JSON an infinite value is null: the perplexity per word of text without spaces.
-    """
-
-    value: Number
-    interval: tuple[Number, Number] | None
-
-
-class QuestionMetrics(Frozen):
-    """What a task of questions gives.
-
-    `acc` takes the option with the largest summed log-likelihood, `acc_norm` the largest sum divided by the
-    option's length in characters; `majority` always answers the commonest label. The last four are given
-    only where the labels mean the same in every question.
-    """
-
-    n: int
-    n_all: int
-    acc: Accuracy
-    acc_norm: Accuracy | None
-    random: float
-    majority: float | None
-    macro_f1: float | None
-    predicted_labels: dict[str, int] | None
-    answer_labels: dict[str, int] | None
-    truncated_inputs: int
-
-
-class TextMetrics(Frozen):
-    """What a task of running text gives; the log-likelihood is in nats over all tokens."""
-
-    n: int
-    n_all: int
-    words: int
-    tokens: int
-    utf8_bytes: int
-    log_likelihood: float
-    word_perplexity: Estimate
-    byte_perplexity: Estimate
-    token_perplexity: Estimate
-    bits_per_byte: Estimate
-
-
-def score_questions(
-    drawn: Drawn, n_all: int, prompt: PromptFormat, log_likelihoods: Sequence[Sequence[float]], truncated: int
+def build_metrics(
+    profile: Profile,
+    asked: Sequence[Asked],
+    scored: Sequence[Scored],
+    *,
+    n_all: int,
+    generated: Mapping[str, Predictions] | None = None,
 ) -> tuple[QuestionMetrics, list[dict[str, Any]]]:
-    """Return the metrics of scored questions and one sample record per question.
+    """Return the metrics of a task under a profile and one sample record per question.
 
     Args:
-        drawn: the scored questions in order, each with its few-shot examples.
+        profile: that asked.
+        asked: the questions in order, with all their variants.
+        scored: what the model gave to them, in the same order.
         n_all: questions of the whole task, before any limit.
-        prompt: how they were asked.
-        log_likelihoods: per question, one natural logarithm per option.
-        truncated: inputs that lost their left end.
+        generated: answers read from generated text, by score name (`exact_match`, `parsed`, `majority_vote`). The
+            profile's headline must be among them where it generates.
     """
-    answers = [item.answer_index for item, _ in drawn]
-    predictions = [statistics.choose_option(values) for values in log_likelihoods]
-    normalized: list[int] | None = None
-    if prompt.normalizes_by_length:
-        normalized = [
-            statistics.choose_option(statistics.normalize_by_length(values, prompt.options_of(item)))
-            for (item, _), values in zip(drawn, log_likelihoods, strict=True)
-        ]
-    # Positions of options mean nothing from one question to the next; fixed labels do.
-    labels = prompt.scored_options
+    questions = [one.question for one in asked]
+    answers = [question.answer_index for question in questions]
+    chosen: dict[str, Predictions] = {**(generated or {}), **choose_by_likelihood(profile, asked, scored)}
+    predictions = chosen[profile.headline_score]
+    labels = _find_labels(profile, questions)
+    passages = [_hash_passage(question) for question in questions]
+    groups = [_name_groups(question, labels) for question in questions]
+    own = [own_likelihoods(profile, one, row) for one, row in zip(asked, scored, strict=True)]
+    parsed = chosen.get("parsed")
     metrics = QuestionMetrics(
-        n=len(drawn),
+        n=len(asked),
         n_all=n_all,
-        acc=_accuracy(answers, predictions),
-        acc_norm=None if normalized is None else _accuracy(answers, normalized),
-        random=random_accuracy([len(item.options) for item, _ in drawn]),
-        majority=majority_accuracy(answers) if labels else None,
-        macro_f1=statistics.macro_f1(answers, predictions, len(labels)) if labels else None,
+        headline=profile.headline_score,
+        scores={name: _measure(answers, indices, passages) for name, indices in chosen.items()},
+        random=random_accuracy([len(question.options) for question in questions]),
+        majority=majority_accuracy(answers),
+        context_free=_measure(answers, [choose_likeliest(row[CONTEXT_FREE]) for row in scored], passages),
+        macro_f1=None if labels is None else _measure_f1(answers, predictions, len(labels)),
         predicted_labels=_count_labels(labels, predictions),
         answer_labels=_count_labels(labels, answers),
-        truncated_inputs=truncated,
+        groups=_measure_groups(groups, answers, predictions, passages),
+        permutations=measure_permutations(asked, scored),
+        unparsed=None if parsed is None else sum(index is None for index in parsed),
+        truncated_inputs=sum(one.truncated for row in scored for values in row.values() for one in values),
+        smallest_margin_items=tuple(
+            question.id for question, row in zip(questions, own, strict=True) if margin(row) < SMALLEST_MARGIN
+        ),
     )
-    samples = []
-    for index, ((item, examples), values) in enumerate(zip(drawn, log_likelihoods, strict=True)):
-        sample = {
-            "id": item.id,
-            "question": item.question,
-            "options": list(prompt.options_of(item)),
-            "answer_index": item.answer_index,
-            "example_ids": [example.id for example in examples],
-            "log_likelihoods": list(values),
+    samples = [
+        {
+            **_describe_asked(profile, one),
+            "log_likelihoods": [likelihood.value for likelihood in own[index]],
             "prediction": predictions[index],
-            "correct": predictions[index] == item.answer_index,
+            "correct": predictions[index] == answers[index],
+            "tokens": [likelihood.tokens for likelihood in own[index]],
+            "scores": {name: indices[index] for name, indices in chosen.items()},
+            "groups": groups[index],
+            "cluster": passages[index],
         }
-        if normalized is not None:
-            sample["prediction_norm"] = normalized[index]
-            sample["correct_norm"] = normalized[index] == item.answer_index
-        samples.append(sample)
+        for index, one in enumerate(asked)
+    ]
     return metrics, samples
 
 
-def score_documents(
+def build_text_metrics(
     documents: Sequence[Document],
     n_all: int,
     token_counts: Sequence[int],
@@ -180,6 +138,7 @@ def score_documents(
             value=statistics.bits_per_byte(total, sum(utf8_bytes)),
             interval=rates and tuple(statistics.bits_per_byte(-rate, 1) for rate in rates),
         ),
+        text_sha256=hash_texts(documents),
     )
     samples = [
         {"id": document.id, "log_likelihood": value, "words": word, "tokens": tokens, "utf8_bytes": size}
@@ -190,14 +149,80 @@ def score_documents(
     return metrics, samples
 
 
-def _accuracy(answers: Sequence[int], predictions: Sequence[int]) -> Accuracy:
-    n = len(answers)
-    correct = sum(answer == prediction for answer, prediction in zip(answers, predictions, strict=True))
-    return Accuracy(value=correct / n, correct=correct, n=n, interval=statistics.wilson_interval(correct, n))
+def hash_texts(documents: Sequence[Document]) -> str:
+    """Return the SHA-256 over the texts in order, each after its length in bytes, as hexadecimal."""
+    digest = hashlib.sha256()
+    for document in documents:
+        content = document.text.encode()
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()
 
 
-def _count_labels(labels: Sequence[str] | None, indices: Sequence[int]) -> dict[str, int] | None:
+def _describe_asked(profile: Profile, asked: Asked) -> dict[str, Any]:
+    """Return the part of a sample record that does not depend on the model."""
+    question = asked.question
+    return {
+        "id": question.id,
+        "question": question.question,
+        "options": list(profile.prompt_for(question).options_of(question)),
+        "answer_index": question.answer_index,
+        "example_ids": [example.id for example in asked.examples],
+    }
+
+
+def _measure(answers: Sequence[int], predictions: Predictions, passages: Sequence[str | None]) -> Accuracy:
+    """Return an accuracy whose interval knows of items about the same passage; one without has its own cluster."""
+    correct = [prediction == answer for prediction, answer in zip(predictions, answers, strict=True)]
+    return statistics.accuracy(correct, [passage or f"item {row}" for row, passage in enumerate(passages)])
+
+
+def _measure_f1(answers: Sequence[int], predictions: Predictions, classes: int) -> float:
+    # An answer that names no option is a miss of its class and counts for no other.
+    return statistics.macro_f1(answers, [-1 if index is None else index for index in predictions], classes)
+
+
+def _measure_groups(
+    groups: Sequence[Mapping[str, str]],
+    answers: Sequence[int],
+    predictions: Predictions,
+    passages: Sequence[str | None],
+) -> dict[str, dict[str, Accuracy]]:
+    """Return the accuracies by kind and value, both in alphabetical order."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for row, group in enumerate(groups):
+        for pair in group.items():
+            members.setdefault(pair, []).append(row)
+    measured: dict[str, dict[str, Accuracy]] = {}
+    for (kind, value), rows in sorted(members.items()):
+        measured.setdefault(kind, {})[value] = _measure(
+            [answers[row] for row in rows],
+            [predictions[row] for row in rows],
+            [passages[row] for row in rows],
+        )
+    return measured
+
+
+def _name_groups(question: Question, labels: tuple[str, ...] | None) -> dict[str, str]:
+    answer = () if labels is None else (("answer", labels[question.answer_index]),)
+    return dict((*question.groups, *answer))
+
+
+def _find_labels(profile: Profile, questions: Sequence[Question]) -> tuple[str, ...] | None:
+    """Return the labels that mean the same in every question; positions of options do not."""
+    first = questions[0]
+    if kind_of(first) == "options" or any(question.options != first.options for question in questions):
+        return None
+    return profile.prompt_for(first).options_of(first)
+
+
+def _count_labels(labels: Sequence[str] | None, indices: Predictions) -> dict[str, int] | None:
     if labels is None:
         return None
     counts = Counter(indices)
     return {label: counts[index] for index, label in enumerate(labels)}
+
+
+def _hash_passage(question: Question) -> str | None:
+    if question.context is None:
+        return None
+    return hashlib.sha256(question.context.encode()).hexdigest()[:16]
