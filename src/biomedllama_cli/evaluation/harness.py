@@ -30,6 +30,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
+from biomedllama_cli.evaluation.harness_quiet import quiet_harness
 from biomedllama_cli.evaluation.harness_requests import Request, group_requests
 from biomedllama_cli.evaluation.jobs import Likelihood
 from biomedllama_cli.evaluation.journal import Journal as RunJournal
@@ -256,6 +257,40 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
         """Tell whether lm-eval's own rows are needed: encoder-decoders, and prompts that are trained vectors."""
         adapters = getattr(self.model, "peft_config", {}) if self.peft else {}
         return self.backend != "causal" or any(one.is_prompt_learning for one in adapters.values())
+
+
+def wrap_model(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    batch_size: int = 1,
+    journal: Journal | None = None,
+    ranks: Ranks | None = None,
+    on_group: Callable[[bool], None] | None = None,
+) -> SharedPrefixLM:
+    """Return lm-eval's view of a loaded model: BOS and the prefix of running text as its tokenizer has them.
+
+    Args:
+        model: on its device.
+        tokenizer: of that model.
+        context_length: longest input (in tokens).
+        batch_size: rows scored, or texts generated, at once.
+        journal: keeps finished groups and gives them back.
+        ranks: the processes that share the scoring.
+        on_group: told after each group whether the journal had it; silences lm-eval's bars.
+    """
+    with quiet_harness():
+        return SharedPrefixLM(
+            model,
+            own_tokenizer=tokenizer,
+            backend="causal",
+            max_length=context_length,
+            batch_size=batch_size,
+            journal=journal,
+            ranks=ranks,
+            on_group=on_group,
+        )
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 
@@ -20,7 +21,7 @@ def quiet_harness() -> Iterator[None]:
         one.setLevel(logging.ERROR)
     had_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    task_module = importlib.import_module("lm_eval.api.task")
+    task_module: Any = importlib.import_module("lm_eval.api.task")
     bar = task_module.tqdm
     task_module.tqdm = lambda items, *_, **__: items  # the bar over contexts has no switch
     try:
