@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from biomedllama_cli.corpus.decontamination.build import build_index
 from biomedllama_cli.corpus.decontamination.items import (
     Benchmark,
     BenchmarkItem,
+    hash_item,
     list_splits,
     load_items,
     parse_benchmarks,
@@ -145,12 +147,28 @@ def test_the_report_lists_documents_by_item_and_counts_them(tmp_path):
         "item": "anatomy-1",
         "reason": "question_under_8_words",
     }
+    listed = list(map(json.loads, (tmp_path / "report" / "benchmark_items.jsonl").read_text().splitlines()))
+    assert [(line["item"], line["sha256"]) for line in listed] == [
+        (item.item_id, hash_item(item)) for item in items
+    ]
     counts = summary.benchmarks["mmlu-medical"]
     assert summary.documents == counts.documents == 2
     assert (counts.items, counts.testable, counts.contaminated) == (2, 1, 1)
     assert counts.untestable == {"question_under_8_words": 1}
     assert counts.kinds == {"question_and_answer": 2}
     assert type(summary).model_validate_json(summary.model_dump_json()) == summary
+
+
+def test_an_item_is_known_again_by_its_content():
+    item = BenchmarkItem("medqa", "7", None, "Which bone is it?", ("Ulna", "Femur"), "Ulna")
+    same = BenchmarkItem("medqa-5", "0", None, "which bone is it", ("Femur", "Tibia", "Ulna"), "ulna.")
+    assert hash_item(item) == hash_item(same)
+    others = (
+        replace(item, answer="Femur"),
+        replace(item, question="Which bone was it?"),
+        replace(item, pmid=1),
+    )
+    assert len({hash_item(item), *map(hash_item, others)}) == 4
 
 
 def test_a_foreign_line_among_the_overlaps_is_named(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from biomedllama_cli.corpus.decontamination.words import split_words
 from biomedllama_cli.errors import DataError, SettingsError, UnavailableError
 from biomedllama_cli.settings.suggest import suggest
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask
@@ -102,7 +105,7 @@ def load_items(benchmarks: Iterable[Benchmark]) -> tuple[list[BenchmarkItem], li
     items: list[BenchmarkItem] = []
     sources: list[BenchmarkSource] = []
     for benchmark in benchmarks:
-        read = [_build_item(benchmark.name, question) for question in _iter_questions(benchmark)]
+        read = [build_item(benchmark.name, question) for question in _iter_questions(benchmark)]
         if not read:
             raise DataError(f"--benchmark {benchmark.name}: {benchmark.file} holds no item")
         items += read
@@ -145,7 +148,23 @@ def _iter_questions(benchmark: Benchmark) -> Iterator[Question]:
             ) from error
 
 
-def _build_item(benchmark: str, question: Question) -> BenchmarkItem:
+def hash_item(item: BenchmarkItem) -> str:
+    """Return the SHA-256 of an item's content: the words of question and right answer, and the PMID.
+
+    Spelling, the id, the benchmark's name and the wrong options make no difference: MedQA's items with four and with
+    five options are the same.
+    """
+    words = [b" ".join(split_words(text)).decode() for text in (item.question, item.answer)]
+    return hashlib.sha256(json.dumps([item.pmid, *words]).encode()).hexdigest()
+
+
+def build_item(benchmark: str, question: Question) -> BenchmarkItem:
+    """Return what of a question is looked for.
+
+    Args:
+        benchmark: name of its benchmark; PubMedQA's ids are PMIDs.
+        question: the question.
+    """
     pmid = int(question.id) if benchmark == "pubmedqa" and question.id.isdecimal() else None
     passages = (question.context.split("\n") if question.context else []) + [question.long_answer or ""]
     return BenchmarkItem(

@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict
 
 from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex
-from biomedllama_cli.corpus.decontamination.items import BenchmarkSource
+from biomedllama_cli.corpus.decontamination.items import BenchmarkSource, hash_item
 from biomedllama_cli.corpus.decontamination.matching import Overlap
 from biomedllama_cli.corpus.document import Metadata
 from biomedllama_cli.errors import DataError
 
 ITEMS_REPORT, UNTESTABLE_REPORT = "contamination.jsonl", "untestable.jsonl"
+LOOKED_FOR_REPORT = "benchmark_items.jsonl"
 MAX_LISTED = 1000
 """Documents listed with one item; further ones are only counted, so that the report fits in memory."""
 
@@ -95,7 +96,8 @@ def write_report(
     Args:
         index: what was looked for.
         tasks: the tasks' overlap files, in order of the tasks.
-        folder: receives `contamination.jsonl`, one line per item found, and `untestable.jsonl`.
+        folder: receives `contamination.jsonl`, one line per item found, `untestable.jsonl`, and
+            `benchmark_items.jsonl`, one line per item looked for with the hash of its content.
         mode: what was done with the documents.
 
     Raises:
@@ -107,6 +109,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     _write_items(index, tally, folder)
     _write_untestable(index, folder)
+    _write_looked_for(index, folder)
     return DecontaminationSummary(
         mode=mode,
         index_sha256=index.sha256,
@@ -183,4 +186,11 @@ def _write_untestable(index: BenchmarkIndex, folder: Path) -> None:
         for untestable in index.untestable:
             item = index.items[untestable.item]
             line = {"benchmark": item.benchmark, "item": item.item_id, "reason": untestable.reason}
+            file.write(json.dumps(line) + "\n")
+
+
+def _write_looked_for(index: BenchmarkIndex, folder: Path) -> None:
+    with (folder / LOOKED_FOR_REPORT).open("w", encoding="utf-8") as file:
+        for item in index.items:
+            line = {"benchmark": item.benchmark, "item": item.item_id, "sha256": hash_item(item)}
             file.write(json.dumps(line) + "\n")
