@@ -92,7 +92,7 @@ def compare_answers(
     if shared:
         assert clusters is not None
         size = effective_size(steps.tolist(), clusters)
-        test, p_value = "exact sign test of passages", exact_sign_test(sums.tolist())
+        test, p_value = "exact sign-flip test of passages", exact_sign_flip_test(sums.tolist())
     else:
         size = float(n)
         test, p_value = "exact McNemar test", mcnemar_test(only_first, only_second)
@@ -121,14 +121,14 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
     return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def exact_sign_test(sums: Sequence[int]) -> float:
+def exact_sign_flip_test(sums: Sequence[int]) -> float:
     """Return the two-sided p-value of a total of integers whose signs could each as well be the other way round.
 
     The distribution over all 2^n choices of signs is worked out exactly, by convolution.
 
-    >>> exact_sign_test([1, 1, 1, 1, 1, 1, -1])
+    >>> exact_sign_flip_test([1, 1, 1, 1, 1, 1, -1])
     0.125
-    >>> exact_sign_test([2, 2, 3])
+    >>> exact_sign_flip_test([2, 2, 3])
     0.25
     """
     steps = [abs(value) for value in sums if value]
