@@ -53,6 +53,11 @@ class Journal:
         _cut_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
 
+    @property
+    def finished(self) -> int:
+        """Pieces that are finished now."""
+        return len(self._finished)
+
     def find(self, key: str) -> Any | None:
         """Return what was found out for a key, or None."""
         return self._finished.get(key)

@@ -21,6 +21,7 @@ HARNESS_TASKS = {
     "pubmedqa": "pubmedqa",
 }
 """lm-eval's current task of each of ours that it has."""
+DEFAULT_TASK = "medqa"
 HARNESS_GROUPS = ("multimedqa", "mmlu-pro-health", "careqa", "headqa")
 """Tasks and groups that only lm-eval has, under a name of their own."""
 
@@ -70,7 +71,7 @@ def plan_tasks(settings: ProtocolSettings, shots_of: Mapping[str, int] | None = 
         SettingsError: an entry is unknown, malformed, given twice, or does not fit the others.
         DataError: a named file does not exist.
     """
-    names = list(dict.fromkeys(settings.task))
+    names = list(dict.fromkeys(settings.task or (DEFAULT_TASK,)))
     for name in names:
         _check_name(name)
     files = _read_files(settings, names, shots_of)
@@ -128,7 +129,8 @@ def _choose_harness(names: list[str], profiles: list[Profile]) -> dict[str, str]
 
 
 def _fitting(profiles: list[Profile], task: QuestionTask | TextTask) -> tuple[Profile, ...]:
-    fitting = tuple(profile for profile in profiles if profile.supports(task.name))
+    text = isinstance(task, TextTask)
+    fitting = tuple(profile for profile in profiles if not text or profile.rolling_prefix is not None)
     if not fitting:
         raise SettingsError(
             f"profile {', '.join(profile.name for profile in profiles)} does not score the task {task.name}",

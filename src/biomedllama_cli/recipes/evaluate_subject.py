@@ -59,9 +59,7 @@ def find_models(settings: EvaluateSettings) -> list[str]:
     return [str(checkpoint)]
 
 
-def load_subject(
-    source: str, compute: ComputeSettings, device: torch.device, context_length: int
-) -> Subject:
+def load_subject(source: str, compute: ComputeSettings, device: torch.device, context_length: int) -> Subject:
     """Load tokenizer and model onto a device.
 
     Args:

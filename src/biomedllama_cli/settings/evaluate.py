@@ -17,8 +17,9 @@ class ProtocolSettings(Settings):
 
     profile: tuple[ProfileName, ...] = ("paper",)
     """Protocol, frozen and versioned; repeatable: several in one run show how much of a difference is protocol."""
-    task: tuple[str, ...] = ("medqa",)
-    """Task to run; repeatable; `list` shows them. lm-eval:NAME is any task of lm-eval."""
+    task: tuple[str, ...] = ()
+    """Task to run; repeatable; `list` shows them; lm-eval:NAME is any task of lm-eval [default: medqa, or with
+    --reproduce all of the row]."""
     data: tuple[str, ...] = ()
     """TASK=FILE: read a task from a local file in its original schema; TASK.train=FILE: its few-shot
     pool; repeatable."""

@@ -1,0 +1,46 @@
+"""Run lm-eval's own tasks on the model of an evaluation."""
+
+from __future__ import annotations
+
+from biomedllama_cli.evaluation.plan import Plan
+from biomedllama_cli.recipes.evaluate_run import Run
+from biomedllama_cli.report.progress import Progress
+
+
+def run_harness(run: Run, plan: Plan) -> None:
+    """Score lm-eval's tasks with shared prefixes and add their cells to the run.
+
+    Raises:
+        SettingsError: lm-eval has no such task.
+        DataError: a local file is broken or does not fit.
+        UnavailableError: the hub is needed and cannot be reached.
+    """
+    # lm-eval takes seconds to import: only who asks for its tasks pays them.
+    from biomedllama_cli.evaluation.harness import wrap_model
+    from biomedllama_cli.evaluation.harness_cells import build_cell, is_question_task
+    from biomedllama_cli.evaluation.harness_profile import profile_name, run_harness_tasks
+
+    subject, tokenizer = run.subject, run.subject.tokenizer
+    with Progress("scoring lm-eval's tasks", None, "questions") as progress:
+        model = wrap_model(
+            subject.model,
+            tokenizer,
+            context_length=subject.context_length,
+            batch_size=subject.batch_size,
+            journal=run.journal,
+            ranks=run.ranks,
+            on_group=run.ticking(progress.advance),
+        )
+        outcome = run_harness_tasks(
+            model,
+            list(plan.harness),
+            shots=run.settings.protocol.shots or None,
+            limit=run.settings.protocol.limit,
+            local_rows=plan.files,
+        )
+    bos = f"BOS (id {tokenizer.bos_id})" if tokenizer.adds_bos else "none"
+    for result in outcome.tasks:
+        if is_question_task(result):
+            cell, samples = build_cell(result, profile_name(), bos=bos, context_length=subject.context_length)
+            run.questions.append(cell)
+            run.samples[cell.samples_file] = samples

@@ -1,0 +1,173 @@
+"""Evaluate one model: every pass over every task, with a journal, then its results folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biomedllama_cli.engine.job import Job, join_job
+from biomedllama_cli.engine.signals import StopRequest
+from biomedllama_cli.evaluation.cells import Results
+from biomedllama_cli.evaluation.generation import Generator, HuggingFaceGenerator
+from biomedllama_cli.evaluation.journal import open_journal, remove_journal
+from biomedllama_cli.evaluation.output import write_results
+from biomedllama_cli.evaluation.plan import Plan
+from biomedllama_cli.evaluation.provenance import collect_versions
+from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
+from biomedllama_cli.recipes.evaluate_harness import run_harness
+from biomedllama_cli.recipes.evaluate_inputs import Inputs
+from biomedllama_cli.recipes.evaluate_run import Run
+from biomedllama_cli.recipes.evaluate_subject import Subject, find_models, load_subject
+from biomedllama_cli.recipes.evaluate_tasks import ScoredTask, add_cell, score_question_task, score_text_task
+from biomedllama_cli.settings.evaluate import EvaluateSettings
+from biomedllama_cli.settings.pretrain import ParallelSettings
+from biomedllama_cli.tasks.catalogue import LoadedQuestions
+
+__all__ = ["Evaluated", "evaluate_model", "find_models"]
+
+logger = logging.getLogger(__name__)
+
+_UNSEEN = {"output_dir", "overwrite", "output", "workspace", "model"}
+"""Settings that no number depends on (the model is told by its weights)."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation, its folder, its samples by file, and its measured precision error (nats), if any."""
+
+    folder: Path
+    results: Results
+    samples: dict[str, list[dict[str, Any]]]
+    precision_error: float | None
+
+
+def evaluate_model(
+    source: str, plan: Plan, inputs: Inputs, settings: EvaluateSettings, folder: Path
+) -> Evaluated:
+    """Score one model on everything that is planned and write its results folder.
+
+    Args:
+        source: hub id, folder or checkpoint.
+        plan: what is scored.
+        inputs: what was read for it.
+        settings: of the command.
+        folder: for the results; written by the first process alone.
+
+    Raises:
+        ModelError: the model cannot be used, or answers with something that is no number.
+        OutputError: the same command is running already, or the folder cannot be written.
+        Resumable: stopped by a signal.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    job = join_job(
+        ParallelSettings(num_processes=settings.compute.num_processes, device=settings.compute.device)
+    )
+    subject = load_subject(source, settings.compute, job.device, settings.protocol.context_length)
+    versions = collect_versions()
+    identity = _identify(subject, inputs, settings, versions)
+    with StopRequest() as stop, open_journal(folder.parent, identity, rank=job.rank) as journal:
+        job.wait()  # all have read what is finished before anybody adds to it
+        run = Run(settings, subject, job, journal, stop)
+        _run(run, plan, inputs)
+        error = _measure_precision(run) if settings.reproduce is not None else None
+        results = Results(
+            created=created,
+            model=subject.facts,
+            seed=settings.seed,
+            settings=settings.model_dump(mode="json"),
+            versions=versions,
+            questions=tuple(run.questions),
+            texts=tuple(run.texts),
+            self_check=max(run.checked.values(), default=None),
+        )
+        if job.rank == 0:
+            write_results(folder, results.model_dump(mode="json"), run.samples, overwrite=settings.overwrite)
+        job.wait()
+        if job.rank == 0:
+            remove_journal(journal)
+    return Evaluated(folder, results, run.samples, error)
+
+
+def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
+    """Score all likelihoods first, then generate: another program that generates needs the model's memory."""
+    scored: list[ScoredTask] = []
+    for one, loaded in inputs.tasks:
+        if isinstance(loaded, LoadedQuestions):
+            scored += score_question_task(run, one, loaded, inputs.contamination.get(one.task.name))
+        else:
+            score_text_task(run, one, loaded)
+    if plan.harness:
+        run_harness(run, plan)
+    generator = None
+    if any(done.profile.method == "generation" for done in scored):
+        generator = _build_generator(run)
+    for done in scored:
+        add_cell(run, done, generator)
+
+
+def _build_generator(run: Run) -> Generator:
+    generation, subject = run.settings.generation, run.subject
+    if generation.backend == "vllm":
+        from biomedllama_cli.evaluation.vllm_backend import VllmGenerator
+
+        subject.model.to("cpu")
+        torch.cuda.empty_cache()
+        return VllmGenerator(
+            subject.facts.source,
+            subject.tokenizer,
+            context_length=subject.context_length,
+            dtype=subject.facts.dtype,
+        )
+    return HuggingFaceGenerator(
+        subject.model,
+        subject.tokenizer,
+        context_length=subject.context_length,
+        batch_size=max(
+            subject.batch_size, generation.chains if "cot" in run.settings.protocol.profile else 4
+        ),
+    )
+
+
+def _identify(
+    subject: Subject, inputs: Inputs, settings: EvaluateSettings, versions: dict[str, str]
+) -> dict[str, Any]:
+    """Return everything the numbers follow from: a start with the same identity continues this one."""
+    facts = subject.facts
+    return {
+        "model": facts.weights_sha256 or facts.source,
+        "revision": facts.revision,
+        "tokenizer": subject.tokenizer.digest,
+        "dtype": facts.dtype,
+        "device": facts.device.partition(":")[0],
+        "attention": facts.attention,
+        "batch_size": subject.batch_size,
+        "settings": settings.model_dump(mode="json", exclude=_UNSEEN),
+        "sources": [[loaded.source.location, loaded.source.sha256] for _, loaded in inputs.tasks],
+        "versions": {name: versions[name] for name in ("biomedllama-cli", "torch", "transformers")},
+    }
+
+
+def _measure_precision(run: Run) -> float | None:
+    """Return the largest difference of a log-likelihood (nats) to the same questions one by one, in fp16.
+
+    fp16 is what was published; the model is converted in place, since nothing is scored after this.
+    """
+    values: Sequence[Any] = [likelihoods for _, likelihoods in run.kept]
+    if not values or run.job.rank != 0:
+        return None
+    groups = [group for group, _ in run.kept]
+    error = run.subject.scorer.check(groups, values)
+    if run.subject.facts.dtype != "fp16":
+        half = run.subject.model.to(torch.float16)
+        scorer = SharedPrefixScorer(
+            half, context_length=run.subject.context_length, batch_size=1, sharing="off"
+        )
+        error = max(error, scorer.check(groups, values))
+    logger.info("precision: %d groups one by one and in fp16 differ by at most %.1e nats", len(groups), error)
+    return error

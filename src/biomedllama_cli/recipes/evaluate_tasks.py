@@ -1,0 +1,176 @@
+"""Score one task under all of its profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from biomedllama_cli.evaluation.cells import CellFacts, Defect, QuestionCell, SourceFacts, TextCell
+from biomedllama_cli.evaluation.contamination import Contamination
+from biomedllama_cli.evaluation.jobs import Asked
+from biomedllama_cli.evaluation.generation import Generator
+from biomedllama_cli.evaluation.likelihoods import Scored, plan_documents, plan_questions, run_pass
+from biomedllama_cli.evaluation.plan import TaskPlan
+from biomedllama_cli.evaluation.profiles import DrawnTask, Profile
+from biomedllama_cli.evaluation.provenance import hash_items
+from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
+from biomedllama_cli.evaluation.variants import build_asked
+from biomedllama_cli.recipes.evaluate_generation import answer_questions
+from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound
+from biomedllama_cli.recipes.evaluate_run import Run
+from biomedllama_cli.report.progress import Progress
+from biomedllama_cli.settings.evaluate import EvaluateSettings
+from biomedllama_cli.tasks.catalogue import LoadedDocuments, LoadedQuestions
+from biomedllama_cli.tasks.fewshot import DrawnQuestion, hash_draws, shuffle_items
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """One task under one profile: its questions as drawn, those that were asked, and their likelihoods."""
+
+    plan: TaskPlan
+    profile: Profile
+    drawn: DrawnTask
+    asked: Sequence[Asked]
+    scored: Sequence[Scored]
+    facts: CellFacts
+
+
+def score_question_task(
+    run: Run, plan: TaskPlan, loaded: LoadedQuestions, contamination: Contamination | None
+) -> list[ScoredTask]:
+    """Score a task of questions under all of its profiles in one pass.
+
+    Args:
+        run: the evaluation.
+        plan: of the task.
+        loaded: its items and pool.
+        contamination: which items the corpus holds, where one was given.
+    """
+    drawn: dict[str, DrawnTask] = {}
+    asked: dict[str, list[Asked]] = {}
+    for profile in plan.profiles:
+        drawn[profile.name] = draw_questions(plan, loaded, profile, run.settings)
+        kept = _keep(drawn[profile.name].questions, profile, contamination, run.settings)
+        asked[profile.name] = build_asked(
+            profile,
+            plan.task.name,
+            kept,
+            adds_bos=run.subject.tokenizer.adds_bos,
+            matrix=run.settings.protocol.matrix,
+            permutations=run.settings.protocol.permutations,
+            seed=run.settings.seed,
+        )
+    work = plan_questions(run.subject.tokenizer, asked)
+    with Progress(f"scoring {plan.task.name}", len(work.groups), "questions") as progress:
+        tick = run.ticking(progress.advance)
+        found = run_pass(
+            run.subject.scorer, work, plan.task.name, journal=run.journal, ranks=run.ranks, on_group=tick
+        )
+    scored = work.assemble(found)
+    run.check(plan.task.name, work.groups, found)
+    done = []
+    for profile in plan.profiles:
+        facts = _describe(run, plan, loaded, profile, drawn[profile.name])
+        if contamination is not None:
+            facts = facts.model_copy(update={"contaminated": contamination.contaminated})
+        name = profile.name
+        done.append(ScoredTask(plan, profile, drawn[name], asked[name], scored[name], facts))
+    return done
+
+
+def _keep(
+    drawn: Sequence[DrawnQuestion],
+    profile: Profile,
+    contamination: Contamination | None,
+    settings: EvaluateSettings,
+) -> Sequence[DrawnQuestion]:
+    """Return the questions to score: the draws are made for all, so that leaving some out changes none."""
+    if contamination is not None and profile.name == "clean":
+        held = set(contamination.contaminated)
+        drawn = [each for each in drawn if each[0].id not in held]
+    return drawn[: settings.protocol.limit]
+
+
+def add_cell(run: Run, done: ScoredTask, generator: Generator | None) -> None:
+    """Add the cell of a task and profile to the run, with generated answers where the profile has them."""
+    task, profile = done.plan.task.name, done.profile
+    n_all = len(done.drawn.questions)
+    if profile.method == "generation":
+        assert generator is not None
+        metrics, samples = answer_questions(run, done, generator)
+    else:
+        metrics, samples = build_metrics(profile, done.asked, done.scored, n_all=n_all)
+    name = f"samples-{profile.name}-{task}.jsonl"
+    run.samples[name] = samples
+    run.questions.append(
+        QuestionCell(
+            profile=str(profile),
+            task=task,
+            method=profile.method,
+            metrics=metrics,
+            facts=done.facts,
+            samples_file=name,
+        )
+    )
+
+
+def _describe(
+    run: Run, plan: TaskPlan, loaded: LoadedQuestions, profile: Profile, drawn: DrawnTask
+) -> CellFacts:
+    tokenizer, questions = run.subject.tokenizer, drawn.questions
+    bos = profile.puts_bos(tokenizer.adds_bos)
+    return CellFacts(
+        prompt=profile.prompt_for(questions[0][0]).describe(),
+        bos=f"BOS (id {tokenizer.bos_id})" if bos else "none",
+        context_length=run.subject.context_length,
+        shots=plan.shots,
+        draw_rule=drawn.rule,
+        draws_sha256=hash_draws(questions),
+        items_sha256=hash_items([question for question, _ in questions]),
+        pool_sha256=None if drawn.pool is None else hash_items(drawn.pool),
+        source=SourceFacts(**vars(loaded.source)),
+        pool_source=SourceFacts(**vars(loaded.pool_source)) if loaded.pool_source else None,
+        defects=tuple(
+            Defect(id=defect.id, kind=defect.kind, detail=defect.detail) for defect in loaded.defects
+        ),
+        dropped_defective=len(loaded.items) - len(keep_sound(loaded, run.settings)),
+    )
+
+
+def score_text_task(run: Run, plan: TaskPlan, loaded: LoadedDocuments) -> None:
+    """Score running text under all profiles that have it and add its cells to the run."""
+    documents = shuffle_items(loaded.items, run.settings.seed)[: run.settings.protocol.limit]
+    tokenizer, length = run.subject.tokenizer, run.subject.context_length
+    done: dict[int, list[float]] = {}
+    for profile in plan.profiles:
+        prefix, prefix_id = profile.choose_rolling_prefix(tokenizer.bos_id, tokenizer.eos_id)
+        work = plan_documents(tokenizer, documents, prefix_id=prefix_id, context_length=length)
+        if prefix_id not in done:  # profiles that begin alike share what was scored
+            with Progress(f"scoring {plan.task.name}", len(work.groups), "windows") as progress:
+                found = run_pass(
+                    run.subject.scorer,
+                    work,
+                    f"{plan.task.name} after {prefix}",
+                    journal=run.journal,
+                    ranks=run.ranks,
+                    on_group=run.ticking(progress.advance),
+                )
+            done[prefix_id] = work.assemble(found)
+        metrics, samples = build_text_metrics(
+            documents, len(loaded.items), work.tokens, done[prefix_id], run.settings.seed
+        )
+        name = f"samples-{profile.name}-{plan.task.name}.jsonl"
+        run.samples[name] = samples
+        run.texts.append(
+            TextCell(
+                profile=str(profile),
+                task=plan.task.name,
+                metrics=metrics,
+                prefix=f"{prefix} (id {prefix_id})",
+                context_length=length,
+                items_sha256=hash_items(loaded.items),
+                source=SourceFacts(**vars(loaded.source)),
+                samples_file=name,
+            )
+        )
