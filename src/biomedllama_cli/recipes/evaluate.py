@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from biomedllama_cli.errors import UserError
 from biomedllama_cli.evaluation.cells import Results
-from biomedllama_cli.evaluation.comparison import compare, compare_profiles
+from biomedllama_cli.evaluation.comparison import compare
 from biomedllama_cli.evaluation.output import check_output_folder
-from biomedllama_cli.evaluation.plan import Plan, TaskPlan, plan_tasks
-from biomedllama_cli.evaluation.profiles import PROFILES
+from biomedllama_cli.evaluation.plan import Plan, plan_tasks
+from biomedllama_cli.evaluation.protocol_difference import compare_profiles
 from biomedllama_cli.evaluation.published import PublishedRow, find_row
 from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, Reproduction, judge, settings_of
 from biomedllama_cli.evaluation.thresholds import check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
-from biomedllama_cli.recipes.evaluate_model import Evaluated, evaluate_model, find_models
 from biomedllama_cli.recipes.evaluate_report import Evaluation, EvaluateReport
+from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models
 from biomedllama_cli.report.evaluation_plots import plot_results
 from biomedllama_cli.settings.evaluate import EvaluateSettings
+
+if TYPE_CHECKING:
+    from biomedllama_cli.recipes.evaluate_model import Evaluated
 
 __all__ = ["EvaluateReport", "evaluate"]
 
@@ -48,13 +48,15 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
     thresholds = parse_thresholds(settings.output.fail_under)
     row = None if settings.reproduce is None else find_row(settings.reproduce)
     settings, plan, sources = _plan(settings, row)
-    output_dirs = _choose_folders(settings, sources)
+    output_dirs = choose_folders(settings, sources)
     for folder in output_dirs:
         check_output_folder(folder, overwrite=settings.overwrite)
     report = EvaluateReport(models=tuple(sources), output_dirs=tuple(map(str, output_dirs)))
     if dry_run:
         planned = describe_inputs(plan, settings)
         return report.model_copy(update={"dry_run": True, "planned": planned})
+
+    from biomedllama_cli.recipes.evaluate_model import evaluate_model  # loads torch
 
     inputs = load_inputs(
         plan, settings, tolerant=row is not None
@@ -106,7 +108,10 @@ def _conclude(
             compare_profiles(one.results, one.folder) for one in evaluated if _shares_tasks(one.results)
         )
     if len(evaluated) > 1:
-        conclusions["comparison"] = compare([one.folder for one in evaluated])
+        try:
+            conclusions["comparison"] = compare([one.folder for one in evaluated])
+        except UserError as error:  # the results stand; that they cannot be compared is news, not an end
+            logger.warning("the models are not compared: %s", error.message)
     if row is not None:
         conclusions["reproductions"] = tuple(_judge(row, one, inputs) for one in evaluated)
     if settings.output.plot is not None:
@@ -122,28 +127,3 @@ def _judge(row: PublishedRow, one: Evaluated, inputs: Inputs) -> Reproduction:
 def _shares_tasks(results: Results) -> bool:
     tasks = [cell.task for cell in results.questions]
     return len(set(tasks)) < len(tasks)
-
-
-def _choose_folders(settings: EvaluateSettings, sources: Sequence[str]) -> list[Path]:
-    """Return where the results of each model go: below `output_dir` where there are several."""
-    names = [model_name(source) for source in sources]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            names[place] = f"{name}-{place + 1}"
-    if settings.output_dir is not None:
-        if len(sources) == 1:
-            return [settings.output_dir]
-        return [settings.output_dir / name for name in names]
-    now = datetime.now(UTC)
-    return [settings.workspace / "runs" / f"evaluate-{name}-{now:%Y%m%dT%H%M%SZ}" for name in names]
-
-
-def model_name(source: str) -> str:
-    """Return a short name of a model for folders: of a checkpoint its run and step.
-
-    >>> model_name("runs/mine/checkpoints/step-00000433"), model_name("org/model"), model_name("scratch:tiny")
-    ('mine-step-00000433', 'model', 'scratch-tiny')
-    """
-    parts = [part for part in Path(source).parts if part not in {"/", ".", "..", "checkpoints"}]
-    kept = parts[-2:] if parts and parts[-1].startswith("step-") else parts[-1:]
-    return "-".join(kept).replace(":", "-") or "model"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from biomedllama_cli.engine.job import Job, join_job
+from biomedllama_cli.engine.job import join_job
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.evaluation.cells import Results
 from biomedllama_cli.evaluation.generation import Generator, HuggingFaceGenerator
@@ -23,13 +23,11 @@ from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
 from biomedllama_cli.recipes.evaluate_run import Run
-from biomedllama_cli.recipes.evaluate_subject import Subject, find_models, load_subject
+from biomedllama_cli.recipes.evaluate_subject import Subject, load_subject
 from biomedllama_cli.recipes.evaluate_tasks import ScoredTask, add_cell, score_question_task, score_text_task
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.settings.pretrain import ParallelSettings
 from biomedllama_cli.tasks.catalogue import LoadedQuestions
-
-__all__ = ["Evaluated", "evaluate_model", "find_models"]
 
 logger = logging.getLogger(__name__)
 

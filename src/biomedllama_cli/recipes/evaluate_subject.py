@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_checkpoint
-from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.cells import ModelFacts
 from biomedllama_cli.evaluation.provenance import hash_weights, locate_model
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
-from biomedllama_cli.settings.evaluate import ComputeSettings, EvaluateSettings
+from biomedllama_cli.settings.evaluate import ComputeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +36,6 @@ class Subject:
     facts: ModelFacts
     batch_size: int
     context_length: int
-
-
-def find_models(settings: EvaluateSettings) -> list[str]:
-    """Return the models given (of a run folder its newest checkpoint), else the newest of the workspace.
-
-    Raises:
-        ModelError: none is given and the workspace has no checkpoint.
-    """
-    if settings.model:
-        return [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
-    checkpoint = find_newest_checkpoint(settings.workspace)
-    if checkpoint is None:
-        raise ModelError(
-            f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
-            "Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
-        )
-    logger.info("no model was given: taking the newest checkpoint of the workspace, %s", checkpoint)
-    return [str(checkpoint)]
 
 
 def load_subject(source: str, compute: ComputeSettings, device: torch.device, context_length: int) -> Subject:
@@ -109,16 +88,6 @@ def limit_context(model: PreTrainedModel, asked: int) -> int:
         asked,
     )
     return int(limit)
-
-
-def _newest_of_run(source: str) -> str:
-    folder = Path(source).expanduser()
-    if not (folder / "checkpoints").is_dir():
-        return source
-    newest = find_checkpoint(folder)
-    if newest is not None:
-        logger.info("the model given is a run folder: taking its newest checkpoint, %s", newest)
-    return str(newest or source)
 
 
 def _describe(

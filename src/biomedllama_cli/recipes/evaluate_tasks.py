@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from biomedllama_cli.evaluation.cells import CellFacts, Defect, QuestionCell, SourceFacts, TextCell
 from biomedllama_cli.evaluation.contamination import Contamination
-from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.generation import Generator
+from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.likelihoods import Scored, plan_documents, plan_questions, run_pass
 from biomedllama_cli.evaluation.plan import TaskPlan
 from biomedllama_cli.evaluation.profiles import DrawnTask, Profile

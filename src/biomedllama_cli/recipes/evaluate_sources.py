@@ -1,0 +1,70 @@
+"""Which models are evaluated, and where their results go; decided before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from biomedllama_cli.errors import ModelError
+from biomedllama_cli.settings.evaluate import EvaluateSettings
+
+logger = logging.getLogger(__name__)
+
+
+def find_models(settings: EvaluateSettings) -> list[str]:
+    """Return the models given (of a run folder its newest checkpoint), else the newest of the workspace.
+
+    Raises:
+        ModelError: none is given and the workspace has no checkpoint.
+    """
+    if settings.model:
+        return [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
+    from biomedllama_cli.engine.checkpoint import find_newest_checkpoint  # loads torch
+
+    checkpoint = find_newest_checkpoint(settings.workspace)
+    if checkpoint is None:
+        raise ModelError(
+            f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
+            "Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
+        )
+    logger.info("no model was given: taking the newest checkpoint of the workspace, %s", checkpoint)
+    return [str(checkpoint)]
+
+
+def choose_folders(settings: EvaluateSettings, sources: Sequence[str]) -> list[Path]:
+    """Return where the results of each model go: below `output_dir` where there are several."""
+    names = [model_name(source) for source in sources]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            names[place] = f"{name}-{place + 1}"
+    if settings.output_dir is not None:
+        if len(sources) == 1:
+            return [settings.output_dir]
+        return [settings.output_dir / name for name in names]
+    now = datetime.now(UTC)
+    return [settings.workspace / "runs" / f"evaluate-{name}-{now:%Y%m%dT%H%M%SZ}" for name in names]
+
+
+def model_name(source: str) -> str:
+    """Return a short name of a model for folders: of a checkpoint its run and step.
+
+    >>> model_name("runs/mine/checkpoints/step-00000433"), model_name("org/model"), model_name("scratch:tiny")
+    ('mine-step-00000433', 'model', 'scratch-tiny')
+    """
+    parts = [part for part in Path(source).parts if part not in {"/", ".", "..", "checkpoints"}]
+    kept = parts[-2:] if parts and parts[-1].startswith("step-") else parts[-1:]
+    return "-".join(kept).replace(":", "-") or "model"
+
+
+def _newest_of_run(source: str) -> str:
+    folder = Path(source).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        return source
+    from biomedllama_cli.engine.checkpoint import find_checkpoint  # loads torch
+
+    newest = find_checkpoint(folder)
+    if newest is not None:
+        logger.info("the model given is a run folder: taking its newest checkpoint, %s", newest)
+    return str(newest or source)
