@@ -23,18 +23,31 @@ from biomedllama_cli.settings.prepare import PrepareSettings
 from biomedllama_cli.tasks.catalogue import TASKS, load_questions
 from biomedllama_cli.tasks.question import Question
 
-WORDS = "cell blood heart liver dose trial patient group risk mean drug renal acute level serum bone".split()
+WORDS = (
+    "cell",
+    "blood",
+    "heart",
+    "liver",
+    "dose",
+    "trial",
+    "patient",
+    "group",
+    "risk",
+    "mean",
+    "drug",
+    "renal",
+)
 MakeCorpus = Callable[..., Path]
 
 # Made up: nobody studied this.
 PUBMEDQA = {
     "QUESTION": "Does humming to seedlings alter their chlorophyll?",
     "CONTEXTS": [
-        "Forty trays of cress were hummed to for an hour each morning while forty others stood in a silent room next door.",
+        "Forty trays of cress were hummed to for an hour each morning while forty stood in a silent room next door.",
         "Chlorophyll was extracted with ethanol after nine days and read at two wavelengths by a blinded assistant.",
     ],
     "final_decision": "no",
-    "LONG_ANSWER": "Humming did not alter the chlorophyll of cress seedlings in this small and entirely invented experiment.",
+    "LONG_ANSWER": "Humming did not alter the chlorophyll of cress seedlings in this small and invented experiment.",
 }
 
 
@@ -81,7 +94,7 @@ def sample() -> tuple[Question, ...]:
 
 
 def write_pubmedqa(path: Path, *pmids: str) -> tuple[Question, ...]:
-    path.write_text(json.dumps({pmid: PUBMEDQA for pmid in pmids}))
+    path.write_text(json.dumps(dict.fromkeys(pmids, PUBMEDQA)))
     return load_questions(TASKS["pubmedqa"], shots=0, test_file=path).items
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import datasets
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
-from biomedllama_cli.errors import UnavailableError
+from biomedllama_cli.errors import DataError, UnavailableError
 from biomedllama_cli.models import hub
+from biomedllama_cli.tasks import hub as hub_data
 from biomedllama_cli.tasks.catalogue import TASKS, load_documents, load_questions
 
 BIGBIO = {"id": "test-0", "question": "Which?", "choices": ["a", "b", "c", "d", "e"], "answer": ["c"]}
@@ -86,3 +90,102 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
         load_questions(TASKS["medmcqa"], shots=0)
     assert modes == [True]
     assert not constants.is_offline_mode()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class CachedRows(list):
+    """Rows as `datasets` returns them: in a file whose folder is named after the commit."""
+
+    cache_files = ({"filename": f"/cache/medmcqa/default/0.0.0/{COMMIT}/medmcqa-validation.arrow"},)
+
+
+def test_commit_of_the_data_set_is_recorded(monkeypatch):
+    row = {"id": "1", "question": "?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 0}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: CachedRows([row]))
+    loaded = load_questions(TASKS["medmcqa"], shots=1)
+    assert loaded.source.revision == loaded.pool_source.revision == COMMIT
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [row])
+    assert load_questions(TASKS["medmcqa"], shots=0).source.revision is None
+
+
+def test_cached_files_of_datasets_itself_lie_in_a_folder_named_after_the_hash(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    rows = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "a.jsonl"), split="train", cache_dir=str(tmp_path)
+    )
+    (file,) = rows.cache_files
+    *_, version, folder, _ = file["filename"].split("/")
+    assert version == "0.0.0"
+    assert len(folder) == 64  # of local files it is a SHA-256, which is no commit
+    assert hub_data._find_revision(hub_data.HubSplit("json", "train"), rows, None) is None
+
+
+def test_commit_of_streamed_rows_is_asked_for_where_the_hub_answers(monkeypatch):
+    rows = [{"text": "A paper.", "meta": {"pile_set_name": "PubMed Central"}}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter(rows))
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
+    assert load_documents(TASKS["pubmed-central"]).source.revision is None  # offline: nobody is asked
+    monkeypatch.setattr(hub, "is_hub_reachable", lambda: True)
+    assert load_documents(TASKS["pubmed-central"]).source.revision == COMMIT
+
+    def fail(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(HfApi, "dataset_info", fail)
+    assert load_documents(TASKS["pubmed-central"]).source.revision is None
+
+
+def test_subjects_of_mmlu_are_read_one_after_the_other(monkeypatch):
+    asked = []
+
+    def load(dataset, configuration, *, split, streaming):
+        asked.append((dataset, configuration, split))
+        return [{"question": "?", "choices": ["a", "b"], "answer": 1, "subject": configuration}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    loaded = load_questions(TASKS["mmlu-medical"], shots=5)
+    assert len(asked) == 12
+    assert asked[0] == ("cais/mmlu", "anatomy", "test")
+    assert asked[-1] == ("cais/mmlu", "professional_medicine", "dev")
+    assert loaded.items[0].id == "anatomy-0"
+    assert loaded.items[5].groups == (("subject", "professional_medicine"),)
+    assert loaded.draw_rule == "train split"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_missing_split_is_named(monkeypatch, tmp_path, streaming):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
+    real = datasets.load_dataset
+
+    def load(*_, split, **__):  # the library's own message for a split that is not there
+        return real(
+            "json",
+            data_files={"train": str(tmp_path / "a.jsonl")},
+            split=split,
+            streaming=streaming,
+            cache_dir=str(tmp_path),
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(
+        UnavailableError, match="medmcqa on the hub has no split 'validation' any more"
+    ) as error:
+        load_questions(TASKS["medmcqa"], shots=0)
+    assert "train" in error.value.message
+    assert "--data medmcqa=FILE" in error.value.hint
+
+
+def test_renamed_columns_are_named_with_their_row(monkeypatch):
+    row = {"id": "1", "question": "?", "option_a": "a", "option_b": "b", "cop": 0}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [row])
+    with pytest.raises(DataError, match="medmcqa, validation split, row 0: field `opa` is missing") as error:
+        load_questions(TASKS["medmcqa"], shots=0)
+    assert "option_a" in error.value.hint
+
+
+def test_empty_split_is_named(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [])
+    with pytest.raises(DataError, match="medmcqa, validation split: the split holds no question"):
+        load_questions(TASKS["medmcqa"], shots=0)
