@@ -1,278 +1,172 @@
-"""The harness gives what a plain transformers loop of our own gives, and follows the published protocol."""
+"""lm-eval's requests get the numbers that lm-eval's own rows give, whatever is shared on the way."""
 
 from __future__ import annotations
 
+import json
 import math
-import re
+import subprocess
+import sys
+from dataclasses import replace
 
-import pyarrow.parquet as pq
+import lm_eval
 import pytest
 import sentencepiece
+import torch
 import yaml
-from lm_eval.evaluator import evaluate as evaluate_plainly
+from harness_tools import TOLERANCE, assert_equal_samples, build_pair, load_harness_rows
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoModelForCausalLM
 
-from biomedllama_cli.errors import DataError, ModelError
-from biomedllama_cli.evaluation import harness
-from biomedllama_cli.evaluation.harness import TASK_FOLDER, ProtocolModel, harness_task_name, score_job
-from biomedllama_cli.evaluation.jobs import QuestionJob, QuestionRow, TextJob, build_question_job
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.evaluation.harness import SharedPrefixLM, wrap_model
+from biomedllama_cli.evaluation.harness_quiet import quiet_harness
+from biomedllama_cli.evaluation.likelihoods import Ranks
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.tokenizer import load_tokenizer, train_tokenizer
-from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, load_questions
-from biomedllama_cli.tasks.fewshot import draw_examples
-from biomedllama_cli.tasks.question import Document
 from biomedllama_cli.tasks.sample import SAMPLE_FILE
 
-TOLERANCE = 1e-4
+rows = load_harness_rows()
+
+QUESTION = "Question: Which metal carries oxygen in the blood?\nAnswer:"
+LONG = "a very long option, " * 12 + "of many tokens"
+LITERAL = (
+    rows.Row("texts", QUESTION, (" iron", " zinc oxide", " a salt of copper"), 0),
+    rows.Row("letters", QUESTION + " A, B or C?", (" A", " B", " C"), 1),
+    rows.Row("equal options", QUESTION, (" iron", " iron", " tin"), 2),
+    rows.Row("shared beginnings", QUESTION, (" " + LONG, " " + LONG + "s", " a very", " a very long"), 0),
+    rows.Row("trailing spaces", QUESTION + "  ", ("iron", "zinc"), 0),
+    rows.Row("no space between", "Is iron a metal?\nAnswer:", ("Yes", "No", "Maybe"), 0),
+    rows.Row("nothing before", "", (" iron", " zinc oxide"), 0),
+    rows.Row("the prefix token's text", "", ("</s> iron", "<s> zinc"), 0),
+    rows.Row("unicode", "Welches Metall trägt Sauerstoff — µg/dl, 血?", (" Eisen", " 鉄", " fer 🩸"), 0),
+    rows.Row("long context", "Iron and zinc. " * 60 + QUESTION, (" iron", " zinc oxide"), 0),
+)
 
 
-def build_scorer(tiny, *, context_length=512, batch_size=3) -> ProtocolModel:
-    model = load_model(str(tiny.folder))
-    tokenizer = load_tokenizer(str(tiny.folder))
-    return ProtocolModel(model, tokenizer, context_length=context_length, batch_size=batch_size)
-
-
-def sample_job(shots: int, items: int = 6) -> QuestionJob:
-    task = TASKS["sample-questions"]
-    assert isinstance(task, QuestionTask)
-    loaded = load_questions(task, shots=shots)
-    return build_question_job(task.name, task.prompt, draw_examples(loaded.items, None, shots, 42)[:items])
-
-
-def assert_equals_own_loop(tiny, job, scores, context_length) -> None:
-    for row, values in zip(job.rows, scores.log_likelihoods, strict=True):
-        own = [
-            tiny.score_option(row.prompt, job.option_prefix + option, context_length)
-            for option in row.options
-        ]
-        assert values == pytest.approx(own, abs=TOLERANCE)
-
-
-@pytest.mark.parametrize("shots", [0, 3])
-@pytest.mark.parametrize("adds_bos", [False, True])
-def test_log_likelihoods_equal_an_independent_loop(request, shots, adds_bos):
-    tiny = request.getfixturevalue("tiny_model_with_bos" if adds_bos else "tiny_model")
-    assert (tiny.tokenizer("a")["input_ids"][0] == 0) == adds_bos  # the fixture is what it says
-    job = sample_job(shots)
-    scores = score_job(build_scorer(tiny), job)
-    assert scores.truncated == 0
-    assert_equals_own_loop(tiny, job, scores, 512)
-
-
-def test_bos_would_change_the_numbers(tiny_model_with_bos):
-    # Without this the test above could not tell whether a BOS slipped in.
-    tiny, row = tiny_model_with_bos, sample_job(0).rows[0]
-    ids, start = tiny.encode(row.prompt + " " + row.options[0]), len(tiny.encode(row.prompt))
-    assert abs(tiny.score_ids(ids, start) - tiny.score_ids([0, *ids], start + 1)) > 100 * TOLERANCE
-
-
-def test_long_inputs_lose_their_left_end(tiny_model):
-    job = sample_job(shots=3)
-    scores = score_job(build_scorer(tiny_model, context_length=40), job)
-    assert scores.truncated == sum(len(row.options) for row in job.rows)
-    assert_equals_own_loop(tiny_model, job, scores, 40)
-    whole = score_job(build_scorer(tiny_model), job)
-    assert whole.log_likelihoods[0] != pytest.approx(scores.log_likelihoods[0], abs=0.01)
-
-
-def test_options_of_many_tokens_equal_options_and_shared_beginnings(tiny_model):
-    long_option = "a very long option, " * 12 + "of many tokens"
-    rows = (
-        QuestionRow("1", "Question: Which?\nAnswer:", ("x", long_option, "x", long_option + "s"), 0),
-        QuestionRow("2", "Question: Which?\nAnswer:", ("Yes", "No", "Maybe", "5"), 1),
-    )
-    for prefix, task in ((" ", "medqa"), ("", "pubmedqa")):
-        job = QuestionJob(task, prefix, rows)
-        scores = score_job(build_scorer(tiny_model), job)
-        assert_equals_own_loop(tiny_model, job, scores, 512)
-    assert scores.log_likelihoods[0][0] == scores.log_likelihoods[0][2]
-
-
-def test_trailing_spaces_of_the_context_move_to_the_option(tiny_model):
-    job = QuestionJob("medqa", " ", (QuestionRow("1", "Question: Which?\nAnswer:  ", ("iron", "zinc"), 0),))
-    (values,) = score_job(build_scorer(tiny_model), job).log_likelihoods
-    own = [
-        tiny_model.score_option("Question: Which?\nAnswer:", "   " + option, 512)
-        for option in ("iron", "zinc")
-    ]
-    assert values == pytest.approx(own, abs=TOLERANCE)
-
-
-def test_batch_size_does_not_change_the_numbers(tiny_model, monkeypatch):
-    job = sample_job(shots=1)
-    one = score_job(build_scorer(tiny_model, batch_size=1), job).log_likelihoods
-    for values, other in zip(
-        score_job(build_scorer(tiny_model, batch_size=16), job).log_likelihoods, one, strict=True
-    ):
-        assert values == pytest.approx(other, abs=TOLERANCE)
-    monkeypatch.setattr(harness, "LOGITS_BUDGET_BYTES", 1)
-    scorer = build_scorer(tiny_model, batch_size=16)
-    score_job(scorer, job)
-    assert scorer.batch_size == 1
+def ask(*pairs: tuple[str, ...], kind: str = "loglikelihood") -> list[Instance]:
+    return [Instance(kind, {}, pair, 0, metadata=("made-up", number, 1)) for number, pair in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("fixture", ["tiny_model", "tiny_model_with_bos"])
-def test_rolling_text_is_conditioned_on_eos_and_equals_an_independent_loop(request, fixture):
+@pytest.mark.parametrize("context_length", [512, 48])
+@pytest.mark.parametrize("add_bos_token", [None, False])
+def test_literal_texts_get_the_numbers_of_plain_lm_eval(request, fixture, context_length, add_bos_token):
     tiny = request.getfixturevalue(fixture)
-    text = " ".join(row.prompt for row in sample_job(0, items=12).rows)
-    documents = (Document("0", text), Document("1", "Iron."), Document("2", text[:700]))
-    length, eos = 64, 1
-    scores = score_job(build_scorer(tiny, context_length=length), TextJob("pubmed-abstracts", documents))
-    for document, (value,) in zip(documents, scores.log_likelihoods, strict=True):
-        ids = tiny.encode(document.text)
-        own, done = 0.0, 0
-        while done < len(ids):
-            end = min(done + length, len(ids))
-            # The window's input is as long as the context allows: EOS is only in front of the first token.
-            begin = max(0, end - length - 1)
-            window = ids[begin:end] if done else [eos, *ids[:end]]
-            own += tiny.score_ids(window, len(window) - (end - done))
-            done = end
-        assert value == pytest.approx(own, abs=TOLERANCE * len(ids))
-        assert value / len(ids) == pytest.approx(own / len(ids), abs=TOLERANCE)
+    plain, ours = build_pair(tiny.folder, max_length=context_length, add_bos_token=add_bos_token)
+    fitting = [row for row in LITERAL if context_length > 400 or "shared" not in row.id]
+    for metrics in (("acc", "acc_norm"), ("acc_mutual_info",)):
+        asked = [rows.build_choice_task("literal", fitting, metrics) for _ in range(2)]
+        (mine,), (other,) = (
+            rows.run_tasks(lm, task).values() for lm, task in zip((ours, plain), asked, strict=True)
+        )
+        assert_equal_samples(mine, other)
 
 
-def test_windows_of_a_document_of_5000_tokens():
-    windows = [
-        make_disjoint_window(window)
-        for window in get_rolling_token_windows(list(range(5000)), -1, max_seq_len=2048, context_len=1)
+def test_bos_of_the_tokenizer_is_kept_and_can_be_left_out(tiny_model_with_bos):
+    # Without this the test above could not tell whether a BOS is there at all.
+    _, with_bos = build_pair(tiny_model_with_bos.folder)
+    _, without = build_pair(tiny_model_with_bos.folder, add_bos_token=False)
+    pair = ask((QUESTION, " zinc oxide"))
+    (a, _), (b, _) = with_bos.loglikelihood(pair)[0], without.loglikelihood(pair)[0]
+    assert abs(a - b) > 100 * TOLERANCE
+    assert b == pytest.approx(tiny_model_with_bos.score_option(QUESTION, " zinc oxide", 512), abs=TOLERANCE)
+
+
+def test_greedy_continuations_are_flagged_and_no_others(tiny_model):
+    plain, ours = build_pair(tiny_model.folder)
+    context = tiny_model.encode(QUESTION)
+    greedy = list(context)
+    for _ in range(3):
+        with torch.no_grad():
+            greedy.append(int(tiny_model.model(torch.tensor([greedy])).logits[0, -1].argmax()))
+    best = greedy[len(context) :]
+    asked = [
+        ((QUESTION, str(number)), context, ids)
+        for number, ids in enumerate(
+            (best, best[:1], [*best[:2], (best[2] + 1) % 384], [(best[0] + 1) % 384])
+        )
     ]
-    assert [len(scored) for _, scored in windows] == [2048, 2048, 904]
-    assert [len(context) for context, _ in windows] == [1, 1, 1145]
-    assert windows[0][0] == [-1]
-    assert windows[2][0][-1] == 4095
+    flags = [flag for _, flag in ours._loglikelihood_tokens(asked, disable_tqdm=True)]
+    assert flags == [True, True, False, False]
+    assert flags == [flag for _, flag in plain._loglikelihood_tokens(asked, disable_tqdm=True)]
 
 
-def test_every_task_has_yaml_of_its_own_name_that_shadows_no_stock_task():
-    files = {path.stem for path in TASK_FOLDER.glob("*.yaml")}
-    assert files == {harness_task_name(name) for name in TASKS}
-    for path in TASK_FOLDER.glob("*.yaml"):
-        task = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert task["task"] == path.stem
-        prefix = None
-        for name, known in TASKS.items():
-            if harness_task_name(name) == path.stem and isinstance(known, QuestionTask):
-                prefix = known.prompt.option_prefix
-                metrics = [entry["metric"] for entry in task["metric_list"]]
-                assert ("acc_norm" in metrics) == known.prompt.normalizes_by_length
-        assert task.get("target_delimiter") == prefix
+@pytest.mark.parametrize("fixture", ["tiny_model", "tiny_model_with_bos"])
+@pytest.mark.parametrize("prefix_token_id", [None, 1])
+def test_running_text_longer_than_the_window_gets_the_numbers_of_plain_lm_eval(
+    request, fixture, prefix_token_id
+):
+    tiny = request.getfixturevalue(fixture)
+    plain, ours = build_pair(tiny.folder, max_length=64, prefix_token_id=prefix_token_id)
+    texts = [" ".join(row.context for row in LITERAL), "Iron.", "Zinc and tin. " * 20, "µ"]
+    mine, other = (rows.run_tasks(lm, rows.build_text_task("text", texts))["text"] for lm in (ours, plain))
+    assert_equal_samples(mine, other)
+    assert len(tiny.encode(texts[0])) > 3 * 64
 
 
-def test_the_harness_own_metrics_agree_with_ours(tiny_model, monkeypatch):
+def test_running_text_without_a_token_has_probability_one(tiny_model):
+    _, ours = build_pair(tiny_model.folder)
+    assert ours.loglikelihood_rolling(ask(("",), ("Iron.",), kind="loglikelihood_rolling"))[0] == 0.0
+
+
+def test_answers_keep_the_order_of_the_requests_and_reach_lm_evals_cache(tiny_model):
+    plain, ours = build_pair(tiny_model.folder)
+    pairs = [
+        (QUESTION, " iron"),
+        ("Another context:", " zinc"),
+        (QUESTION, " iron"),
+        (QUESTION, " tin"),
+        ("", " iron"),
+    ]
+    texts = [("Iron and zinc.",), ("Tin.",)]
     kept = {}
+    for lm in (plain, ours):
+        seen = kept[lm] = {}
 
-    def spy(*arguments, **options):
-        kept.update(run(*arguments, **options))
-        return kept
+        class Hook:
+            def add_partial(self, kind, request, answer, seen=seen):
+                seen[kind, tuple(request)] = answer
 
-    run = harness.run_harness
-    monkeypatch.setattr(harness, "run_harness", spy)
-    from biomedllama_cli.evaluation.results import score_documents, score_questions
-
-    task = TASKS["sample-questions"]
-    drawn = draw_examples(load_questions(task, shots=0).items, None, 0, 42)
-    scores = score_job(build_scorer(tiny_model), build_question_job(task.name, task.prompt, drawn))
-    metrics, samples = score_questions(drawn, 40, task.prompt, scores.log_likelihoods, scores.truncated)
-    theirs = kept["results"]["biomedllama_sample_questions"]
-    assert metrics.acc.value == pytest.approx(theirs["acc,none"])
-    assert metrics.acc_norm.value == pytest.approx(theirs["acc_norm,none"])
-    assert [sample["prediction"] for sample in samples] != [sample["prediction_norm"] for sample in samples]
-
-    documents = [
-        Document(str(row), f"{item.question}\n\n{item.answer} µg ") for row, (item, _) in enumerate(drawn)
-    ]
-    scorer = build_scorer(tiny_model)
-    values = [
-        value for (value,) in score_job(scorer, TextJob("pubmed-central", tuple(documents))).log_likelihoods
-    ]
-    tokens = [len(scorer.tok_encode(document.text)) for document in documents]
-    text, _ = score_documents(documents, 40, tokens, values, seed=0)
-    theirs = kept["results"]["biomedllama_pubmed_central"]
-    words = sum(len(re.split(r"\s+", document.text)) for document in documents)
-    assert text.word_perplexity.value == pytest.approx(math.exp(-sum(values) / words))
-    assert text.byte_perplexity.value == pytest.approx(theirs["byte_perplexity,none"])
-    assert text.bits_per_byte.value == pytest.approx(theirs["bits_per_byte,none"])
-    assert text.words == sum(len(re.split(r"\s+", document.text)) for document in documents)
-    assert text.token_perplexity.value == pytest.approx(math.exp(-sum(values) / sum(tokens)))
+        lm.set_cache_hook(Hook())
+        answers = lm.loglikelihood(ask(*pairs), disable_tqdm=True)
+        rolled = lm.loglikelihood_rolling(ask(*texts, kind="loglikelihood_rolling"), disable_tqdm=True)
+        assert [seen["loglikelihood", pair] for pair in pairs] == answers
+        assert [seen["loglikelihood_rolling", text] for text in texts] == rolled
+    assert kept[ours].keys() == kept[plain].keys()
+    assert answers[0] == answers[2] != answers[3]
 
 
-def test_empty_option_is_refused(tiny_model):
-    job = QuestionJob("pubmedqa", "", (QuestionRow("17", "Question:", ("", "x"), 0),))
-    with pytest.raises(DataError, match="item 17 has an empty option"):
-        score_job(build_scorer(tiny_model), job)
-
-
-def test_option_that_melts_into_its_question_is_refused(tiny_model, monkeypatch):
-    scorer = build_scorer(tiny_model)
-    monkeypatch.setattr(scorer, "tok_encode", lambda *_, **__: [5])
-    job = QuestionJob("medqa", " ", (QuestionRow("1", "Question:", ("y", "x"), 0),))
-    with pytest.raises(DataError, match="has 0 tokens of its own"):
-        score_job(scorer, job)
-
-
-def test_progress_counts_every_scored_input(tiny_model):
-    counted = []
-    job = sample_job(0, items=5)
-    score_job(build_scorer(tiny_model), job, counted.append)
-    assert 15 <= sum(counted) <= 20  # options that share all but their last token are one input
-    assert max(counted) <= 3
-
-
-def test_option_longer_than_the_context_is_refused(tiny_model):
-    job = QuestionJob("medqa", " ", (QuestionRow("1", "Question:", ("zq" * 40, "x"), 0),))
-    with pytest.raises(DataError, match="context_length"):
-        score_job(build_scorer(tiny_model, context_length=16), job)
-
-
-def test_numbers_that_are_not_finite_are_refused(tiny_model):
-    scorer = build_scorer(tiny_model)
-    scorer.model.lm_head.weight.data.fill_(math.nan)
-    with pytest.raises(ModelError, match="finite"):
-        score_job(scorer, sample_job(0, items=1))
-
-
-def test_scoring_keeps_stdout_and_the_log_clean(tiny_model, capfd, caplog):
-    score_job(build_scorer(tiny_model), sample_job(0, items=2))
-    score_job(build_scorer(tiny_model), TextJob("pubmed-central", (Document("0", "Some text."),)))
-    assert capfd.readouterr().out == ""
-    assert caplog.text == ""
-
-
-def test_dates_in_options_stay_text(tiny_model):
-    # A JSON file between us and the harness would take columns of ISO dates for timestamps.
-    row = QuestionRow("2020-01-01", "2020-01-02", ("2020-01-03", "2020-01-04"), 0)
-    assert_equals_own_loop(
-        tiny_model,
-        QuestionJob("medqa", " ", (row,)),
-        score_job(build_scorer(tiny_model), QuestionJob("medqa", " ", (row,))),
-        512,
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_wrapped_model_scores_with_its_own_tokenizer(request, adds_bos):
+    tiny = request.getfixturevalue("tiny_model_with_bos" if adds_bos else "tiny_model")
+    plain, _ = build_pair(tiny.folder)
+    ours = wrap_model(load_model(str(tiny.folder)), load_tokenizer(str(tiny.folder)), context_length=512)
+    assert ours.add_bos_token == adds_bos
+    # Spelled-out special tokens stay text with our tokenizer, and become ids with transformers'.
+    fitting = [row for row in LITERAL if "</s>" not in row.continuations[0]]
+    mine, other = (
+        rows.run_tasks(lm, rows.build_choice_task("literal", fitting))["literal"] for lm in (ours, plain)
     )
+    assert_equal_samples(mine, other)
+    texts = ["Iron and zinc. " * 9, "Tin."]
+    mine, other = (rows.run_tasks(lm, rows.build_text_task("text", texts))["text"] for lm in (ours, plain))
+    assert_equal_samples(mine, other)
 
 
-def test_written_task_can_be_run_by_plain_lm_eval(tmp_path):
-    harness.write_harness_task(sample_job(2), tmp_path)
-    rows = pq.read_table(tmp_path / "biomedllama_sample_questions.parquet").to_pylist()
-    assert rows[0]["prompt"].count("Question: ") == 3
-    assert set(rows[0]) == {"id", "prompt", "options", "answer_index"}
-
-
-def test_plain_lm_eval_gives_our_log_likelihoods_on_our_yaml(tmp_path, tiny_model):
-    """The harness's own model class on the written task, with the protocol's flags, scores what we score."""
-    job = sample_job(2)
-    job = QuestionJob(job.task, job.option_prefix, job.rows[:3])
-    harness.write_harness_task(job, tmp_path)
-    name = harness_task_name(job.task)
-    plain = HFLM(pretrained=str(tiny_model.folder), device="cpu", dtype="float32", batch_size=2)
-    plain.add_bos_token, plain.custom_prefix_token_id = False, 1
-    loaded = TaskManager(include_path=str(tmp_path), include_defaults=False).load([name])
-    samples = evaluate_plainly(plain, loaded, bootstrap_iters=0, log_samples=True)["samples"][name]
-    theirs = [[float(response[0]) for (response,) in sample["resps"]] for sample in samples]
-    ours = score_job(build_scorer(tiny_model), job).log_likelihoods
-    for mine, other in zip(ours, theirs, strict=True):
-        assert list(mine) == pytest.approx(other, abs=1e-4)
+def test_generation_is_that_of_plain_lm_eval(tiny_model_with_bos):
+    folder = str(tiny_model_with_bos.folder)
+    plain, by_name = build_pair(folder)
+    wrapped = wrap_model(load_model(folder), load_tokenizer(folder), context_length=512, batch_size=2)
+    asked = [
+        (text, {"until": ["\n"], "max_gen_toks": 12, "do_sample": False})
+        for text in (QUESTION, "Zinc", "Iron " * 200)
+    ]
+    written = [lm.generate_until(ask(*asked, kind="generate_until")) for lm in (plain, by_name, wrapped)]
+    assert written[0] == written[1] == written[2]
+    assert any(written[0])
 
 
 def test_folder_with_tokenizer_model_is_encoded_by_sentencepiece(tmp_path, tiny_model):
@@ -286,10 +180,138 @@ def test_folder_with_tokenizer_model_is_encoded_by_sentencepiece(tmp_path, tiny_
             return processor.encode(text)
 
     own = WithSentencePiece(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path).eval(), None)
-    loaded = load_tokenizer(str(tmp_path))
+    loaded = replace(load_tokenizer(str(tmp_path)), adds_bos=False)
     assert loaded.kind == "sentencepiece"
-    job = QuestionJob(
-        "medqa", " ", (QuestionRow("1", "Question:  Which  metal?\nAnswer:", ("  iron", "zinc oxide"), 0),)
+    ours = wrap_model(load_model(str(tmp_path)), loaded, context_length=512)
+    context = "Question:  Which  metal?\nAnswer:"
+    for option in ("   iron", " zinc oxide"):
+        ((value, _),) = ours.loglikelihood(ask((context, option)), disable_tqdm=True)
+        assert value == pytest.approx(own.score_option(context, option, 512), abs=TOLERANCE)
+
+
+class MemoryJournal:
+    def __init__(self):
+        self.kept = {}
+
+    def find(self, key):
+        return self.kept.get(key)
+
+    def append(self, key, task, item, value):
+        self.kept[key] = json.loads(json.dumps(value))
+
+
+def test_interrupted_run_takes_what_its_journal_holds_and_scores_the_rest(tiny_model, monkeypatch):
+    pairs = ask(*((f"Question {n}:", option) for n in range(5) for option in (" iron", " zinc oxide")))
+    journal, told = MemoryJournal(), []
+    _, first = build_pair(tiny_model.folder, journal=journal, on_group=told.append)
+    whole = first.loglikelihood(pairs)
+    assert told == [False] * 5
+    for key in list(journal.kept)[::2]:
+        del journal.kept[key]
+    scored = []
+    _, second = build_pair(tiny_model.folder, journal=journal, on_group=scored.append)
+    assert second.loglikelihood(pairs) == whole
+    assert sorted(scored) == [False] * 3 + [True] * 2
+
+
+def test_ranks_share_the_groups_and_all_get_every_answer(tiny_model):
+    pairs = ask(*((f"Question {n}:", option) for n in range(5) for option in (" iron", " zinc oxide")))
+    _, alone = build_pair(tiny_model.folder)
+    shares = []
+
+    class Kept(Exception):
+        pass
+
+    def keep(found):
+        shares.append(dict(found))
+        raise Kept
+
+    for rank in range(2):
+        _, one = build_pair(tiny_model.folder, ranks=Ranks(rank, 2, keep))
+        with pytest.raises(Kept):
+            one.loglikelihood(pairs, disable_tqdm=True)
+    assert sorted([*shares[0], *shares[1]]) == list(range(5))
+    _, last = build_pair(tiny_model.folder, ranks=Ranks(0, 2, lambda found: {**found, **shares[1]}))
+    assert last.loglikelihood(pairs, disable_tqdm=True) == alone.loglikelihood(pairs, disable_tqdm=True)
+
+
+def test_record_holds_tokens_and_truncation_of_each_request(tiny_model):
+    _, ours = build_pair(tiny_model.folder, max_length=32)
+    ours.record = {}
+    short, long = ("Metal:", " zinc oxide"), ("Iron and zinc. " * 20, " iron")
+    ours.loglikelihood(ask(short, long), disable_tqdm=True)
+    assert ours.record[short].tokens == len(tiny_model.encode("Metal: zinc oxide")) - len(
+        tiny_model.encode("Metal:")
     )
-    scores = score_job(build_scorer(own), job)
-    assert_equals_own_loop(own, job, scores, 512)
+    assert [ours.record[pair].truncated for pair in (short, long)] == [False, True]
+
+
+@pytest.mark.parametrize(("continuation", "length"), [("", 512), (" iron" * 40, 16)])
+def test_continuation_of_no_token_or_too_many_is_refused(tiny_model, continuation, length):
+    _, ours = build_pair(tiny_model.folder, max_length=length)
+    with pytest.raises(DataError, match="context_length"):
+        ours.loglikelihood(ask((QUESTION, continuation)), disable_tqdm=True)
+
+
+def test_adapter_is_scored_as_plain_lm_eval_scores_it(tmp_path, tiny_model):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model.folder)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    plain, ours = build_pair(tiny_model.folder, peft=str(tmp_path))
+    _, bare = build_pair(tiny_model.folder)
+    asked = ask((QUESTION, " iron"), (QUESTION, " zinc oxide"))
+    mine, other, without = (
+        [value for value, _ in lm.loglikelihood(asked, disable_tqdm=True)] for lm in (ours, plain, bare)
+    )
+    assert mine == pytest.approx(other, abs=TOLERANCE)
+    assert mine != pytest.approx(without, abs=0.01)
+
+
+def test_name_is_known_to_lm_eval_after_the_import(tiny_model):
+    assert get_model("biomedllama") is SharedPrefixLM
+    with quiet_harness():
+        outcome = lm_eval.simple_evaluate(
+            model="biomedllama",
+            model_args=f"pretrained={tiny_model.folder},dtype=float32,max_length=256,sharing=off",
+            device="cpu",
+            tasks=[rows.build_choice_task("literal", LITERAL[:2])],
+            task_manager=TaskManager(include_defaults=False),
+            bootstrap_iters=0,
+        )
+    assert outcome["n-samples"]["literal"]["effective"] == 2
+    assert math.isfinite(outcome["results"]["literal"]["acc,none"])
+
+
+@pytest.mark.slow
+def test_module_run_is_lm_evals_command_line_with_our_model(tmp_path, tiny_model):
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"q": f"Question {n}:", "a": n % 2}) + "\n" for n in range(3))
+    )
+    task = {
+        "task": "made_up",
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {"test": str(tmp_path / "rows.jsonl")},
+            "cache_dir": str(tmp_path / "c"),
+        },
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "q",
+        "doc_to_choice": ["iron", "zinc oxide"],
+        "doc_to_target": "a",
+    }
+    (tmp_path / "made_up.yaml").write_text(yaml.safe_dump(task))
+    command = [sys.executable, "-m", "biomedllama_cli.evaluation.harness", "run", "--model", "biomedllama"]
+    command += ["--model_args", f"pretrained={tiny_model.folder},dtype=float32", "--device", "cpu"]
+    command += ["--include_path", str(tmp_path), "--tasks", "made_up", "--output_path", str(tmp_path / "out")]
+    finished = subprocess.run([*command, "--log_samples"], capture_output=True, text=True, check=True)
+    assert "|made_up|" in finished.stdout
+    (file,) = (tmp_path / "out").rglob("samples_made_up_*.jsonl")
+    with quiet_harness():
+        plain = HFLM(pretrained=str(tiny_model.folder), device="cpu", dtype="float32")
+    for sample in map(json.loads, file.open(encoding="utf-8")):
+        pairs = [(arguments["arg_0"], arguments["arg_1"]) for arguments in sample["arguments"].values()]
+        own = [value for value, _ in plain.loglikelihood(ask(*pairs), disable_tqdm=True)]
+        assert [float(one[0][0]) for one in sample["resps"]] == pytest.approx(own, abs=TOLERANCE)

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from lm_eval.api.registry import register_model
@@ -90,7 +90,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
         pretrained: str | PreTrainedModel,
         *,
         own_tokenizer: Tokenizer | None = None,
-        sharing: str = "auto",
+        sharing: Literal["auto", "off"] = "auto",
         row_tokens: int | None = None,
         journal: Journal | None = None,
         ranks: Ranks | None = None,

@@ -183,17 +183,25 @@ _WORDING = (
     "doc_to_target",
     "target_delimiter",
     "fewshot_delimiter",
-    "fewshot_config",
     "generation_kwargs",
     "output_type",
 )
 
 
 def _describe_prompt(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what fixes the wording, as JSON: functions stand there by their source."""
+    """Return what fixes the wording, as JSON: functions stand there by their source, or else by their name."""
     kept = {name: config[name] for name in _WORDING if config.get(name) not in (None, "")}
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    fewshot = config.get("fewshot_config") or {}
+    kept["fewshot_sampler"] = fewshot.get("sampler")
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=_name_of))
     return plain
+
+
+def _name_of(value: Any) -> str:
+    """Return the name of a function, which has no address in it that changes from run to run."""
+    function = getattr(value, "func", value)
+    arguments = [*getattr(value, "args", ()), *getattr(value, "keywords", {}).items()]
+    return f"{getattr(function, '__qualname__', type(value).__name__)}{arguments or ''}"
 
 
 def _hash_documents(documents: Any) -> str:
