@@ -52,6 +52,11 @@ class SettingsCommand(TyperCommand):
                 report = ctx.invoke(self.callback)
         except (Exception, KeyboardInterrupt) as error:
             return print_error(error, as_json=options["json"], debug=options["debug"])
-        if report is not None:
-            print_report(report, as_json=options["json"])
-        return 0
+        if report is None:
+            return 0
+        print_report(report, as_json=options["json"])
+        problem = getattr(report, "problem", None)
+        if problem is None:
+            return 0
+        # The report is the one document on stdout; what is wrong with it goes to stderr.
+        return print_error(problem, as_json=False, debug=options["debug"])

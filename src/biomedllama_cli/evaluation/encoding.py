@@ -12,6 +12,8 @@ from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.evaluation.scorer import TokenSequence
 from biomedllama_cli.models.tokenizer import Tokenizer
 
+_DROP_HINT = "Leave items with defects out: --drop-defective."
+
 
 def encode_continuations(
     tokenizer: Tokenizer, context: str, continuations: Sequence[str], *, bos: bool
@@ -34,7 +36,9 @@ def encode_continuations(
             raise ModelError("the protocol puts BOS first, and this model's tokenizer has no BOS")
         prefix = [tokenizer.bos_id]
     if "" in continuations:
-        raise DataError(f"the question {_shorten(context)} has an empty option; every option must be text")
+        raise DataError(
+            f"the question {_shorten(context)} has an empty option; every option must be text", _DROP_HINT
+        )
     bare = context.rstrip()
     moved = context[len(bare) :]
     context_ids, *whole_ids = tokenizer.encode_batch([bare, *(context + text for text in continuations)])
@@ -46,7 +50,8 @@ def encode_continuations(
         scored = len(ids) - len(context_ids)
         if scored <= 0:
             raise DataError(
-                f"option {moved + text!r} has no token of its own after its question {_shorten(context)}"
+                f"option {moved + text!r} has no token of its own after its question {_shorten(context)}",
+                _DROP_HINT,
             )
         sequences.append(TokenSequence((*prefix, *ids), scored))
     return sequences

@@ -170,6 +170,6 @@ def _read_files(
                 "Add --shots N, or leave the pool out.",
             )
         files[key] = Path(value).expanduser()
-        if not files[key].is_file():
+        if not files[key].exists():
             raise DataError(f"protocol.data has {entry}, and there is no file {value}")
     return files

@@ -42,7 +42,6 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         ModelError: there is no model, or it cannot be used.
         UnavailableError: a hub or a device is not to be had.
         OutputError: an output folder holds something.
-        ThresholdError: a result is worse than `fail_under` allows.
         Resumable: stopped by a signal; the same command continues.
     """
     thresholds = parse_thresholds(settings.output.fail_under)
@@ -65,11 +64,11 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         evaluate_model(source, plan, inputs, settings, folder)
         for source, folder in zip(sources, output_dirs, strict=True)
     ]
-    report = report.model_copy(update=_conclude(settings, row, inputs, evaluated)).in_form(
-        settings.output.format
-    )
-    check_thresholds(thresholds, [one.results for one in evaluated], report)
-    return report
+    if evaluated[0].rank != 0:  # the first process has written the folders, and tells
+        return report
+    conclusions = _conclude(settings, row, inputs, evaluated)
+    conclusions["failed_thresholds"] = check_thresholds(thresholds, [one.results for one in evaluated])
+    return report.model_copy(update=conclusions).in_form(settings.output.format)
 
 
 def _plan(settings: EvaluateSettings, row: PublishedRow | None) -> tuple[EvaluateSettings, Plan, list[str]]:

@@ -37,7 +37,17 @@ _UNSEEN = {"output_dir", "overwrite", "output", "workspace", "model"}
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A finished evaluation, its folder, its samples by file, and its measured precision error (nats), if any."""
+    """A finished evaluation.
+
+    Attributes:
+        rank: of this process; the first one has written the folder.
+        folder: of the results.
+        results: what is in it.
+        samples: likewise, by name of their file.
+        precision_error: largest difference of a log-likelihood (nats) in fp16, one by one; None if not measured.
+    """
+
+    rank: int
 
     folder: Path
     results: Results
@@ -89,7 +99,7 @@ def evaluate_model(
         job.wait()
         if job.rank == 0:
             remove_journal(journal)
-    return Evaluated(folder, results, run.samples, error)
+    return Evaluated(job.rank, folder, results, run.samples, error)
 
 
 def _run(run: Run, plan: Plan, inputs: Inputs) -> None:

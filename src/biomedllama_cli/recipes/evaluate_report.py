@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydantic import PrivateAttr
 
 from biomedllama_cli.evaluation.cells import Frozen, Results
+from biomedllama_cli.errors import ThresholdError, UserError
 from biomedllama_cli.evaluation.comparison import Comparison
+from biomedllama_cli.evaluation.protocol_difference import ProtocolTable
 from biomedllama_cli.evaluation.reproduction import Reproduction
 from biomedllama_cli.report.evaluation_lines import evaluation_lines
 
@@ -39,6 +41,7 @@ class EvaluateReport(Frozen):
         comparison: of the models, where there are several.
         reproductions: the verdicts on a published row, one per model.
         plot: file that was drawn.
+        failed_thresholds: of `fail_under`, one sentence each.
     """
 
     schema_version: str = "biomedllama.evaluate/2"
@@ -47,10 +50,11 @@ class EvaluateReport(Frozen):
     output_dirs: tuple[str, ...] = ()
     planned: tuple[Planned, ...] | None = None
     evaluations: tuple[Evaluation, ...] = ()
-    protocols: tuple[Comparison, ...] = ()
+    protocols: tuple[ProtocolTable, ...] = ()
     comparison: Comparison | None = None
     reproductions: tuple[Reproduction, ...] = ()
     plot: str | None = None
+    failed_thresholds: tuple[str, ...] = ()
     _format: str = PrivateAttr(default="terminal")
 
     def in_form(self, form: str) -> EvaluateReport:
@@ -58,6 +62,13 @@ class EvaluateReport(Frozen):
         copy = self.model_copy()
         copy._format = form
         return copy
+
+    @property
+    def problem(self) -> UserError | None:
+        """What ends the command with another code than 0, once the report is printed."""
+        if not self.failed_thresholds:
+            return None
+        return ThresholdError("; ".join(self.failed_thresholds))
 
     def lines(self) -> list[str]:
         """Return the summary as plain lines of text."""
