@@ -11,10 +11,7 @@ import pytest
 from biomedllama_cli.errors import OutputError
 from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 from biomedllama_cli.evaluation.output import write_results
-from biomedllama_cli.evaluation.results import score_questions
 from biomedllama_cli.evaluation.statistics import bootstrap_rate_interval, macro_f1, wilson_interval
-from biomedllama_cli.tasks.catalogue import TASKS
-from biomedllama_cli.tasks.question import Question
 
 
 def test_wilson_interval_equals_the_formula_and_stays_inside_0_and_1():
@@ -42,29 +39,6 @@ def test_bootstrap_covers_the_true_rate_about_as_often_as_it_says():
 def test_macro_f1_of_always_yes():
     answers = [0] * 552 + [1] * 338 + [2] * 110
     assert macro_f1(answers, [0] * 1000, 3) == pytest.approx(2 * 0.552 / 1.552 / 3)
-
-
-def test_pubmedqa_metrics_name_the_majority_and_the_predicted_labels():
-    prompt = TASKS["pubmedqa"].prompt
-    items = [
-        Question(str(row), "?", ("yes", "no", "maybe"), answer, "x")
-        for row, answer in enumerate((0, 0, 1, 2))
-    ]
-    values = [[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -1.0, -2.0], [-1.0, -1.0, -1.0]]
-    metrics, _ = score_questions([(item, ()) for item in items], 4, prompt, values, 0)
-    assert metrics.acc.correct == 2
-    assert metrics.predicted_labels == {"Yes": 2, "No": 2, "Maybe": 0}
-    assert metrics.answer_labels == {"Yes": 2, "No": 1, "Maybe": 1}
-    assert metrics.majority == 0.5
-    assert metrics.acc_norm is None
-
-
-def test_acc_norm_divides_by_characters_without_the_space():
-    prompt = TASKS["medqa"].prompt
-    item = Question("1", "?", ("ab", "abcdefgh"), 1)
-    metrics, _ = score_questions([(item, ())], 1, prompt, [[-4.0, -12.0]], 0)
-    assert metrics.acc.correct == 0  # -4 > -12
-    assert metrics.acc_norm.correct == 1  # -12 / 8 > -4 / 2; with the space -12 / 9 > -4 / 3 would tie
 
 
 def test_unigram_baseline_equals_the_entropy_of_its_own_counts():
