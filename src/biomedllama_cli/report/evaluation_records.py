@@ -1,0 +1,107 @@
+"""All numbers of evaluations in one long table, for CSV: a row per number, with everything that tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from biomedllama_cli.evaluation.cells import Accuracy, Estimate, QuestionCell, Results, TextCell
+from biomedllama_cli.report.tables import Cell, Column, Table
+
+_COLUMNS = (
+    Column("model"),
+    Column("revision"),
+    Column("weights_sha256"),
+    Column("created"),
+    Column("profile"),
+    Column("task"),
+    Column("method"),
+    Column("shots", "integer"),
+    Column("bos"),
+    Column("context_length", "integer"),
+    Column("items_sha256"),
+    Column("n_all", "integer"),
+    Column("quantity"),
+    Column("group_kind"),
+    Column("group"),
+    Column("value", "number"),
+    Column("low", "number"),
+    Column("high", "number"),
+    Column("correct", "integer"),
+    Column("n", "integer"),
+    Column("clusters", "integer"),
+)
+Record = tuple[Cell, ...]
+_Number = tuple[str, str | None, str | None, float | Accuracy | Estimate | None]
+"""Quantity, kind and name of the group, and what it is."""
+
+
+def build_records(results: Sequence[Results]) -> Table:
+    """Return one row per number: scores, baselines, groups, counts of labels, permutations, votes, texts."""
+    rows: list[Record] = []
+    for one in results:
+        model = (one.model.source, one.model.revision, one.model.weights_sha256, one.created)
+        for question in one.questions:
+            facts = question.facts
+            place: Record = (
+                *(question.profile, question.task, question.method, facts.shots, facts.bos),
+                *(facts.context_length, facts.items_sha256, question.metrics.n_all),
+            )
+            rows += [(*model, *place, *_record(number)) for number in _question_numbers(question)]
+        for text in one.texts:
+            place = (
+                *(text.profile, text.task, "rolling", None, text.prefix),
+                *(text.context_length, text.items_sha256, text.metrics.n_all),
+            )
+            rows += [(*model, *place, *_record(number)) for number in _text_numbers(text)]
+    return Table("", _COLUMNS, tuple(rows))
+
+
+def _record(number: _Number) -> Record:
+    quantity, kind, group, value = number
+    if isinstance(value, Accuracy):
+        return quantity, kind, group, value.value, *value.interval, value.correct, value.n, value.clusters
+    if isinstance(value, Estimate):
+        return quantity, kind, group, value.value, *(value.interval or (None, None)), None, None, None
+    return quantity, kind, group, value, None, None, None, None, None
+
+
+def _question_numbers(cell: QuestionCell) -> Iterator[_Number]:
+    metrics = cell.metrics
+    yield f"headline: {metrics.headline}", None, None, metrics.scores[metrics.headline]
+    for name, accuracy in metrics.scores.items():
+        yield name, None, None, accuracy
+    yield "random", None, None, metrics.random
+    simple = {
+        "majority": metrics.majority,
+        "context_free": metrics.context_free,
+        "macro_f1": metrics.macro_f1,
+        "unparsed": metrics.unparsed,
+        "truncated_inputs": metrics.truncated_inputs,
+        "defects": len(cell.facts.defects),
+        "dropped_defective": cell.facts.dropped_defective,
+        "contaminated": None if cell.facts.contaminated is None else len(cell.facts.contaminated),
+    }
+    for name, value in simple.items():
+        if value is not None:
+            yield name, None, None, value
+    for kind, groups in metrics.groups.items():
+        for group, accuracy in groups.items():
+            yield metrics.headline, kind, group, accuracy
+    for name, counts in (("predicted", metrics.predicted_labels), ("answers", metrics.answer_labels)):
+        for label, count in (counts or {}).items():
+            yield name, "label", label, count
+    if metrics.permutations is not None:
+        for name in ("count", "mean_accuracy", "lowest", "highest", "consistent"):
+            yield f"permutations_{name}", None, None, getattr(metrics.permutations, name)
+        for position, count in enumerate(metrics.permutations.chosen_positions, start=1):
+            yield "chosen", "shown position", str(position), count
+    for chains, share in sorted((metrics.vote_curve or {}).items()):
+        yield "majority_vote", "chains", str(chains), share
+
+
+def _text_numbers(cell: TextCell) -> Iterator[_Number]:
+    metrics = cell.metrics
+    for name in ("bits_per_byte", "byte_perplexity", "word_perplexity", "token_perplexity"):
+        yield name, None, None, getattr(metrics, name)
+    for name in ("log_likelihood", "n", "words", "tokens", "utf8_bytes"):
+        yield name, None, None, getattr(metrics, name)
