@@ -153,7 +153,7 @@ def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = Fal
         ("shots", a.facts.shots, b.facts.shots),
     ]
     if not _bos_by_convention(first, second):
-        pairs.append(("bos", _bos_kind(a), _bos_kind(b)))
+        pairs.append(("bos", _without_id(a.facts.bos), _without_id(b.facts.bos)))
     pairs.append(("items_sha256", a.facts.items_sha256, b.facts.items_sha256))
     if not across_seeds:
         pairs.append(("draw_rule", a.facts.draw_rule, b.facts.draw_rule))
@@ -197,7 +197,7 @@ def check_same_text(first: Run, second: Run, a: TextCell, b: TextCell) -> None:
     pairs: list[tuple[str, object, object]] = [
         ("profile", a.profile, b.profile),
         ("context_length", a.context_length, b.context_length),
-        ("prefix", a.prefix, b.prefix),
+        ("prefix", _without_id(a.prefix), _without_id(b.prefix)),
         ("text_sha256", a.metrics.text_sha256, b.metrics.text_sha256),
     ]
     _refuse_differences(first, second, a, pairs)
@@ -216,7 +216,7 @@ def find_notes(first: Run, second: Run, a: CellT, b: CellT) -> tuple[str, ...]:
                 f"inputs that lost their left end: {first.label} {cut[0]} (of {a.facts.context_length} tokens at "
                 f"most), {second.label} {cut[1]} (of {b.facts.context_length})"
             )
-        if _bos_kind(a) != _bos_kind(b):
+        if _without_id(a.facts.bos) != _without_id(b.facts.bos):
             notes.append(
                 f"BOS as each tokenizer has it: {first.label} {a.facts.bos}, {second.label} {b.facts.bos}"
             )
@@ -227,15 +227,16 @@ def _keys(a: QuestionCell, b: QuestionCell) -> list[str]:
     return sorted(a.facts.prompt.keys() | b.facts.prompt.keys())
 
 
-def _bos_kind(cell: QuestionCell) -> str:
-    """`none` or `BOS`: its id is another in every tokenizer."""
-    return cell.facts.bos.split(" ")[0]
+def _without_id(token: str) -> str:
+    """`BOS (id 1)` is `BOS`: the id is another in every tokenizer."""
+    return token.split(" (id")[0]
 
 
 def _bos_by_convention(first: Entry, second: Entry) -> bool:
     """Tell whether both models have BOS just where their tokenizers put it: one rule, though the effect differs."""
     return all(
-        (_bos_kind(one.cell) != "none") == one.run.results.model.tokenizer_adds_bos for one in (first, second)
+        (_without_id(one.cell.facts.bos) != "none") == one.run.results.model.tokenizer_adds_bos
+        for one in (first, second)
     )
 
 

@@ -66,11 +66,17 @@ def compare(folders: Sequence[Path], *, score: str | None = None) -> Comparison:
         score: the score to compare; None takes each cell's headline.
 
     Raises:
-        SettingsError: fewer than two folders, or cells that were not asked alike.
+        SettingsError: fewer than two folders, a score that none has, or cells that were not asked alike.
         DataError: a folder cannot be read, or cells are not of the same items or text.
     """
     runs = _load_runs(folders)
     families = [_collect_cells(group, score) for group in _group_by_seed(runs)]
+    if score and not any(family.entries for family in families):
+        known = {name for run in runs for cell in run.results.questions for name in cell.metrics.scores}
+        raise SettingsError(
+            f"score is {score!r}; none of {', '.join(run.label for run in runs)} has it",
+            f"Scores there are: {', '.join(sorted(known)) or 'none'}.",
+        )
     builder = _Builder(runs[0].results.seed)
     for family in families:
         builder.summarise(family)

@@ -148,10 +148,9 @@ class Comparison(Frozen):
                 for item in self.not_compared
             ]
         if self.tests:
-            plural = "test" if self.tests == 1 else "tests"
             lines += [
                 "",
-                f"Intervals are 95 %; p (Holm) allows for all {self.tests} {plural} of this comparison.",
+                f"Intervals are 95 %; tests of this comparison that p (Holm) allows for: {self.tests}.",
             ]
         return lines
 
