@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.evaluation.answer_parsing import trim_answer
 from biomedllama_cli.evaluation.profiles import PROFILES, draw_task, find_profile
 from biomedllama_cli.evaluation.variants import build_asked
 from biomedllama_cli.tasks.fewshot import draw_examples
-from biomedllama_cli.tasks.prompts import trim_answer
 from biomedllama_cli.tasks.pubmedqa_split import NON_TEST_PMIDS
 from biomedllama_cli.tasks.question import Question
 

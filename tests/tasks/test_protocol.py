@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.evaluation.answer_parsing import trim_answer
 from biomedllama_cli.tasks import prompts
 from biomedllama_cli.tasks.catalogue import TASKS
 from biomedllama_cli.tasks.fewshot import draw_examples, hash_draws, shuffle_items
-from biomedllama_cli.tasks.prompts import kind_of, show_options, trim_answer
+from biomedllama_cli.tasks.prompts import kind_of, show_options
 from biomedllama_cli.tasks.question import Question
 
 KNOWLEDGE = Question("1", "Which {metal}?", ("Zinc", "Iron"), 1)

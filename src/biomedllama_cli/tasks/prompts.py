@@ -153,15 +153,6 @@ def show_options(prompt: PromptFormat) -> PromptFormat:
     )
 
 
-def trim_answer(text: str) -> str:
-    """Return an answer as the published exact match compares it; applied to prediction and gold alike.
-
-    >>> trim_answer("(A) Vitamin B1 (thiamine)"), trim_answer(" A) Vitamin B1 (thiamine")
-    ('A) Vitamin B1 (thiamine', 'A) Vitamin B1 (thiamine')
-    """
-    return text.lstrip("( ").strip(" )")
-
-
 def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -230,7 +221,10 @@ CHAIN_QUESTION = replace(
     example_target=_CLOSING + " ({letter}) {option}",
     closing=_CLOSING + " (",
 )
-"""The instructed prompt with two cues of this project's own: one for the chain of thought, one for its answer."""
+"""The instructed prompt with two cues of this project's own: one for the chain of thought, one for its answer.
+
+The answer is what the chain states (`the answer is ...`); a chain that ends without can be continued with `closing`.
+"""
 
 CHAIN_ABSTRACT = replace(
     INSTRUCTED_ABSTRACT,
