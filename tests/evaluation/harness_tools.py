@@ -29,11 +29,13 @@ def load_harness_rows() -> Any:
     return sys.modules[name]
 
 
-def build_pair(folder: Path, **options: Any) -> tuple[HFLM, SharedPrefixLM]:
+def build_pair(
+    folder: Path, *, only_ours: dict[str, Any] | None = None, **options: Any
+) -> tuple[HFLM, SharedPrefixLM]:
     """Return plain lm-eval's model and ours, of one folder with the same options."""
     given = {"pretrained": str(folder), "device": "cpu", "dtype": "float32", "batch_size": 2, **options}
     with quiet_harness():
-        return HFLM(**given), SharedPrefixLM(**given)
+        return HFLM(**given), SharedPrefixLM(**given, **(only_ours or {}))
 
 
 def assert_equal_samples(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> None:

@@ -203,13 +203,13 @@ class MemoryJournal:
 def test_interrupted_run_takes_what_its_journal_holds_and_scores_the_rest(tiny_model, monkeypatch):
     pairs = ask(*((f"Question {n}:", option) for n in range(5) for option in (" iron", " zinc oxide")))
     journal, told = MemoryJournal(), []
-    _, first = build_pair(tiny_model.folder, journal=journal, on_group=told.append)
+    _, first = build_pair(tiny_model.folder, only_ours={"journal": journal, "on_group": told.append})
     whole = first.loglikelihood(pairs)
     assert told == [False] * 5
     for key in list(journal.kept)[::2]:
         del journal.kept[key]
     scored = []
-    _, second = build_pair(tiny_model.folder, journal=journal, on_group=scored.append)
+    _, second = build_pair(tiny_model.folder, only_ours={"journal": journal, "on_group": scored.append})
     assert second.loglikelihood(pairs) == whole
     assert sorted(scored) == [False] * 3 + [True] * 2
 
@@ -227,11 +227,13 @@ def test_ranks_share_the_groups_and_all_get_every_answer(tiny_model):
         raise Kept
 
     for rank in range(2):
-        _, one = build_pair(tiny_model.folder, ranks=Ranks(rank, 2, keep))
+        _, one = build_pair(tiny_model.folder, only_ours={"ranks": Ranks(rank, 2, keep)})
         with pytest.raises(Kept):
             one.loglikelihood(pairs, disable_tqdm=True)
     assert sorted([*shares[0], *shares[1]]) == list(range(5))
-    _, last = build_pair(tiny_model.folder, ranks=Ranks(0, 2, lambda found: {**found, **shares[1]}))
+    _, last = build_pair(
+        tiny_model.folder, only_ours={"ranks": Ranks(0, 2, lambda found: {**found, **shares[1]})}
+    )
     assert last.loglikelihood(pairs, disable_tqdm=True) == alone.loglikelihood(pairs, disable_tqdm=True)
 
 
