@@ -11,14 +11,12 @@ from biomedllama_cli.evaluation.encoding import encode_continuations, iter_windo
 from biomedllama_cli.evaluation.jobs import Asked, Likelihood
 from biomedllama_cli.evaluation.journal import Journal
 from biomedllama_cli.evaluation.scorer import Group, TokenSequence
+from biomedllama_cli.evaluation.variants import CONTEXT_FREE, PREMISE_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.tasks.question import Document
 
 Scored = Mapping[str, tuple[Likelihood, ...]]
 """By name of the variant: one likelihood per option, in the question's own order."""
-
-CONTEXT_FREE = "context_free"
-"""Variants of this name depend on the options alone: equal ones are scored once for all questions."""
 
 
 class Scorer(Protocol):
@@ -60,7 +58,10 @@ class Pass:
         """Return the likelihoods by profile, question and variant."""
         return {
             profile: [
-                {name: tuple(found[group][place] for group, place in where) for name, where in question.items()}
+                {
+                    name: tuple(found[group][place] for group, place in where)
+                    for name, where in question.items()
+                }
                 for question in questions
             ]
             for profile, questions in self.places.items()
@@ -107,7 +108,8 @@ def plan_questions(tokenizer: Tokenizer, asked: Mapping[str, Sequence[Asked]]) -
                 sequences = encode_continuations(
                     tokenizer, variant.context, variant.continuations, bos=variant.bos
                 )
-                free = variant.name == CONTEXT_FREE
+                # These depend on the options alone: equal ones are scored once for all questions.
+                free = variant.name == CONTEXT_FREE or variant.name.startswith(PREMISE_PREFIX)
                 key = tuple(sequences) if free else (one.question.id, one.question.question)
                 group = collector.number_of(key, "" if free else one.question.id)
                 where[variant.name] = [collector.place(group, sequence) for sequence in sequences]

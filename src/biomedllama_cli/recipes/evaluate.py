@@ -16,7 +16,7 @@ from biomedllama_cli.evaluation.published import PublishedRow, find_row
 from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, Reproduction, judge, settings_of
 from biomedllama_cli.evaluation.thresholds import check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
-from biomedllama_cli.recipes.evaluate_report import Evaluation, EvaluateReport
+from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation
 from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models
 from biomedllama_cli.report.evaluation_plots import plot_results
 from biomedllama_cli.settings.evaluate import EvaluateSettings

@@ -114,7 +114,9 @@ def _tabulate(settings: EvaluateSettings) -> Answer:
     from biomedllama_cli.report.leaderboard import build_leaderboard
 
     assert settings.output.leaderboard is not None
-    return build_leaderboard(settings.output.leaderboard, format=settings.output.format, plot=settings.output.plot)
+    return build_leaderboard(
+        settings.output.leaderboard, format=settings.output.format, plot=settings.output.plot
+    )
 
 
 def _draw(settings: EvaluateSettings, folders: list[Any]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import PrivateAttr
 
-from biomedllama_cli.evaluation.cells import Frozen, Results
 from biomedllama_cli.errors import ThresholdError, UserError
+from biomedllama_cli.evaluation.cells import Frozen, Results
 from biomedllama_cli.evaluation.comparison import Comparison
 from biomedllama_cli.evaluation.protocol_difference import ProtocolTable
 from biomedllama_cli.evaluation.reproduction import Reproduction

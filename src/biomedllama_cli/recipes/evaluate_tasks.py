@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from biomedllama_cli.evaluation.cells import CellFacts, Defect, QuestionCell, SourceFacts, TextCell
 from biomedllama_cli.evaluation.contamination import Contamination
+from biomedllama_cli.evaluation.generated_results import build_generated_metrics
 from biomedllama_cli.evaluation.generation import Generator
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.likelihoods import Scored, plan_documents, plan_questions, run_pass
@@ -15,7 +16,7 @@ from biomedllama_cli.evaluation.profiles import DrawnTask, Profile
 from biomedllama_cli.evaluation.provenance import hash_items
 from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
 from biomedllama_cli.evaluation.variants import build_asked
-from biomedllama_cli.recipes.evaluate_generation import answer_questions
+from biomedllama_cli.recipes.evaluate_generation import generate_texts
 from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
@@ -98,7 +99,8 @@ def add_cell(run: Run, done: ScoredTask, generator: Generator | None) -> None:
     n_all = len(done.drawn.questions)
     if profile.method == "generation":
         assert generator is not None
-        metrics, samples = answer_questions(run, done, generator)
+        texts = generate_texts(run, task, profile, done.asked, generator)
+        metrics, samples = build_generated_metrics(profile, done.asked, done.scored, texts, n_all=n_all)
     else:
         metrics, samples = build_metrics(profile, done.asked, done.scored, n_all=n_all)
     name = f"samples-{profile.name}-{task}.jsonl"
