@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,11 @@ def build_tree(inputs: Sequence[TreeInput]) -> TokenTree:
         before = one
     ends[path] = size
     return TokenTree(
-        _join(pieces), _join(depths), ends[:size], _join(roots), tuple(paths[place] for place in range(len(inputs)))
+        _join(pieces),
+        _join(depths),
+        ends[:size],
+        _join(roots),
+        tuple(paths[place] for place in range(len(inputs))),
     )
 
 
@@ -158,20 +163,19 @@ def count_nodes(inputs: Sequence[Ids]) -> int:
 
 
 def find_leaves(inputs: Sequence[Ids]) -> list[int]:
-    """Return the inputs that are no prefix of another one, longest first; of equal ones the first.
+    """Return for each input the longest one that it is a prefix of, which may be itself.
 
-    A causal model answers for the others on the way.
+    A causal model that reads the leaves has answered for all inputs.
 
     >>> find_leaves([np.array([7]), np.array([7, 8]), np.array([7, 8]), np.array([9])])
-    [1, 3]
+    [2, 2, 2, 3]
     """
-    order = sorted(range(len(inputs)), key=lambda place: (build_sort_key(inputs[place]), -place))
-    leaves = [
-        place
-        for place, after in zip(order, [*order[1:], None], strict=True)
-        if after is None or count_shared(inputs[place], inputs[after]) < len(inputs[place])
-    ]
-    return sorted(leaves, key=lambda place: (-len(inputs[place]), place))
+    order = sorted(range(len(inputs)), key=lambda place: (build_sort_key(inputs[place]), place))
+    leaves = list(range(len(inputs)))
+    for place, after in reversed(list(pairwise(order))):
+        if count_shared(inputs[place], inputs[after]) == len(inputs[place]):
+            leaves[place] = leaves[after]
+    return leaves
 
 
 def _key(one: TreeInput) -> bytes:
