@@ -12,25 +12,26 @@ Kind = Literal["text", "integer", "number", "difference", "interval", "counts", 
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A value with its 95 % interval; `mark` (a dagger) points to a note."""
-
-    value: float
-    interval: tuple[float, float] | None = None
-    mark: str = ""
-
-    @classmethod
-    def of(cls, result: Accuracy | Estimate | None, mark: str = "") -> Measured | None:
-        """Take value and interval of a result; None stays None."""
-        return None if result is None else cls(result.value, result.interval, mark)
-
-
-@dataclass(frozen=True, slots=True)
 class Counts:
     """How many of how many."""
 
     part: int
     whole: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value with its 95 % interval; `mark` (a dagger) points to a note, `counts` stand in CSV alone."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    mark: str = ""
+    counts: Counts | None = None
+
+    @classmethod
+    def of(cls, result: Accuracy | Estimate | None) -> Measured | None:
+        """Take value and interval of a result; None stays None."""
+        return None if result is None else cls(result.value, result.interval)
 
 
 Cell = str | int | float | Measured | Counts | None
@@ -47,6 +48,7 @@ class Column:
             `part` (`Counts`, as `k of n`, or n alone where it is all). None is shown as `-` and is empty in CSV.
         decimals: of printed values; CSV has all digits.
         names: headings in CSV, one per value; those of `interval` come from the title if none are given.
+        counted: whether CSV has the counts of an `interval` as well.
         key: whether it says what a row is about: repeated when a table is too wide for the terminal.
     """
 
@@ -54,6 +56,7 @@ class Column:
     kind: Kind = "text"
     decimals: int = 3
     names: tuple[str, ...] = ()
+    counted: bool = False
     key: bool = False
 
     @property
@@ -62,7 +65,8 @@ class Column:
         if self.names:
             return self.names
         if self.kind == "interval":
-            return self.title, f"{self.title} low", f"{self.title} high"
+            counts = (f"{self.title} correct", f"{self.title} n") if self.counted else ()
+            return self.title, f"{self.title} low", f"{self.title} high", *counts
         if self.kind in ("counts", "part"):
             part, _, whole = self.title.partition("/")
             return part, whole or f"{part} of"
@@ -156,8 +160,8 @@ def cell_values(column: Column, cell: Cell) -> tuple[str | int | float | None, .
     if isinstance(cell, Counts):
         return cell.part, cell.whole
     if isinstance(cell, Measured):
-        ends = (None, None) if cell.interval is None else cell.interval
-        return (cell.value, *ends)[: len(column.csv_names)]
+        counts = (None, None) if cell.counts is None else (cell.counts.part, cell.counts.whole)
+        return (cell.value, *(cell.interval or (None, None)), *counts)[: len(column.csv_names)]
     return (cell,)
 
 
