@@ -129,7 +129,8 @@ def _describe(
         shots=plan.shots,
         draw_rule=drawn.rule,
         draws_sha256=hash_draws(questions),
-        items_sha256=hash_items([question for question, _ in questions]),
+        # In the order of ids: the seed shuffles the questions, and other draws are of the same items.
+        items_sha256=hash_items(sorted((question for question, _ in questions), key=lambda item: item.id)),
         pool_sha256=None if drawn.pool is None else hash_items(drawn.pool),
         source=SourceFacts(**vars(loaded.source)),
         pool_source=SourceFacts(**vars(loaded.pool_source)) if loaded.pool_source else None,
