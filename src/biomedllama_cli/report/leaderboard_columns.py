@@ -208,6 +208,8 @@ def name_protocol(protocol: Protocol, among: Sequence[Protocol]) -> str:
         "prompt": f"prompt {(protocol.prompt or 'none')[:_SHOWN_HASH]}",
     }
     differing = [text for name, text in texts.items() if len({getattr(one, name) for one in alike}) > 1]
+    if len({one.seed for one in alike} - {None}) < 2 and texts["n"] in differing:
+        differing = [text for text in differing if text != texts["seed"]]  # n says it already
     return f"{_base_name(protocol)} ({', '.join(differing)})" if differing else _base_name(protocol)
 
 

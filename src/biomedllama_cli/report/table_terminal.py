@@ -48,30 +48,47 @@ class Screen:
 def render_terminal(table: Table, screen: Screen) -> list[str]:
     """Return aligned lines; numbers are never broken.
 
-    Where the width does not hold a table its text is wrapped, and where that is not enough the table goes on below
-    itself with its key columns repeated.
+    Where the width does not hold a table its headings and text are wrapped, and where that is not enough the table
+    goes on below itself with its key columns repeated.
     """
     lines = [_embolden(part, screen) for part in _wrap(table.title, screen)] if table.title else []
     if table.rows:
-        texts = [
-            [
-                show_controls(format_cell(column, cell))
-                for column, cell in zip(table.columns, row, strict=True)
-            ]
-            for row in table.rows
-        ]
-        widths = [
-            max(cell_len(column.title), *(cell_len(row[index]) for row in texts))
-            for index, column in enumerate(table.columns)
-        ]
-        for number, chosen in enumerate(_divide(table, widths, screen.width)):
+        strips = [_Strip.of(table, index, screen) for index in range(len(table.columns))]
+        for number, chosen in enumerate(_divide(strips, screen.width)):
             lines += [""] * bool(number)
-            lines += _align(
-                [table.columns[i] for i in chosen], [[row[i] for i in chosen] for row in texts], screen
-            )
+            lines += _align(chosen, screen)
     for note in table.notes:
         lines += _wrap(note, screen)
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Strip:
+    """A column in the words of the terminal; widths are in character cells.
+
+    Attributes:
+        natural: width without any wrapping of cells.
+        least: width that must be there.
+    """
+
+    column: Column
+    heading: str
+    cells: tuple[str, ...]
+    natural: int
+    least: int
+
+    @classmethod
+    def of(cls, table: Table, index: int, screen: Screen) -> _Strip:
+        column = table.columns[index]
+        cells = tuple(show_controls(format_cell(column, row[index])) for row in table.rows)
+        widest = max(map(cell_len, cells))
+        heading = show_controls(column.title)
+        if screen.width is not None:
+            words = max(map(cell_len, heading.split()), default=1)
+            heading = "\n".join(textwrap.wrap(heading, max(widest, words), break_on_hyphens=False))
+        natural = max([widest, *map(cell_len, heading.split("\n"))])
+        least = min(natural, _NARROWEST_TEXT) if column.kind == "text" else natural
+        return cls(column, heading, cells, natural, least)
 
 
 def _wrap(text: str, screen: Screen) -> list[str]:
@@ -86,48 +103,42 @@ def _embolden(text: str, screen: Screen) -> str:
     return f"\x1b[1m{text}\x1b[0m" if screen.bold else text
 
 
-def _least(column: Column, width: int) -> int:
-    return min(width, _NARROWEST_TEXT) if column.kind == "text" else width
-
-
-def _divide(table: Table, widths: list[int], limit: int | None) -> list[list[int]]:
+def _divide(strips: list[_Strip], limit: int | None) -> list[list[_Strip]]:
     """Return which columns stand side by side: all of them, or parts that begin with the key columns."""
-    everything = list(range(len(table.columns)))
-    least = [_least(column, widths[index]) + _GAP for index, column in enumerate(table.columns)]
-    if limit is None or sum(least) - _GAP <= limit:
-        return [everything]
-    keys = [index for index in everything if table.columns[index].key]
-    parts: list[list[int]] = []
-    for index in everything:
-        if index in keys:
+    if limit is None or _least_width(strips) <= limit:
+        return [strips]
+    keys = [strip for strip in strips if strip.column.key]
+    parts: list[list[_Strip]] = []
+    for strip in strips:
+        if strip.column.key:
             continue
-        if not parts or sum(least[each] for each in [*parts[-1], index]) - _GAP > limit:
+        if not parts or _least_width([*parts[-1], strip]) > limit:
             parts.append(list(keys))
-        parts[-1].append(index)
-    return parts or [everything]
+        parts[-1].append(strip)
+    return parts or [strips]
 
 
-def _align(columns: list[Column], rows: list[list[str]], screen: Screen) -> list[str]:
-    natural = [
-        max(cell_len(column.title), *(cell_len(row[index]) for row in rows))
-        for index, column in enumerate(columns)
-    ]
-    least = [_least(column, width) for column, width in zip(columns, natural, strict=True)]
+def _least_width(strips: list[_Strip]) -> int:
+    return sum(strip.least + _GAP for strip in strips) - _GAP
+
+
+def _align(strips: list[_Strip], screen: Screen) -> list[str]:
     # A terminal too narrow for one number gets long lines: a number in two pieces reads as two numbers.
-    room = max(sum(least) + _GAP * len(columns), screen.width or sum(natural) + _GAP * len(columns))
+    room = max(_least_width(strips) + _GAP, screen.width or sum(strip.natural + _GAP for strip in strips))
     grid = RichTable(
         box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold" if screen.bold else ""
     )
-    for column, width in zip(columns, least, strict=True):
-        is_text = column.kind == "text"
+    for strip in strips:
+        is_text = strip.column.kind == "text"
         grid.add_column(
-            Text(column.title),
+            Text(strip.heading),
             justify="left" if is_text else "right",
+            vertical="top",
             no_wrap=not is_text,
             overflow="fold",
-            min_width=width,
+            min_width=strip.least,
         )
-    for row in rows:
+    for row in zip(*(strip.cells for strip in strips), strict=True):
         grid.add_row(*map(Text, row))
     stream = io.StringIO()
     console = Console(
