@@ -22,7 +22,11 @@ def positions_in_local_layers(
     Each such layer holds its window as a table of places, `bias`, of which a forward reads the last T rows and the
     first S columns; the mask of the tree is added to that.
     """
-    layers = [module for module in model.modules() if getattr(module, "attention_type", None) == "local"]
+    layers = [
+        module
+        for module in model.modules()
+        if getattr(module, "attention_type", None) == "local" and hasattr(module, "bias")
+    ]
     if not layers:
         yield
         return

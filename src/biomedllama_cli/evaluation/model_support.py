@@ -87,6 +87,8 @@ def find_static_reason(model: PreTrainedModel) -> str | None:
         return f"{name} carries a state from token to token, which branches of a tree cannot share"
     if model.config._attn_implementation not in _MASKS:
         return f"the attention {model.config._attn_implementation} takes no mask of one's own; sdpa does"
+    if getattr(config, "alibi", False):
+        return f"{name} counts distances along the row (ALiBi), which are not those along a branch"
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return f"{name} takes no positions: those of a branch cannot start again where it forks"
     return None

@@ -99,7 +99,7 @@ class RowForward:
                 asked.append(Asked(key, place, path[-sequence.scored :], find_target_ids(sequence)))
         numbers = batch[0].preambles
         kept = {number: preambles.token_ids[number] for number in numbers}
-        return self._answer(groups, self._run_trees(trees, asked, batch[0].length, kept))
+        return self._answer(groups, self._run_trees(trees, asked, batch, kept))
 
     def score_plain(
         self, groups: Sequence[Group], numbers: Sequence[int], batch_size: int
@@ -172,14 +172,14 @@ class RowForward:
         return answers
 
     def _run_trees(
-        self, trees: Sequence[TokenTree], asked: Sequence[Asked], width: int, preambles: dict[int, Ids]
+        self, trees: Sequence[TokenTree], asked: Sequence[Asked], batch: Batch, preambles: dict[int, Ids]
     ) -> dict[SequenceKey, tuple[float, bool]]:
-        device = self._model.device
+        device, width = self._model.device, batch[0].length
         inputs: dict[str, Any] = {
             "input_ids": torch.from_numpy(_pad([tree.token_ids for tree in trees], width)).to(device),
             "use_cache": bool(preambles),
         }
-        if len(trees) == 1 and trees[0].is_chain:
+        if batch[0].chain:
             return self._run(inputs, asked)
         depths_BT = torch.from_numpy(_pad([tree.depths for tree in trees], width)).to(device)
         before_P = np.concatenate(

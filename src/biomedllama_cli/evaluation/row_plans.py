@@ -47,17 +47,19 @@ class Row:
         groups: their numbers.
         preambles: numbers of the preambles that any of them continues, ascending.
         length: tokens of the padded row.
+        chain: whether it is a single sequence, for which the model's own causal mask is right, and faster.
         plain: whether each leaf stands in a row of its own, with the model's own causal mask.
     """
 
     groups: tuple[int, ...]
     preambles: tuple[int, ...]
     length: int
+    chain: bool = False
     plain: bool = False
 
 
 Batch = tuple[Row, ...]
-"""Rows of one forward: same preambles, same length; or plain rows."""
+"""Rows of one forward: same preambles, same length, all chains or none; or plain rows."""
 
 
 def plan_batches(
@@ -66,6 +68,7 @@ def plan_batches(
     """Return all batches, in an order that depends on the groups alone."""
     sizes: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     plain: list[Row] = []
+    chains: set[int] = set()
     for number, group in enumerate(groups):
         inputs = [cut_input(sequence, limits.context_length) for sequence in group]
         if limits.longest_input is not None and max(map(len, inputs)) > limits.longest_input:
@@ -74,9 +77,17 @@ def plan_batches(
         attached = [
             preambles.attach(ids, sequence.scored) for ids, sequence in zip(inputs, group, strict=True)
         ]
-        sizes[_find_roots(attached)].append((-_count_nodes(attached), number))
+        roots, size = _find_roots(attached), _count_nodes(attached)
+        sizes[roots].append((-size, number))
+        if not roots and size == max(map(len, inputs)):
+            chains.add(number)
     rows = [
-        Row(tuple(sorted(numbers)), roots, -(-total // limits.multiple) * limits.multiple)
+        Row(
+            tuple(sorted(numbers)),
+            roots,
+            -(-total // limits.multiple) * limits.multiple,
+            chain=len(numbers) == 1 and numbers[0] in chains,
+        )
         for roots in sorted(sizes)
         for total, numbers in pack(sorted(sizes[roots]), limits.row_tokens)
     ]
@@ -105,7 +116,7 @@ def pack(sizes: Iterable[tuple[int, int]], capacity: int) -> list[tuple[int, lis
             space, chosen = free.pop(place)
             insort(free, (space - size, chosen))
         bins[chosen] = (bins[chosen][0] + size, [*bins[chosen][1], number])
-    return sorted(bins, key=lambda filled: -filled[0])
+    return sorted(bins, key=lambda filled: (-filled[0], filled[1]))
 
 
 def plan_plain_row(number: int, group: Group, context_length: int) -> Row:
@@ -136,6 +147,10 @@ def _count_nodes(attached: Sequence[TreeInput]) -> int:
     for one in attached:
         by_root[one.root].append(one)
     return sum(count_nodes([one.token_ids for one in same]) for same in by_root.values())
+
+
+def _find_shape(row: Row) -> tuple[tuple[int, ...], int, bool]:
+    return row.preambles, row.length, row.chain
 
 
 def _cut_batches(rows: Sequence[Row], batch_size: int) -> list[Batch]:

@@ -90,12 +90,6 @@ class TokenTree:
     roots: Ids
     paths: tuple[Ids, ...]
 
-    @property
-    def is_chain(self) -> bool:
-        """Whether this is one sequence from its start: the plain causal mask is right, and faster."""
-        size = len(self.token_ids)
-        return size > 0 and bool((self.ends == size).all()) and int(self.roots[0]) == NO_PREAMBLE
-
 
 @dataclass(frozen=True, slots=True)
 class TreeInput:
