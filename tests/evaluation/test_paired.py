@@ -90,7 +90,7 @@ def test_swapping_the_models_turns_the_difference_round():
 
 
 @pytest.mark.usefixtures("few_resamples")
-@pytest.mark.parametrize("n", [60, 200])
+@pytest.mark.parametrize("n", [120, 200])
 def test_paired_interval_of_accuracies_covers_the_true_difference(n):
     generator = np.random.default_rng(2)
     repetitions, covered = 600, 0
