@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scorer_reference import draw, make_mixed, make_questions, score_alone, score_all_alone
+from scorer_reference import draw, make_mixed, make_questions, score_all_alone, score_alone
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.evaluation import projection
 from biomedllama_cli.evaluation.jobs import Likelihood
-from biomedllama_cli.evaluation.scorer import Group, SharedPrefixScorer, TokenSequence
+from biomedllama_cli.evaluation.scorer import SharedPrefixScorer, TokenSequence
 
 CONTEXT = 100
 
@@ -209,7 +208,9 @@ def test_model_is_left_as_it_was() -> None:
     model.model.layers[1].eval()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     list(SharedPrefixScorer(model, context_length=CONTEXT).score(make_questions(2)))
-    assert model.training and not model.model.layers[1].training and model.model.layers[0].training
+    assert model.training
+    assert not model.model.layers[1].training
+    assert model.model.layers[0].training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert not model.lm_head._forward_pre_hooks

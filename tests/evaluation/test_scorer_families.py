@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from scorer_reference import make_mixed, score_all_alone
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
-from scorer_reference import make_mixed, score_all_alone
 
 CONTEXT = 100
 

@@ -101,7 +101,7 @@ def pack(sizes: Iterable[tuple[int, int]], capacity: int) -> list[tuple[int, lis
         The filled size and the numbers of each bin, fullest first.
 
     >>> pack([(-70, 4), (-60, 0), (-40, 1), (-30, 2)], capacity=100)
-    [(100, [4, 2]), (100, [0, 1])]
+    [(100, [0, 1]), (100, [4, 2])]
     """
     bins: list[tuple[int, list[int]]] = []
     free: list[tuple[int, int]] = []  # space left and number of each bin, ascending
