@@ -23,6 +23,8 @@ class ExitCode(IntEnum):
     """The output folder is in use, not empty or cannot be written."""
     WORKER = 7
     """A worker process of a launched job failed."""
+    BELOW_THRESHOLD = 8
+    """Everything was done, and a result is worse than `--fail-under` allows."""
     RESUMABLE = 75
     """Stopped by a signal after saving: the same command continues (EX_TEMPFAIL)."""
     INTERRUPTED = 130
@@ -83,6 +85,12 @@ class WorkerError(UserError):
     """A worker process failed."""
 
     exit_code = ExitCode.WORKER
+
+
+class ThresholdError(UserError):
+    """A result is worse than a value it was asked to reach."""
+
+    exit_code = ExitCode.BELOW_THRESHOLD
 
 
 class Resumable(UserError):
