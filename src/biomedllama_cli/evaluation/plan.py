@@ -129,8 +129,7 @@ def _choose_harness(names: list[str], profiles: list[Profile]) -> dict[str, str]
 
 
 def _fitting(profiles: list[Profile], task: QuestionTask | TextTask) -> tuple[Profile, ...]:
-    text = isinstance(task, TextTask)
-    fitting = tuple(profile for profile in profiles if not text or profile.rolling_prefix is not None)
+    fitting = tuple(profile for profile in profiles if profile.supports(task.name))
     if not fitting:
         raise SettingsError(
             f"profile {', '.join(profile.name for profile in profiles)} does not score the task {task.name}",

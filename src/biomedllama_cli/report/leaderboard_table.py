@@ -9,7 +9,7 @@ from biomedllama_cli.report.leaderboard_columns import BITS_PER_BYTE, BoardCell,
 from biomedllama_cli.report.tables import Cell, Column, Counts, Measured, Table, format_number
 
 if TYPE_CHECKING:
-    from biomedllama_cli.report.leaderboard import BoardRow, Leaderboard
+    from biomedllama_cli.report.leaderboard_arrangement import BoardRow, Leaderboard
 
 _BOS_MARK = "\N{DAGGER}"
 _NONE = "none"
@@ -72,6 +72,8 @@ def _notes(board: Leaderboard) -> Iterator[str]:
         yield f"Older, not shown: {one.file}: {one.reason}"
     for one in board.skipped:
         yield f"Skipped: {one.file}: {one.reason}"
+    if board.plot is not None:
+        yield f"Plot: {board.plot}"
 
 
 def _mixes_bos(board: Leaderboard, column: BoardColumn) -> bool:
