@@ -14,12 +14,13 @@ from biomedllama_cli.evaluation.plan import Plan, plan_tasks
 from biomedllama_cli.evaluation.protocol_difference import compare_profiles
 from biomedllama_cli.evaluation.published import PublishedRow, find_row
 from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, Reproduction, judge, settings_of
-from biomedllama_cli.evaluation.thresholds import check_thresholds, parse_thresholds
+from biomedllama_cli.evaluation.thresholds import check_threshold_names, check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
 from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation
 from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models
 from biomedllama_cli.report.evaluation_plots import plot_results
 from biomedllama_cli.settings.evaluate import EvaluateSettings
+from biomedllama_cli.tasks.catalogue import QuestionTask, TextTask
 
 if TYPE_CHECKING:
     from biomedllama_cli.recipes.evaluate_model import Evaluated
@@ -47,6 +48,13 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
     thresholds = parse_thresholds(settings.output.fail_under)
     row = None if settings.reproduce is None else find_row(settings.reproduce)
     settings, plan, sources = _plan(settings, row)
+    check_threshold_names(
+        thresholds,
+        questions=[one.task.name for one in plan.tasks if isinstance(one.task, QuestionTask)]
+        + list(plan.harness),
+        texts=[one.task.name for one in plan.tasks if isinstance(one.task, TextTask)],
+        profiles=settings.protocol.profile,
+    )
     output_dirs = choose_folders(settings, sources)
     for folder in output_dirs:
         check_output_folder(folder, overwrite=settings.overwrite)
