@@ -13,7 +13,8 @@ from biomedllama_cli.evaluation.output import check_output_folder
 from biomedllama_cli.evaluation.plan import Plan, plan_tasks
 from biomedllama_cli.evaluation.protocol_difference import compare_profiles
 from biomedllama_cli.evaluation.published import PublishedRow, find_row
-from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, Reproduction, judge, settings_of
+from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, judge, settings_of
+from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.evaluation.thresholds import check_threshold_names, check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
 from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation

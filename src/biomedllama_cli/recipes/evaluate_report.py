@@ -6,10 +6,11 @@ from pydantic import PrivateAttr
 
 from biomedllama_cli.errors import ThresholdError, UserError
 from biomedllama_cli.evaluation.cells import Frozen, Results
-from biomedllama_cli.evaluation.comparison import Comparison
+from biomedllama_cli.evaluation.comparison_cells import Comparison
 from biomedllama_cli.evaluation.protocol_difference import ProtocolTable
-from biomedllama_cli.evaluation.reproduction import Reproduction
+from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.report.evaluation_lines import evaluation_lines
+from biomedllama_cli.report.table_forms import TableForm
 
 
 class Planned(Frozen):
@@ -55,9 +56,9 @@ class EvaluateReport(Frozen):
     reproductions: tuple[Reproduction, ...] = ()
     plot: str | None = None
     failed_thresholds: tuple[str, ...] = ()
-    _format: str = PrivateAttr(default="terminal")
+    _format: TableForm = PrivateAttr(default="terminal")
 
-    def in_form(self, form: str) -> EvaluateReport:
+    def in_form(self, form: TableForm) -> EvaluateReport:
         """Return the same report, its tables printed as `terminal`, `markdown`, `latex` or `csv`."""
         copy = self.model_copy()
         copy._format = form
