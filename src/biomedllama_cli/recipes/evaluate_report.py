@@ -10,7 +10,7 @@ from biomedllama_cli.evaluation.comparison_cells import Comparison
 from biomedllama_cli.evaluation.protocol_difference import ProtocolTable
 from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.report.evaluation_lines import evaluation_lines
-from biomedllama_cli.report.table_forms import TableForm
+from biomedllama_cli.report.tables import TableForm
 
 
 class Planned(Frozen):
