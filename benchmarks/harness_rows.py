@@ -10,6 +10,8 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
+from biomedllama_cli.evaluation.harness_quiet import quiet_harness
+
 
 @dataclass(frozen=True)
 class Row:
@@ -52,15 +54,14 @@ def build_text_task(name: str, texts: Iterable[str]) -> ConfigurableTask:
 
 def _build_task(name: str, documents: list[dict[str, Any]], **config: Any) -> ConfigurableTask:
     dataset = datasets.Dataset.from_list(documents)
-    return ConfigurableTask(
-        config={
-            "task": name,
-            "custom_dataset": lambda **_: {"test": dataset},
-            "test_split": "test",
-            "num_fewshot": 0,
-            **config,
-        }
-    )
+    own = {
+        "task": name,
+        "custom_dataset": lambda **_: {"test": dataset},
+        "test_split": "test",
+        "num_fewshot": 0,
+    }
+    with quiet_harness():
+        return ConfigurableTask(config=own | config)
 
 
 def run_tasks(lm: Any, *tasks: Any) -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -37,8 +36,6 @@ from biomedllama_cli.evaluation.journal import Journal as RunJournal
 from biomedllama_cli.evaluation.likelihoods import Pass, Ranks, run_pass
 from biomedllama_cli.evaluation.scorer import Group, SharedPrefixScorer
 from biomedllama_cli.models.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 MODEL_NAME = "biomedllama"
 """What lm-eval calls this model."""
@@ -124,8 +121,6 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
                 batch_size=batch_size,
                 sharing=self._sharing,
             )
-            if self._sharing != "off" and self._scorer.support.reasons:
-                logger.warning("prefixes are not shared fully: %s", "; ".join(self._scorer.support.reasons))
         return self._scorer
 
     def _create_tokenizer(self, *positional: Any, **options: Any) -> None:
