@@ -103,6 +103,7 @@ def _render(board: Leaderboard, suffix: str) -> bytes:
 
 def _draw(board: Leaderboard) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     names = shorten_names([show_controls(row.model) for row in board.rows])
     profiles = list(dict.fromkeys(column.profile for column in board.columns))
@@ -114,8 +115,7 @@ def _draw(board: Leaderboard) -> Figure:
         0.4 + _LETTER_WIDTH * max(map(len, names)) + _PANEL_WIDTH * beside,
         0.9 + below * (0.8 + 0.2 * title_lines + _ROW_HEIGHT * len(names)),
     )
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     panels = figure.subplots(below, beside, squeeze=False)
     for number, panel in enumerate(panels.flat):
         if number >= len(board.columns):
@@ -201,7 +201,7 @@ def shorten_names(names: Sequence[str]) -> list[str]:
     """Leave out the middle of long names, unless two would then be one.
 
     >>> shorten_names(["organisation/a-model-of-medical-text-step-12000", "short"])
-    ['organisation/a-mode…al-text-step-12000', 'short']
+    ['organisation/a-mode…cal-text-step-12000', 'short']
     """
     half = (_LONGEST_NAME - 1) // 2
     short = [
