@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 GENERIC = frozenset({"yes", "no", "maybe", "none", "all", "both", "neither", "true", "false", "normal"})
 """Option texts that are everyday words: they count only where they stand alone."""
@@ -51,21 +52,24 @@ def normalize(text: str) -> str:
     >>> normalize("（Ａ） β–blocker, Guillain‑Barré ½")
     '(A) beta-blocker, Guillain-Barre 1⁄2'
     """
+    if text.isascii():
+        return text
     composed = unicodedata.normalize("NFKC", text).translate(_SPELLED)
     decomposed = unicodedata.normalize("NFD", composed)
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
-def iter_words(text: str) -> list[Word]:
+@lru_cache(maxsize=64)  # one text is read from many places
+def find_words(text: str) -> tuple[Word, ...]:
     """Return the words of a normalised text.
 
-    >>> [word.text for word in iter_words("Give 0.5mg (1,000 IU), not >10 %")]
+    >>> [word.text for word in find_words("Give 0.5mg (1,000 IU), not >10 %")]
     ['give', '0.5', 'mg', '1000', 'iu', 'not', '>', '10', '%']
     """
-    return [
+    return tuple(
         Word(match[0].casefold().replace(",", ""), match.start(), match.end())
         for match in _WORD.finditer(text)
-    ]
+    )
 
 
 class OptionTexts:
@@ -77,8 +81,12 @@ class OptionTexts:
 
     def __init__(self, options: Sequence[str]) -> None:
         self.count = len(options)
-        self.words = [tuple(word.text for word in iter_words(normalize(option))) for option in options]
+        self.words = [tuple(word.text for word in find_words(normalize(option))) for option in options]
         self.joined = ["".join(words) for words in self.words]
+        self.by_first_word: dict[str, list[int]] = {}
+        for index, words in enumerate(self.words):
+            if words:
+                self.by_first_word.setdefault(words[0], []).append(index)
         self.of_labels = bool(options) and {option.casefold() for option in options} <= {"yes", "no", "maybe"}
 
     def letter_index(self, letter: str) -> int | None:
@@ -88,7 +96,7 @@ class OptionTexts:
 
     def find_equal(self, text: str) -> frozenset[int]:
         """Return the options whose text is this one but for case, punctuation and spaces; a letter is none."""
-        joined = "".join(word.text for word in iter_words(text))
+        joined = "".join(word.text for word in find_words(text))
         if len(joined) < 2 and not joined.isdigit():
             return frozenset()
         return frozenset(i for i, option in enumerate(self.joined) if option == joined)
@@ -97,8 +105,9 @@ class OptionTexts:
         """Return the longest option that starts with the word number `first`, or None."""
         best = 0
         options: set[int] = set()
-        for index, option in enumerate(self.words):
-            if option and tuple(word.text for word in words[first : first + len(option)]) == option:
+        for index in self.by_first_word.get(words[first].text, ()):
+            option = self.words[index]
+            if tuple(word.text for word in words[first : first + len(option)]) == option:
                 if len(option) > best:
                     best, options = len(option), set()
                 if len(option) == best:
@@ -112,7 +121,7 @@ class OptionTexts:
 
         Short and everyday ones count only between punctuation or ends.
         """
-        words = iter_words(text)
+        words = find_words(text)
         mentions: list[Mention] = []
         for first in range(len(words)):
             mention = self.match_at(words, first)
@@ -133,3 +142,9 @@ class OptionTexts:
 def _stands_alone(text: str, mention: Mention) -> bool:
     before, after = text[: mention.start].rstrip(" "), text[mention.end :].lstrip(" ")
     return (not before or bool(_EDGE.match(before[-1]))) and (not after or bool(_EDGE.match(after[0])))
+
+
+@lru_cache(maxsize=16)  # all chains of a question come together
+def prepare_options(options: tuple[str, ...]) -> OptionTexts:
+    """Return the options of one question, ready to be found in texts."""
+    return OptionTexts(options)

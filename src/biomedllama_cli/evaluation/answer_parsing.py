@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from biomedllama_cli.evaluation.answer_mentions import OptionTexts, normalize
+from biomedllama_cli.evaluation.answer_mentions import OptionTexts, normalize, prepare_options
 from biomedllama_cli.evaluation.answer_reading import (
     Reading,
     find_letters,
@@ -26,6 +26,9 @@ from biomedllama_cli.evaluation.answer_reading import (
     read_subject,
 )
 from biomedllama_cli.tasks.question import Question
+
+LONGEST_SENTENCE = 300
+"""How far behind a statement's opening its option is looked for (in characters)."""
 
 _MOST = r"most\s+(?:likely|appropriate|probable|suitable|accurate)"
 _QUALITY = rf"(?:final|correct|best|right|my|single|only|suitable|{_MOST})"
@@ -62,6 +65,7 @@ _NEXT_QUESTION = re.compile(
     re.IGNORECASE,
 )
 _ASKED = re.compile(r"\W*\?")
+_ASKED_LATER = re.compile(r"[^.\n]{0,40}\?")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(]|\s*$)|\n")
 
 
@@ -94,7 +98,7 @@ def parse_answer(text: str, question: Question) -> int | None:
     >>> parse_answer("A or B", question), parse_answer("A patient came.", question)
     (None, None)
     """
-    texts = OptionTexts(question.options)
+    texts = prepare_options(question.options)
     written = _without_next_question(normalize(text))
     if len(equal := texts.find_equal(written)) == 1:
         return min(equal)
@@ -137,12 +141,12 @@ def _iter_objects(
 ) -> Iterator[Reading]:
     """Yield what stands behind each cue; with `searches`, also the only option named in its sentence."""
     for match in cue.finditer(text):
-        if _OTHER_THAN_THE_ANSWER.search(text[: match.start()]):
+        if _OTHER_THAN_THE_ANSWER.search(text[max(0, match.start() - 40) : match.start()]):
             continue
         reading = read_object(text, match.end(), texts)
         if reading is None and searches:
             end = _SENTENCE_END.search(text, match.end() + 1)
-            sentence = text[match.end() : end.start() if end else len(text)]
+            sentence = text[match.end() : end.start() if end else len(text)][:LONGEST_SENTENCE]
             named = _agree(_iter_named(sentence, texts))
             if named is not None and len(named) == 1:
                 reading = Reading(named, match.end(), match.end() + len(sentence))
@@ -153,7 +157,7 @@ def _iter_objects(
 def _iter_subjects(text: str, texts: OptionTexts, predicate: re.Pattern[str]) -> Iterator[Reading]:
     for match in predicate.finditer(text):
         reading = read_subject(text, match.start(), texts)
-        if reading is not None and not re.match(r"[^.\n]{0,40}\?", text[match.end() :]):
+        if reading is not None and not _ASKED_LATER.match(text, match.end()):
             yield reading
 
 

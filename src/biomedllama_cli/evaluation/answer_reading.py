@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from biomedllama_cli.evaluation.answer_mentions import GENERIC, Mention, OptionTexts, Word, iter_words
+from biomedllama_cli.evaluation.answer_mentions import GENERIC, Mention, OptionTexts, Word, find_words
 
 _MARKUP = re.compile(r"(?:[\s*_`\"'$#>~:]|\\(?:text|textbf|mathrm|mathbf|boxed|bf|rm)\s*\{?|\\[(\[]|\{)*")
 _FILLER = re.compile(
@@ -70,7 +70,7 @@ def read_object(text: str, at: int, texts: OptionTexts, *, leads: bool = False) 
         texts: the question's options.
         leads: the text begins here, so that an option's text must end its clause and small words are not skipped.
     """
-    words = iter_words(text)
+    words = find_words(text)
     reading = _read_after_fillers(text, at, texts, words, leads=leads)
     if reading is None:
         sentence = text[at : at + 200].split("\n")[0]
@@ -87,7 +87,7 @@ def read_object(text: str, at: int, texts: OptionTexts, *, leads: bool = False) 
 
 
 def _read_after_fillers(
-    text: str, at: int, texts: OptionTexts, words: list[Word], *, leads: bool
+    text: str, at: int, texts: OptionTexts, words: tuple[Word, ...], *, leads: bool
 ) -> Reading | None:
     for _ in range(8):
         matched = _MARKUP.match(text, at)
@@ -103,7 +103,9 @@ def _read_after_fillers(
     return None
 
 
-def _read_text(text: str, at: int, texts: OptionTexts, words: list[Word], *, leads: bool) -> Reading | None:
+def _read_text(
+    text: str, at: int, texts: OptionTexts, words: tuple[Word, ...], *, leads: bool
+) -> Reading | None:
     mention = _match_text(text, at, texts, words)
     if mention is None or (mention.end - mention.start == 1 and text[mention.start].isalpha()):
         return None
@@ -112,7 +114,7 @@ def _read_text(text: str, at: int, texts: OptionTexts, words: list[Word], *, lea
     return Reading(mention.options, mention.start, mention.end)
 
 
-def _match_text(text: str, at: int, texts: OptionTexts, words: list[Word]) -> Mention | None:
+def _match_text(text: str, at: int, texts: OptionTexts, words: tuple[Word, ...]) -> Mention | None:
     """Return the option whose text begins at `at`; an everyday word must end its clause."""
     first = bisect_left(words, at, key=lambda word: word.start)
     if first == len(words) or text[at : words[first].start].strip(" ([{-"):
@@ -134,7 +136,7 @@ def _ends_clause(text: str, mention: Mention) -> bool:
     return _CLAUSE.match(text, mention.end) is not None
 
 
-def _read_letter(text: str, at: int, texts: OptionTexts, words: list[Word]) -> Reading | None:
+def _read_letter(text: str, at: int, texts: OptionTexts, words: tuple[Word, ...]) -> Reading | None:
     """Return the option a letter stands for, unless it is a word, an abbreviation or part of a name."""
     match = _LETTER.match(text, at)
     index = texts.letter_index(match["letter"]) if match else None
