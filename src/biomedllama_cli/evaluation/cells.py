@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Frozen(BaseModel):
@@ -31,8 +31,16 @@ def _finite_or_null(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-Number = Annotated[float, PlainSerializer(_finite_or_null, return_type=float | None, when_used="json")]
-"""A float that JSON can hold: infinity is written as null."""
+def _null_is_infinite(value: Any) -> Any:
+    return math.inf if value is None else value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_null_is_infinite),
+    PlainSerializer(_finite_or_null, return_type=float | None, when_used="json"),
+]
+"""A float that JSON can hold: infinity is written as null, and read back."""
 
 
 class Estimate(Frozen):
