@@ -27,13 +27,13 @@ from biomedllama_cli.evaluation.answer_reading import (
 )
 from biomedllama_cli.tasks.question import Question
 
-LONGEST_SENTENCE = 300
+_LONGEST_SENTENCE = 300
 """How far behind a statement's opening its option is looked for (in characters)."""
 
 _MOST = r"most\s+(?:likely|appropriate|probable|suitable|accurate)"
 _QUALITY = rf"(?:final|correct|best|right|my|single|only|suitable|{_MOST})"
 _WHERE = r"(?:\s+(?:here|choice|option|(?:to|for|among|from|of|in)\s+[^.\n:]{1,40}?))?"
-_BE = r"(?:\b(?:is|would\s+be|should\s+be|must\s+be|will\s+be)\b|:|=|->|\s-\s)"
+_BE = r"(?:\b(?:is|would\s+be|should\s+be|must\s+be|will\s+be)\b|:|=|->|>|\s-\s)"
 _STATEMENT = re.compile(
     rf"(?<![\w-])(?:(?:{_QUALITY}\s+)*ans(?:wers?|\.)?|(?:the|{_QUALITY})\s+(?:option|choice|response)){_WHERE}[\s*_]*{_BE}"
     r"|\\boxed\s*\{"
@@ -146,7 +146,7 @@ def _iter_objects(
         reading = read_object(text, match.end(), texts)
         if reading is None and searches:
             end = _SENTENCE_END.search(text, match.end() + 1)
-            sentence = text[match.end() : end.start() if end else len(text)][:LONGEST_SENTENCE]
+            sentence = text[match.end() : end.start() if end else len(text)][:_LONGEST_SENTENCE]
             named = _agree(_iter_named(sentence, texts))
             if named is not None and len(named) == 1:
                 reading = Reading(named, match.end(), match.end() + len(sentence))
@@ -183,7 +183,7 @@ def _find_only_mention(text: str, texts: OptionTexts) -> frozenset[int] | None:
 
 def _iter_named(text: str, texts: OptionTexts) -> Iterator[frozenset[int]]:
     for mention in (*texts.find_mentions(text), *find_letters(text, texts)):
-        if not (is_denied(text, mention.start, mention.end) or _ASKED.match(text, mention.end)):
+        if not (is_denied(text, mention.start, mention.end, texts) or _ASKED.match(text, mention.end)):
             yield mention.options
 
 

@@ -26,13 +26,15 @@ _CLAUSE = re.compile(
 _OF_THESE = re.compile(
     r"\s+of\s+(?:the\s+)?(?:above|these|those|options|choices|following|listed)\b", re.IGNORECASE
 )
-_ENDS = re.compile(r"\s*(?:$|[.,;:!?)\]}*\"'`$/\\(]|\n|- )")
+_ENDS = re.compile(r"\s*(?:$|[.,;:!?)\]}*\"'`$/\\(<]|\n|- )")
 _AND = re.compile(
     r"[)\]*_`\s]*(?:,?\s*\b(?:and/or|and|or|as\s+well\s+as)\b|[,/&+])\s*|[ \t]+(?=[(\[][A-J][)\]])"
 )
 _NEXT_CLAUSE = re.compile(r"\W*(?:is|are|was|would|can|could|does|should|has)\b")
 _NOT = re.compile(r"\W*(?:\w+\s+)?(?:not|never|neither)\b", re.IGNORECASE)
-_BUT = re.compile(r"\b(?:but(?:\s+rather)?|rather(?!\s+than)|instead(?!\s+of))\b", re.IGNORECASE)
+_BUT = re.compile(
+    r"\b(?:but(?:\s+rather)?|rather(?!\s+than)|instead(?!\s+of)|(?<=,\s)it(?:\s+is|'s))\b", re.IGNORECASE
+)
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|neither|nor|except|exclud\w+|eliminat\w+|rul\w+\s+out|reject\w*|unlike|rather\s+than|instead\s+of"
     r"|incorrect|wrong)\b|n't\b)(?:\s+(?:option|choice|answer|the|be|likely|in|for|by|is|are|an?|correct)\b)*[\s:(\[\"'*]*$",
@@ -76,7 +78,7 @@ def read_object(text: str, at: int, texts: OptionTexts, *, leads: bool = False) 
         sentence = text[at : at + 200].split("\n")[0]
         turn = _BUT.search(sentence) if not leads and _NOT.match(sentence) else None
         return read_object(text, at + turn.end(), texts) if turn else None
-    if is_denied(text, reading.start, reading.end):
+    if is_denied(text, reading.start, reading.end, texts):
         return None
     joined = _AND.match(text, reading.end)
     if joined is not None:
@@ -160,7 +162,7 @@ def _stands_for_option(text: str, after: int, letter: str) -> bool:
     """Tell a letter from an article, a pronoun and the first half of a name such as `E. coli`."""
     if re.match(r"\.\s?[a-z]", text[after:]):
         return False
-    if re.match(r"[ \t]*(?:$|\n|[.,:;!?/&=}\\]|- )", text[after:]):
+    if re.match(r"[ \t]*(?:$|\n|[.,:;!?/&=}<\\]|- )", text[after:]):
         return True
     return letter.isupper() and letter != "I" and _CONNECTIVES.match(text, after) is not None
 
@@ -194,10 +196,12 @@ def find_letters(text: str, texts: OptionTexts) -> list[Mention]:
     return found
 
 
-def is_denied(text: str, start: int, end: int) -> bool:
-    """Tell whether the option named there is said not to be the answer."""
+def is_denied(text: str, start: int, end: int, texts: OptionTexts) -> bool:
+    """Tell whether the option named there is said not to be the answer; `No, it is not` denies no label."""
     before = text[max(0, start - 80) : start]
-    return bool(_DENIED_BEFORE.search(before)) or bool(_DENIED_AFTER.match(text, end))
+    return bool(_DENIED_BEFORE.search(before)) or (
+        not texts.of_labels and bool(_DENIED_AFTER.match(text, end))
+    )
 
 
 def is_rest_empty(text: str, at: int) -> bool:

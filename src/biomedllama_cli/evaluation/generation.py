@@ -78,7 +78,19 @@ class Generator(Protocol):
         rank: int = 0,
         ranks: int = 1,
     ) -> Iterator[tuple[int, str]]:
-        """Yield the number of a prompt and the text after it, as they come."""
+        """Yield the number of a prompt and the text after it, as batches come.
+
+        Args:
+            prompts: finished prompts.
+            rule: how text is generated.
+            finished: numbers of prompts that are done already.
+            rank: this process among those that share the prompts.
+            ranks: how many they are; all must be given the same `finished`.
+
+        Raises:
+            SettingsError: the context has no room for a prompt.
+            DataError: a prompt has no tokens at all.
+        """
         ...
 
 
@@ -130,13 +142,21 @@ def decode_answer(
     return text[: min(ends)] if ends else text
 
 
-def split_batches(
-    encoded: Sequence[EncodedPrompt], finished: Collection[int], batch_size: int
+def plan_batches(
+    encoded: Sequence[EncodedPrompt],
+    finished: Collection[int],
+    batch_size: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> list[list[EncodedPrompt]]:
-    """Return what is left to do in batches, longest prompts first; equal prompts stand side by side."""
+    """Return what is left for a rank in batches, longest prompts first; equal prompts stand side by side."""
+    if cut := find_truncated(encoded):
+        logger.warning("generation: %d of %d prompts lose their left end", len(cut), len(encoded))
     pending = [prompt for prompt in encoded if prompt.number not in finished]
     pending.sort(key=lambda prompt: (-len(prompt.token_ids), prompt.token_ids, prompt.number))
-    return [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
+    batches = [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
+    return batches[rank::ranks]
 
 
 def find_truncated(encoded: Sequence[EncodedPrompt]) -> tuple[int, ...]:
@@ -179,28 +199,9 @@ class HuggingFaceGenerator:
         rank: int = 0,
         ranks: int = 1,
     ) -> Iterator[tuple[int, str]]:
-        """Yield the number of a prompt and the text after it, batch by batch.
-
-        Args:
-            prompts: finished prompts.
-            rule: how text is generated.
-            finished: numbers of prompts that are done already.
-            rank: this process among those that share the prompts.
-            ranks: how many they are; all must be given the same `finished`.
-
-        Raises:
-            SettingsError: the context has no room for a prompt.
-            DataError: a prompt has no tokens at all.
-        """
+        """Yield the number of a prompt and the text after it, batch by batch: see `Generator`."""
         encoded = encode_prompts(self.tokenizer, prompts, rule, self.context_length)
-        if cut := find_truncated(encoded):
-            logger.warning(
-                "generation: %d of %d prompts are longer than %d tokens and lose their left end",
-                len(cut),
-                len(encoded),
-                self.context_length - rule.max_new_tokens,
-            )
-        for batch in split_batches(encoded, finished, self.batch_size)[rank::ranks]:
+        for batch in plan_batches(encoded, finished, self.batch_size, rank=rank, ranks=ranks):
             for prompt, new_ids in zip(batch, self._continue(batch, rule), strict=True):
                 yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
 

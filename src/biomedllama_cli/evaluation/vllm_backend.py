@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -14,13 +13,10 @@ from biomedllama_cli.evaluation.generation import (
     Prompt,
     decode_answer,
     encode_prompts,
-    find_truncated,
-    split_batches,
+    plan_batches,
 )
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -79,23 +75,9 @@ class VllmGenerator:
         rank: int = 0,
         ranks: int = 1,
     ) -> Iterator[tuple[int, str]]:
-        """Yield the number of a prompt and the text after it, slice by slice.
-
-        Args:
-            prompts: finished prompts.
-            rule: how text is generated.
-            finished: numbers of prompts that are done already.
-            rank: this process among those that share the prompts.
-            ranks: how many they are; all must be given the same `finished`.
-
-        Raises:
-            SettingsError: the context has no room for a prompt.
-            DataError: a prompt has no tokens at all.
-        """
+        """Yield the number of a prompt and the text after it, slice by slice: see `Generator`."""
         encoded = encode_prompts(self.tokenizer, prompts, rule, self.context_length)
-        if cut := find_truncated(encoded):
-            logger.warning("generation: %d of %d prompts lose their left end", len(cut), len(encoded))
-        for batch in split_batches(encoded, finished, self.batch_size)[rank::ranks]:
+        for batch in plan_batches(encoded, finished, self.batch_size, rank=rank, ranks=ranks):
             outputs: Sequence[Any] = self._model.generate(
                 [{"prompt_token_ids": list(prompt.token_ids)} for prompt in batch],
                 sampling_params=[self._sampling(rule, prompt.id, prompt.chain) for prompt in batch],
