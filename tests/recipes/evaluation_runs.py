@@ -13,7 +13,7 @@ from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.pubmedqa_split import NON_TEST_PMIDS
 
 _TOP = {"output_dir", "overwrite", "seed", "reproduce", "generation", "compute", "output", "workspace"}
-_WORDS = [
+_WORDS = (
     "kestrel",
     "harbour",
     "lantern",
@@ -24,9 +24,7 @@ _WORDS = [
     "ribbon",
     "saffron",
     "thistle",
-    "velvet",
-    "walnut",
-]
+)
 
 
 def build_settings(folder: Path, models: Any, **options: Any) -> EvaluateSettings:
