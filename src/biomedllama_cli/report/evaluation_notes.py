@@ -87,7 +87,7 @@ def _of_items(cell: QuestionCell) -> Iterator[str]:
     if facts.defects:
         kinds = _list_counts(Counter(defect.kind for defect in facts.defects))
         ids = _list_ids([defect.id for defect in facts.defects])
-        dropped = f"{facts.dropped_defective:,} items left out" if facts.dropped_defective else "all scored"
+        dropped = f"{_items(facts.dropped_defective)} left out" if facts.dropped_defective else "all scored"
         yield f"defects in the data: {kinds} ({ids}); {dropped}"
     if facts.contaminated is not None:
         found = len(facts.contaminated)

@@ -11,6 +11,8 @@ _COLUMNS = (
     Column("model"),
     Column("revision"),
     Column("weights_sha256"),
+    Column("tokenizer_fingerprint"),
+    Column("dtype"),
     Column("created"),
     Column("profile"),
     Column("task"),
@@ -39,12 +41,16 @@ def build_records(results: Sequence[Results]) -> Table:
     """Return one row per number: scores, baselines, groups, counts of labels, permutations, votes, texts."""
     rows: list[Record] = []
     for one in results:
-        model = (one.model.source, one.model.revision, one.model.weights_sha256, one.created)
+        facts = one.model
+        model: Record = (
+            *(facts.source, facts.revision, facts.weights_sha256, facts.tokenizer_fingerprint, facts.dtype),
+            one.created,
+        )
         for question in one.questions:
-            facts = question.facts
+            asked = question.facts
             place: Record = (
-                *(question.profile, question.task, question.method, facts.shots, facts.bos),
-                *(facts.context_length, facts.items_sha256, question.metrics.n_all),
+                *(question.profile, question.task, question.method, asked.shots, asked.bos),
+                *(asked.context_length, asked.items_sha256, question.metrics.n_all),
             )
             rows += [(*model, *place, *_record(number)) for number in _question_numbers(question)]
         for text in one.texts:

@@ -47,7 +47,7 @@ class Column:
             its sign; `Measured` for one with a mark), `interval` (`Measured`), `counts` (`Counts`, as k/n),
             `part` (`Counts`, as `k of n`, or n alone where it is all). None is shown as `-` and is empty in CSV.
         decimals: of printed values; CSV has all digits.
-        names: headings in CSV, one per value; those of `interval` come from the title if none are given.
+        names: headings in CSV, one per value, where those made from kind and title will not do.
         counted: whether CSV has the counts of an `interval` as well.
         key: whether it says what a row is about: repeated when a table is too wide for the terminal.
     """
@@ -67,9 +67,10 @@ class Column:
         if self.kind == "interval":
             counts = (f"{self.title} correct", f"{self.title} n") if self.counted else ()
             return self.title, f"{self.title} low", f"{self.title} high", *counts
-        if self.kind in ("counts", "part"):
-            part, _, whole = self.title.partition("/")
-            return part, whole or f"{part} of"
+        if self.kind == "counts":
+            return "correct", "scored"
+        if self.kind == "part":
+            return self.title, f"{self.title} of"
         return (self.title,)
 
 
