@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from biomedllama_cli.evaluation.generation import GenerationRule, Generator, Prompt
 from biomedllama_cli.evaluation.jobs import Asked
@@ -17,6 +18,12 @@ CHAIN_NEW_TOKENS = 512
 """Longest chain of thought (in tokens)."""
 
 
+CHAIN_STOPS = ("\n###", "\nQuestion:")
+"""Where a chain of thought goes on to a question of its own."""
+CLOSING_NEW_TOKENS = 64
+"""Longest answer after a finished chain of thought (in tokens)."""
+
+
 def build_rule(run: Run, profile: Profile) -> GenerationRule:
     """Return how a profile's answers are generated: greedy as published, chains of thought sampled."""
     generation = run.settings.generation
@@ -26,6 +33,7 @@ def build_rule(run: Run, profile: Profile) -> GenerationRule:
         temperature=generation.temperature if chains else 0.0,
         top_p=generation.top_p if chains else 1.0,
         seed=run.settings.seed,
+        stop=CHAIN_STOPS if chains else (),
         adds_bos=profile.puts_bos(run.subject.tokenizer.adds_bos),
     )
 
@@ -33,7 +41,7 @@ def build_rule(run: Run, profile: Profile) -> GenerationRule:
 def generate_texts(
     run: Run, task: str, profile: Profile, asked: Sequence[Asked], generator: Generator
 ) -> list[list[str]]:
-    """Return the generated texts of each question: one, or one per chain of thought; finished ones are found again.
+    """Return the generated texts of each question: one, or one per chain of thought with the answer it leads to.
 
     Args:
         run: the evaluation.
@@ -49,8 +57,24 @@ def generate_texts(
         for one in asked
         for chain in range(chains)
     ]
+    texts = _continue(run, f"{profile} {task}", prompts, rule, generator)
+    closings = [profile.prompt_for(one.question).closing for one in asked for _ in range(chains)]
+    if any(closings):
+        # A chain of thought is asked for its answer, as in the work that introduced them (arXiv:2205.11916).
+        led = [text.rstrip() + closing for text, closing in zip(texts, closings, strict=True)]
+        again = [replace(prompt, text=prompt.text + text) for prompt, text in zip(prompts, led, strict=True)]
+        short = replace(rule, max_new_tokens=min(rule.max_new_tokens, CLOSING_NEW_TOKENS), temperature=0.0)
+        answers = _continue(run, f"{profile} {task} closing", again, short, generator)
+        texts = [text + answer for text, answer in zip(led, answers, strict=True)]
+    return [texts[start : start + chains] for start in range(0, len(prompts), chains)]
+
+
+def _continue(
+    run: Run, what: str, prompts: Sequence[Prompt], rule: GenerationRule, generator: Generator
+) -> list[str]:
+    """Return the text after each prompt; those that an earlier start finished are found again."""
     keys = [
-        f"{profile} {task} {number} " + digest([prompt.text, prompt.chain, str(rule)])[:16]
+        f"{what} {number} " + digest([prompt.text, prompt.chain, str(rule)])[:16]
         for number, prompt in enumerate(prompts)
     ]
     found: dict[int, str] = {}
@@ -58,13 +82,13 @@ def generate_texts(
         known = run.journal.find(key)
         if known is not None:
             found[number] = known
-    with Progress(f"answering {task}", len(prompts), "answers") as progress:
+    with Progress(f"answering {what}", len(prompts), "answers") as progress:
         tick = run.ticking(progress.advance)
         progress.start_at(len(found))
         stream = generator.generate(prompts, rule, frozenset(found), rank=run.job.rank, ranks=run.job.ranks)
         for number, text in stream:
-            run.journal.append(keys[number], task, prompts[number].id, text)
+            run.journal.append(keys[number], what, prompts[number].id, text)
             found[number] = text
             tick(False)
     texts = run.job.gather(found)
-    return [[texts[start + chain] for chain in range(chains)] for start in range(0, len(prompts), chains)]
+    return [texts[number] for number in range(len(prompts))]
