@@ -28,7 +28,7 @@ def describe_run(results: Results) -> list[str]:
         f"Model: {name}: {model.architecture}, {model.parameters:,} parameters, {model.dtype} on {model.device}",
         f"Tokenizer: {model.tokenizer_kind}, fingerprint {model.tokenizer_fingerprint[:_SHOWN_HASH]}, "
         f"{'adds' if model.tokenizer_adds_bos else 'does not add'} BOS by itself; seed {results.seed}",
-        f"Shared prefixes: {model.sharing}",
+        f"Scoring: {model.sharing}",
     ]
     if results.self_check is not None:
         lines.append(
