@@ -103,19 +103,20 @@ def evaluate_model(
 
 def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
     """Score all likelihoods first, then generate: another program that generates needs the model's memory."""
+    if plan.harness:  # first, so that a name that lm-eval lacks is found before hours of work
+        run_harness(run, plan)
     scored: list[ScoredTask] = []
     for one, loaded in inputs.tasks:
         if isinstance(loaded, LoadedQuestions):
             scored += score_question_task(run, one, loaded, inputs.contamination.get(one.task.name))
         else:
             score_text_task(run, one, loaded)
-    if plan.harness:
-        run_harness(run, plan)
     generator = None
     if any(done.profile.method == "generation" for done in scored):
         generator = _build_generator(run)
     for done in scored:
         add_cell(run, done, generator)
+    run.questions.sort(key=lambda cell: cell.method == "lm-eval")  # this project's own profiles stand first
 
 
 def _build_generator(run: Run) -> Generator:
