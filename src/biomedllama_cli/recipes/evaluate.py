@@ -19,7 +19,7 @@ from biomedllama_cli.evaluation.thresholds import check_threshold_names, check_t
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
 from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation
 from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models
-from biomedllama_cli.report.evaluation_plots import plot_results
+from biomedllama_cli.report.evaluation_plots import check_picture, plot_results
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.catalogue import QuestionTask, TextTask
 
@@ -47,6 +47,8 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         Resumable: stopped by a signal; the same command continues.
     """
     thresholds = parse_thresholds(settings.output.fail_under)
+    if settings.output.plot is not None:
+        check_picture(settings.output.plot)
     row = None if settings.reproduce is None else find_row(settings.reproduce)
     settings, plan, sources = _plan(settings, row)
     check_threshold_names(
