@@ -76,13 +76,13 @@ class EvaluateReport(Frozen):
         if self.planned is not None:
             return self._plan_lines()
         lines = evaluation_lines([each.results for each in self.evaluations], format=self._format)
-        for part in (*self.protocols, *self.reproductions, self.comparison):
-            if part is not None:
-                lines += ["", *part.lines()]
         if self._format == "csv":  # nothing but the table, for programs
             return lines
-        lines += ["", *(f"Results: {each.output_dir}" for each in self.evaluations)]
-        return [*lines, f"Plot: {self.plot}"] if self.plot else lines
+        for part in (*self.protocols, *self.reproductions, self.comparison):
+            if part is not None:
+                lines += ["", *_quote(part.lines(), self._format)]
+        lines += ["", *_quote([f"Results: {each.output_dir}" for each in self.evaluations], self._format)]
+        return [*lines, *_quote([f"Plot: {self.plot}"], self._format)] if self.plot else lines
 
     def _plan_lines(self) -> list[str]:
         lines = [f"Would score {', '.join(self.models)}; nothing is loaded or written."]
@@ -92,3 +92,14 @@ class EvaluateReport(Frozen):
                 f"  {task.task}: {task.place} ({count}); profiles {', '.join(task.profiles)}; shots {task.shots}"
             )
         return [*lines, *(f"Results would go to {folder}" for folder in self.output_dirs)]
+
+
+def _quote(lines: list[str], form: str) -> list[str]:
+    """Return lines for people so that a document in this form can hold them.
+
+    >>> _quote(["a_b", ""], "latex"), _quote(["a_b"], "markdown")
+    (['% a_b', '%'], ['```text', 'a_b', '```'])
+    """
+    if form == "latex":
+        return [f"% {line}".rstrip() for line in lines]
+    return ["```text", *lines, "```"] if form == "markdown" else lines
