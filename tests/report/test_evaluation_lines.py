@@ -90,7 +90,7 @@ def test_everything_the_numbers_depend_on_is_said(form: TableForm) -> None:
         *("fp16 on cuda", "seed 42", "rows and cached examples", "differ by 1.2e-04 nats at most"),
         "BOS: none (paper/1), BOS (id 1) (clean/1)",
         "predicted yes 1,000, no 0, maybe 0; answers yes 552, no 338, maybe 110",
-        "no option could be read from 12 of 1,000 generated answers",
+        "no option could be read from 12 of 20,000 generated answers",
         "4 orders of the options: accuracy 0.350 in the mean, 0.341 to 0.361",
         "in all orders for 900 of 1,000 (0.900)",
         "defects in the data: duplicate_options 1, duplicate_question 1 (7, 9); 1 item left out",

@@ -69,7 +69,8 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
     if metrics.predicted_labels is not None and metrics.answer_labels is not None:
         yield f"predicted {_list_counts(metrics.predicted_labels)}; answers {_list_counts(metrics.answer_labels)}"
     if metrics.unparsed is not None:
-        yield f"no option could be read from {metrics.unparsed:,} of {metrics.n:,} generated answers"
+        texts = metrics.n * max(metrics.vote_curve or {1: 0.0})  # one for every chain
+        yield f"no option could be read from {metrics.unparsed:,} of {texts:,} generated answers"
     if metrics.permutations is not None:
         yield _describe_permutations(metrics.permutations)
     if facts.draw_rule is not None:
