@@ -150,13 +150,16 @@ def plan_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[list[EncodedPrompt]]:
-    """Return what is left for a rank in batches, longest prompts first; equal prompts stand side by side."""
+    """Return what is left for a rank in batches, longest prompts first; equal prompts stand side by side.
+
+    The batches follow from all prompts, and one of which a part is finished stays whole: no text depends on an
+    interruption, or on the number of ranks.
+    """
     if cut := find_truncated(encoded):
         logger.warning("generation: %d of %d prompts lose their left end", len(cut), len(encoded))
-    pending = [prompt for prompt in encoded if prompt.number not in finished]
-    pending.sort(key=lambda prompt: (-len(prompt.token_ids), prompt.token_ids, prompt.number))
-    batches = [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
-    return batches[rank::ranks]
+    ordered = sorted(encoded, key=lambda prompt: (-len(prompt.token_ids), prompt.token_ids, prompt.number))
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return [batch for batch in batches[rank::ranks] if any(one.number not in finished for one in batch)]
 
 
 def find_truncated(encoded: Sequence[EncodedPrompt]) -> tuple[int, ...]:
@@ -203,7 +206,8 @@ class HuggingFaceGenerator:
         encoded = encode_prompts(self.tokenizer, prompts, rule, self.context_length)
         for batch in plan_batches(encoded, finished, self.batch_size, rank=rank, ranks=ranks):
             for prompt, new_ids in zip(batch, self._continue(batch, rule), strict=True):
-                yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
+                if prompt.number not in finished:
+                    yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
 
     def _continue(self, batch: Sequence[EncodedPrompt], rule: GenerationRule) -> list[list[int]]:
         """Return the new ids of every row, up to the end of its answer."""

@@ -87,7 +87,8 @@ class VllmGenerator:
                 new_ids = list(output.outputs[0].token_ids)
                 if new_ids and new_ids[-1] == self.tokenizer.eos_id:
                     new_ids.pop()
-                yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
+                if prompt.number not in finished:
+                    yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
 
     def _sampling(self, rule: GenerationRule, item_id: str, chain: int) -> Any:
         sampled = rule.temperature > 0
