@@ -69,15 +69,18 @@ def test_ranks_write_their_own_files_and_read_all(tmp_path):
 
 
 def test_the_same_command_at_the_same_time_is_refused(tmp_path):
-    with open_journal(tmp_path, IDENTITY), pytest.raises(OutputError, match="running already"):
-        with open_journal(tmp_path, IDENTITY):
-            pass
+    second = open_journal(tmp_path, IDENTITY)
+    with open_journal(tmp_path, IDENTITY), pytest.raises(OutputError, match="running already"), second:
+        pass
 
 
 def test_nothing_is_left_after_the_results_are_written(tmp_path):
     with open_journal(tmp_path, IDENTITY) as journal:
         journal.append("a", "medqa", "1", 1)
-        remove_journal(journal)
+        remove_journal(journal.folder)  # held: nobody's work is taken from under them
+        assert journal.folder.is_dir()
+    remove_journal(journal.folder)
+    remove_journal(journal.folder)
     assert not any(tmp_path.iterdir())
 
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from biomedllama_cli.engine.accelerator import COLLECTIVE_TIMEOUT, check_world, choose_device_type
+from biomedllama_cli.engine.accelerator import check_world, choose_device_type
 from biomedllama_cli.engine.sharding import read_world
+from biomedllama_cli.errors import Resumable
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 Value = TypeVar("Value")
+
+SHARE_TIMEOUT = timedelta(days=7)
+"""How long a process waits for the others' shares; one that has died is found out by the launcher."""
+
+CONTINUES = "The same command continues."
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """What a process gives instead of its share when it was asked to stop."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -32,13 +46,34 @@ class Job:
     device: torch.device
 
     def gather(self, found: dict[int, Value]) -> dict[int, Value]:
-        """Return what all processes have found, on each of them; every process must call it."""
+        """Return what all processes have found, on each of them; every process must call it, or `stop`.
+
+        Raises:
+            Resumable: another process has stopped.
+        """
         if self.ranks == 1:
             return found
         together: dict[int, Value] = {}
         for part in gather_object([found]):
+            if isinstance(part, _Stopped):
+                raise Resumable(part.reason, CONTINUES)
             together.update(part)
         return together
+
+    def stop(self, reason: str) -> NoReturn:
+        """Leave the work, and release the processes that wait in `gather` for this one's share.
+
+        A process that waits there hears no signal: without this it would wait for ever.
+
+        Args:
+            reason: one sentence.
+
+        Raises:
+            Resumable: always.
+        """
+        if self.ranks > 1:
+            gather_object([_Stopped(reason)])
+        raise Resumable(reason, CONTINUES)
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -59,7 +94,7 @@ def join_job(parallel: ParallelSettings) -> Job:
     if world.world_size == 1:
         return Job(0, 1, torch.device(kind))
     check_world(parallel, world)
-    state = PartialState(cpu=kind == "cpu", timeout=COLLECTIVE_TIMEOUT)
+    state = PartialState(cpu=kind == "cpu", timeout=SHARE_TIMEOUT)
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return Job(state.process_index, state.num_processes, state.device)

@@ -13,16 +13,17 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.corpus.locks import LockTakenError, hold_lock
 from biomedllama_cli.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-_LOCK_FILE = "lock"
+_FOLDER_PREFIX = ".evaluate-"
 _IDENTITY_FILE = "identity.json"
 
 
@@ -45,18 +46,15 @@ class Journal:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder = folder
-        self._finished: dict[str, Any] = {}
-        for path in sorted(folder.glob("finished-*.jsonl")):
-            self._finished.update(_read_lines(path))
+        self._finished = dict(_read_pieces(folder))
         self.found = len(self._finished)
         path = folder / f"finished-{rank}.jsonl"
         _cut_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
 
-    @property
-    def finished(self) -> int:
-        """Pieces that are finished now."""
-        return len(self._finished)
+    def count(self) -> int:
+        """Return how many pieces are finished now, by all processes."""
+        return len(dict(_read_pieces(self.folder)))
 
     def find(self, key: str) -> Any | None:
         """Return what was found out for a key, or None."""
@@ -91,12 +89,17 @@ def open_journal(parent: Path, identity: dict[str, Any], *, rank: int = 0) -> It
         rank: of this process.
 
     Raises:
-        OutputError: another process runs the same command, or the folder cannot be written.
+        OutputError: another process runs the same command, the folder cannot be written, or its disk is full.
     """
-    folder = parent / f".evaluate-{digest(identity)[:16]}"
+    folder = parent / f"{_FOLDER_PREFIX}{digest(identity)[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder / f"{_LOCK_FILE}-{rank}"):
+    except OSError as error:
+        raise OutputError(
+            f"the work folder {folder} cannot be made ({error.strerror})", "Give another --output-dir."
+        ) from error
+    try:
+        with hold_lock(folder / _lock_name(rank)), explain_full_disk(folder):
             if rank == 0:
                 content = json.dumps(identity, ensure_ascii=False, indent=2) + "\n"
                 (folder / _IDENTITY_FILE).write_text(content, encoding="utf-8")
@@ -114,19 +117,35 @@ def open_journal(parent: Path, identity: dict[str, Any], *, rank: int = 0) -> It
         ) from error
 
 
-def remove_journal(journal: Journal) -> None:
-    """Remove the work folder of a command whose results are written."""
-    journal.close()
-    shutil.rmtree(journal.folder, ignore_errors=True)
+def remove_journal(folder: Path) -> None:
+    """Remove the work folder of a command whose results are written, unless another start has taken it up."""
+    with suppress(LockTakenError, FileNotFoundError), hold_lock(folder / _lock_name(0)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_in_journals(parent: Path, key: str) -> list[Any]:
+    """Return what the journals beside some outputs say under a key."""
+    pieces = (dict(_read_pieces(folder)) for folder in sorted(parent.glob(f"{_FOLDER_PREFIX}*")))
+    return [found[key] for found in pieces if key in found]
+
+
+def _lock_name(rank: int) -> str:
+    return f"lock-{rank}"
+
+
+def _read_pieces(folder: Path) -> Iterator[tuple[str, Any]]:
+    for path in sorted(folder.glob("finished-*.jsonl")):
+        yield from _read_lines(path)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for line in path.read_bytes().split(b"\n"):
+    # After the last line end stands what a kill cut short, even where it can be read: it is about to be removed.
+    for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             record = json.loads(line)
             yield record["key"], record["value"]
         except (ValueError, KeyError, TypeError):
-            continue  # the line a kill cut short: what it told is found out again
+            continue  # a line that a crash of the machine left behind: what it told is found out again
 
 
 def _cut_torn_line(path: Path) -> None:

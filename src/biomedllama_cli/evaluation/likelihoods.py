@@ -177,10 +177,10 @@ def run_pass(
         ranks: the processes of this job.
         on_group: told after each group; whether it was in the journal.
     """
-    keys = [hash_group(group) for group in work.groups]
+    keys = name_groups(work.groups, task)
     found: dict[int, list[list[float | int]]] = {}
     for number, key in enumerate(keys):
-        known = journal.find(f"{task}/{number}/{key}")
+        known = journal.find(key)
         if known is not None:
             found[number] = known
             on_group(True)
@@ -189,7 +189,7 @@ def run_pass(
         if number in found:  # its batch was cut short, so it was computed once more
             continue
         value = [[one.value, one.tokens, int(one.greedy), int(one.truncated)] for one in likelihoods]
-        journal.append(f"{task}/{number}/{keys[number]}", task, work.names[number], value)
+        journal.append(keys[number], task, work.names[number], value)
         found[number] = value
         on_group(False)
     gathered = ranks.gather(found)
@@ -200,6 +200,16 @@ def run_pass(
         )
         for number, values in sorted(gathered.items())
     }
+
+
+def name_groups(groups: Sequence[Group], task: str) -> list[str]:
+    """Return the journal's key of every group: by the ids of its sequences, and of all others of the pass.
+
+    Which groups share a row follows from all of them, and the last bits of a number from its row.
+    """
+    hashes = [hash_group(group) for group in groups]
+    together = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return [f"{task}/{together}/{number}/{own}" for number, own in enumerate(hashes)]
 
 
 def hash_group(group: Group) -> str:

@@ -46,6 +46,7 @@ def write_results(
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     overwrite: bool,
+    work: Path | None = None,
 ) -> None:
     """Write results.json and the files of samples; the folder appears complete or not at all.
 
@@ -54,6 +55,7 @@ def write_results(
         report: content of results.json.
         samples: lines by name of their file.
         overwrite: whether earlier results may be replaced.
+        work: where the folder is put together, on the same disk; beside it when not given.
 
     Raises:
         OutputError: the folder cannot be written, or has been filled in the meantime.
@@ -61,7 +63,8 @@ def write_results(
     check_output_folder(folder, overwrite=overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        room = work or folder.parent
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=room))
         try:
             for name, rows in samples.items():
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -69,7 +72,7 @@ def write_results(
             content = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
             (staging / RESULTS_FILE).write_text(content, encoding="utf-8")
             staging.chmod(0o755)  # mkdtemp makes it private
-            _replace(folder, staging)
+            _replace(folder, staging, room)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -119,11 +122,11 @@ def load_samples(folder: Path, name: str) -> list[dict[str, Any]]:
     return samples
 
 
-def _replace(folder: Path, staging: Path) -> None:
+def _replace(folder: Path, staging: Path, room: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         staging.replace(folder)  # a rename may take the place of an empty folder
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=room))
     folder.replace(old)
     staging.replace(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from biomedllama_cli.errors import UserError
 from biomedllama_cli.evaluation.cells import Results
 from biomedllama_cli.evaluation.comparison import compare
+from biomedllama_cli.evaluation.journal import remove_journal
 from biomedllama_cli.evaluation.output import check_output_folder
 from biomedllama_cli.evaluation.plan import Plan, plan_tasks
 from biomedllama_cli.evaluation.protocol_difference import compare_profiles
@@ -18,7 +19,7 @@ from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.evaluation.thresholds import check_threshold_names, check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
 from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation
-from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models
+from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models, was_interrupted_after
 from biomedllama_cli.report.evaluation_plots import check_picture, plot_results
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.catalogue import QuestionTask, TextTask
@@ -60,7 +61,7 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
     )
     output_dirs = choose_folders(settings, sources)
     for folder in output_dirs:
-        check_output_folder(folder, overwrite=settings.overwrite)
+        check_output_folder(folder, overwrite=settings.overwrite or was_interrupted_after(folder))
     report = EvaluateReport(models=tuple(sources), output_dirs=tuple(map(str, output_dirs)))
     if dry_run:
         planned = describe_inputs(plan, settings)
@@ -79,6 +80,8 @@ def evaluate(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateRe
         return report
     conclusions = _conclude(settings, row, inputs, evaluated)
     conclusions["failed_thresholds"] = check_thresholds(thresholds, [one.results for one in evaluated])
+    for one in evaluated:  # not before: with several models, each of them is found again until all are done
+        remove_journal(one.work)
     return report.model_copy(update=conclusions).in_form(settings.output.format)
 
 

@@ -14,14 +14,15 @@ from biomedllama_cli.engine.job import join_job
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.evaluation.cells import Results
 from biomedllama_cli.evaluation.generation import Generator, HuggingFaceGenerator
-from biomedllama_cli.evaluation.journal import open_journal, remove_journal
-from biomedllama_cli.evaluation.output import write_results
+from biomedllama_cli.evaluation.journal import open_journal
+from biomedllama_cli.evaluation.output import check_output_folder, write_results
 from biomedllama_cli.evaluation.plan import Plan
 from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
 from biomedllama_cli.recipes.evaluate_run import Run
+from biomedllama_cli.recipes.evaluate_sources import holds_results_of, written_key
 from biomedllama_cli.recipes.evaluate_subject import Subject, load_subject
 from biomedllama_cli.recipes.evaluate_tasks import ScoredTask, add_cell, score_question_task, score_text_task
 from biomedllama_cli.settings.evaluate import EvaluateSettings
@@ -41,14 +42,15 @@ class Evaluated:
     Attributes:
         rank: of this process; the first one has written the folder.
         folder: of the results.
+        work: folder of the journal, which stays until the whole command has ended.
         results: what is in it.
         samples: likewise, by name of their file.
         precision_error: largest difference of a log-likelihood (nats) in fp16, one by one; None if not measured.
     """
 
     rank: int
-
     folder: Path
+    work: Path
     results: Results
     samples: dict[str, list[dict[str, Any]]]
     precision_error: float | None
@@ -79,6 +81,9 @@ def evaluate_model(
     versions = collect_versions()
     identity = _identify(subject, inputs, settings, versions)
     with StopRequest() as stop, open_journal(folder.parent, identity, rank=job.rank) as journal:
+        own = holds_results_of(journal.find(written_key(folder)), folder)
+        overwrite = settings.overwrite or own  # an earlier start wrote it, and was killed before its end
+        check_output_folder(folder, overwrite=overwrite)
         job.wait()  # all have read what is finished before anybody adds to it
         run = Run(settings, subject, job, journal, stop)
         _run(run, plan, inputs)
@@ -94,11 +99,16 @@ def evaluate_model(
             self_check=max(run.checked.values(), default=None),
         )
         if job.rank == 0:
-            write_results(folder, results.model_dump(mode="json"), run.samples, overwrite=settings.overwrite)
+            _write(results, run, folder, overwrite=overwrite)
         job.wait()
-        if job.rank == 0:
-            remove_journal(journal)
-    return Evaluated(job.rank, folder, results, run.samples, error)
+    return Evaluated(job.rank, folder, journal.folder, results, run.samples, error)
+
+
+def _write(results: Results, run: Run, folder: Path, *, overwrite: bool) -> None:
+    """Write the results folder; the journal knows it from before it appears."""
+    run.journal.append(written_key(folder), "", "", results.created)
+    content = results.model_dump(mode="json")
+    write_results(folder, content, run.samples, overwrite=overwrite, work=run.journal.folder)
 
 
 def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
@@ -147,6 +157,8 @@ def _identify(
 ) -> dict[str, Any]:
     """Return everything the numbers follow from: a start with the same identity continues this one."""
     facts = subject.facts
+    asked = settings.model_dump(mode="json", exclude=_UNSEEN)
+    asked["compute"] = {"sharing": settings.compute.sharing, "row_tokens": settings.compute.row_tokens}
     return {
         "model": facts.weights_sha256 or facts.source,
         "revision": facts.revision,
@@ -155,7 +167,7 @@ def _identify(
         "device": facts.device.partition(":")[0],
         "attention": facts.attention,
         "batch_size": subject.batch_size,
-        "settings": settings.model_dump(mode="json", exclude=_UNSEEN),
+        "settings": asked,
         "sources": [[loaded.source.location, loaded.source.sha256] for _, loaded in inputs.tasks],
         "versions": {name: versions[name] for name in ("biomedllama-cli", "torch", "transformers")},
     }

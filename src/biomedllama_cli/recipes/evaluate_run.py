@@ -9,7 +9,6 @@ from typing import Any
 
 from biomedllama_cli.engine.job import Job
 from biomedllama_cli.engine.signals import StopRequest
-from biomedllama_cli.errors import Resumable
 from biomedllama_cli.evaluation.cells import QuestionCell, TextCell
 from biomedllama_cli.evaluation.jobs import Likelihood
 from biomedllama_cli.evaluation.journal import Journal
@@ -64,9 +63,8 @@ class Run:
             Resumable: what is finished is in the journal.
         """
         if self.stop.requested:
-            raise Resumable(
-                f"stopped by {self.stop.signal_name} with {self.journal.finished} finished pieces saved",
-                "The same command continues.",
+            self.job.stop(
+                f"stopped by {self.stop.signal_name} with {self.journal.count()} finished pieces saved"
             )
 
     def check(self, task: str, groups: Sequence[Group], found: Mapping[int, Sequence[Likelihood]]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.evaluation.journal import find_in_journals
+from biomedllama_cli.evaluation.output import RESULTS_FILE
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,28 @@ def model_name(source: str) -> str:
     parts = [part for part in Path(source).parts if part not in {"/", ".", "..", "checkpoints"}]
     kept = parts[-2:] if parts and parts[-1].startswith("step-") else parts[-1:]
     return "-".join(kept).replace(":", "-") or "model"
+
+
+def was_interrupted_after(folder: Path) -> bool:
+    """Tell whether a folder holds results of a command that was killed before its end.
+
+    It may then be written again by the same command, which its journal tells once the model is known.
+    """
+    return any(holds_results_of(one, folder) for one in find_in_journals(folder.parent, written_key(folder)))
+
+
+def written_key(folder: Path) -> str:
+    """Return the journal's key of the piece that says when the results in a folder were made."""
+    return f"written {folder.resolve()}"
+
+
+def holds_results_of(created: str | None, folder: Path) -> bool:
+    """Tell whether the results in a folder are those that were made at `created`."""
+    try:
+        content = json.loads((folder / RESULTS_FILE).read_bytes())
+        return created is not None and content["created"] == created
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _newest_of_run(source: str) -> str:
