@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from biomedllama_cli.cli.logs import configure_logging
 from biomedllama_cli.cli.output import print_error, print_report
+from biomedllama_cli.errors import ThresholdError
 
 
 class CommandGroup(TyperGroup):
@@ -51,12 +52,18 @@ class SettingsCommand(TyperCommand):
             with redirect_stdout(sys.stderr):  # stdout belongs to the report alone
                 report = ctx.invoke(self.callback)
         except (Exception, KeyboardInterrupt) as error:
-            return print_error(error, as_json=options["json"], debug=options["debug"])
+            # A result below its threshold comes from a process that has printed the report, the one document on stdout.
+            as_json = options["json"] and not isinstance(error, ThresholdError)
+            return print_error(error, as_json=as_json, debug=options["debug"])
         if report is None:
             return 0
         print_report(report, as_json=options["json"])
         problem = getattr(report, "problem", None)
         if problem is None:
             return 0
+        from biomedllama_cli.engine.rank import tell_launcher
+
+        if tell_launcher(problem) is not None:
+            return 0  # the launcher ends with the problem's code, once this process has ended well
         # The report is the one document on stdout; what is wrong with it goes to stderr.
         return print_error(problem, as_json=False, debug=options["debug"])

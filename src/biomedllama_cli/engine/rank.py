@@ -197,11 +197,20 @@ def run_as_rank(story: Callable[[], T]) -> T:
         (Path(folder) / (os.environ["RANK"] + DONE_SUFFIX)).touch()
         return result
     except BaseException as error:
-        outcome = describe_failure(int(os.environ["RANK"]), error)
         sys.stderr.flush()
-        _write(Path(folder) / f"{outcome.rank}.json", json.dumps(asdict(outcome)))
+        outcome = tell_launcher(error)
         wait_to_be_stopped()
-        os._exit(outcome.exit_code)
+        os._exit(ExitCode.FAILURE if outcome is None else outcome.exit_code)
+
+
+def tell_launcher(error: BaseException) -> Outcome | None:
+    """Hand an error over to our own launcher, which says it; None where there is no such launcher."""
+    folder = os.environ.get(OUTCOME)
+    if folder is None:
+        return None
+    outcome = describe_failure(int(os.environ["RANK"]), error)
+    _write(Path(folder) / f"{outcome.rank}.json", json.dumps(asdict(outcome)))
+    return outcome
 
 
 def wait_to_be_stopped() -> None:
