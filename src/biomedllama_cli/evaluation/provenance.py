@@ -40,10 +40,14 @@ def hash_weights(folder: Path) -> str | None:
 
 
 def hash_items(items: Sequence[Question] | Sequence[Document]) -> str:
-    """Return the SHA-256 over the content of all items in the order of their file, wherever they came from."""
+    """Return the SHA-256 over the content of all items in their order, wherever they came from.
+
+    What an item is grouped by (its subject, whether a corpus holds it) is not part of its content.
+    """
     digest = hashlib.sha256()
     for item in items:
-        digest.update(json.dumps(vars(item), ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        content = {name: value for name, value in vars(item).items() if name != "groups"}
+        digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 

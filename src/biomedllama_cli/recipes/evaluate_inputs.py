@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from biomedllama_cli.errors import DataError, UnavailableError
@@ -72,7 +72,9 @@ def load_inputs(plan: Plan, settings: EvaluateSettings, *, tolerant: bool = Fals
             for profile in one.profiles:
                 draw_questions(one, loaded, profile, settings)
             if settings.protocol.corpus is not None:
-                contamination[one.task.name] = _search_corpus(settings.protocol.corpus, one, loaded)
+                found = _search_corpus(settings.protocol.corpus, one, loaded)
+                contamination[one.task.name] = found
+                loaded = replace(loaded, items=tuple(_mark(item, found) for item in loaded.items))
         tasks.append((one, loaded))
     if missing and not tasks:
         raise UnavailableError(
@@ -170,6 +172,15 @@ def _tell_defects(loaded: LoadedQuestions) -> None:
             len(loaded.defects),
             ", ".join(kinds),
         )
+
+
+def _mark(item: Question, found: Contamination) -> Question:
+    """Return an item with what was found of it in the corpus as a group, so that results are split by it."""
+    if item.id in found.contaminated:
+        finding = "contaminated"
+    else:
+        finding = "not testable" if item.id in found.untestable else "clean"
+    return replace(item, groups=(*item.groups, ("contamination", finding)))
 
 
 def _search_corpus(corpus: Path, plan: TaskPlan, loaded: LoadedQuestions) -> Contamination:
