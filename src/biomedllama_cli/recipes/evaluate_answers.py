@@ -68,6 +68,11 @@ def answer_without_model(settings: EvaluateSettings) -> Answer | None:
     if len(names) > 1:
         raise SettingsError(f"{' and '.join(names)} are asked for at once; each is an answer of its own")
     if asked["protocol.task list"]:
+        if len(settings.protocol.task) > 1:
+            raise SettingsError(
+                "protocol.task has `list` among names of tasks; it shows all tasks and runs none",
+                "Give --task list alone.",
+            )
         return list_tasks()
     if asked["reproduce list"]:
         from biomedllama_cli.evaluation.published import list_rows
