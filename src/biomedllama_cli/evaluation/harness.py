@@ -8,8 +8,6 @@ In a script, importing this module makes the model known to lm-eval under the na
 On the command line the module stands where lm-eval's own would:
 
     python -m biomedllama_cli.evaluation.harness run --model biomedllama --model_args pretrained=FOLDER --tasks ...
-
-Requests, answers and caches are lm-eval's; what differs is that the options of a question share one row.
 """
 
 from __future__ import annotations
