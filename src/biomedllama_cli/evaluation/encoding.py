@@ -53,7 +53,8 @@ def encode_continuations(
                 f"option {moved + text!r} has no token of its own after its question {_shorten(context)}",
                 _DROP_HINT,
             )
-        sequences.append(TokenSequence((*prefix, *ids), scored))
+        # As lm-eval reads it: where a token spans the boundary, the context's own tokens stand before the rest.
+        sequences.append(TokenSequence((*prefix, *context_ids, *ids[len(context_ids) :]), scored))
     return sequences
 
 
