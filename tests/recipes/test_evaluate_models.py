@@ -10,10 +10,13 @@ import shutil
 import pytest
 from evaluation_runs import cell_of, read_samples, run, write_medqa
 
-from biomedllama_cli.errors import ExitCode, ModelError, SettingsError
+from biomedllama_cli.errors import DataError, ExitCode, ModelError, SettingsError
+from biomedllama_cli.evaluation.contamination import Contamination
 from biomedllama_cli.evaluation.output import load_results
+from biomedllama_cli.recipes import evaluate_inputs
 from biomedllama_cli.recipes.prepare import prepare
 from biomedllama_cli.settings.prepare import PrepareSettings
+from biomedllama_cli.tasks.catalogue import TASKS, load_questions
 
 
 def test_models_are_compared_on_the_same_items(tmp_path, tiny_models):
@@ -132,6 +135,17 @@ def test_questions_of_the_corpus_are_left_out_of_clean_alone(tmp_path, model):
     assert (paper.metrics.n, clean.metrics.n, clean.metrics.n_all) == (5, 4, 5)
     assert held in {sample["id"] for sample in read_samples(tmp_path, "medqa")}
     assert held not in {sample["id"] for sample in read_samples(tmp_path, "medqa", "clean")}
+
+
+def test_a_corpus_of_all_questions_leaves_clean_nothing_to_ask(tmp_path, model, monkeypatch):
+    file = write_medqa(tmp_path / "test.jsonl", 2)
+    ids = [item.id for item in load_questions(TASKS["medqa"], shots=0, test_file=file).items]
+    everything = Contamination(tuple(ids), (), listed=2, searched=0, documents=0)
+    monkeypatch.setattr(evaluate_inputs, "find_contaminated", lambda *_: everything)
+    options = {"task": ["medqa"], "data": [f"medqa={file}"], "corpus": str(tmp_path)}
+    with pytest.raises(DataError, match="the corpus holds all 2 questions"):
+        run(tmp_path, model, **options, profile=["paper", "clean"])
+    assert cell_of(run(tmp_path, model, **options), "medqa").metrics.n == 2
 
 
 def _make_corpus(tmp_path, tokenizer, leak):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from biomedllama_cli.tasks.catalogue import (
     load_documents,
     load_questions,
 )
+from biomedllama_cli.tasks.fewshot import DrawnQuestion
 from biomedllama_cli.tasks.hub import HubSplit
 from biomedllama_cli.tasks.question import Question
 
@@ -69,10 +71,11 @@ def load_inputs(plan: Plan, settings: EvaluateSettings, *, tolerant: bool = Fals
             continue
         if isinstance(loaded, LoadedQuestions):
             _tell_defects(loaded)
-            for profile in one.profiles:
-                draw_questions(one, loaded, profile, settings)
+            drawn = [draw_questions(one, loaded, profile, settings) for profile in one.profiles]
             if settings.protocol.corpus is not None:
                 found = _search_corpus(settings.protocol.corpus, one, loaded)
+                for profile, task in zip(one.profiles, drawn, strict=True):
+                    leave_out_contaminated(task.questions, profile, one.task.name, found)
                 contamination[one.task.name] = found
                 loaded = replace(loaded, items=tuple(_mark(item, found) for item in loaded.items))
         tasks.append((one, loaded))
@@ -128,6 +131,28 @@ def draw_questions(
         seed=settings.seed,
         draw="fixed" if fixed else "per question",
     )
+
+
+def leave_out_contaminated(
+    drawn: Sequence[DrawnQuestion], profile: Profile, task_name: str, contamination: Contamination | None
+) -> Sequence[DrawnQuestion]:
+    """Return what a profile asks of the drawn questions: `clean` asks none that the corpus holds.
+
+    The draws are made for all, so that leaving some out changes none.
+
+    Raises:
+        DataError: the corpus holds all of them.
+    """
+    if contamination is None or profile.name != "clean":
+        return drawn
+    held = set(contamination.contaminated)
+    kept = [each for each in drawn if each[0].id not in held]
+    if not kept:
+        raise DataError(
+            f"{task_name}: the corpus holds all {len(drawn)} questions that the profile {profile.name} would ask",
+            "Evaluate without --corpus, or train on a corpus made with `prepare --benchmark`.",
+        )
+    return kept
 
 
 def describe_inputs(plan: Plan, settings: EvaluateSettings) -> tuple[Planned, ...]:

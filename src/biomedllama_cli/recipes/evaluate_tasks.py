@@ -17,12 +17,11 @@ from biomedllama_cli.evaluation.provenance import hash_items
 from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
 from biomedllama_cli.evaluation.variants import build_asked
 from biomedllama_cli.recipes.evaluate_generation import generate_texts
-from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound
+from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound, leave_out_contaminated
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
-from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.tasks.catalogue import LoadedDocuments, LoadedQuestions
-from biomedllama_cli.tasks.fewshot import DrawnQuestion, hash_draws, shuffle_items
+from biomedllama_cli.tasks.fewshot import hash_draws, shuffle_items
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,9 @@ def score_question_task(
     asked: dict[str, list[Asked]] = {}
     for profile in plan.profiles:
         drawn[profile.name] = draw_questions(plan, loaded, profile, run.settings)
-        kept = _keep(drawn[profile.name].questions, profile, contamination, run.settings)
+        kept = leave_out_contaminated(drawn[profile.name].questions, profile, plan.task.name, contamination)[
+            : run.settings.protocol.limit
+        ]
         asked[profile.name] = build_asked(
             profile,
             plan.task.name,
@@ -78,19 +79,6 @@ def score_question_task(
         name = profile.name
         done.append(ScoredTask(plan, profile, drawn[name], asked[name], scored[name], facts))
     return done
-
-
-def _keep(
-    drawn: Sequence[DrawnQuestion],
-    profile: Profile,
-    contamination: Contamination | None,
-    settings: EvaluateSettings,
-) -> Sequence[DrawnQuestion]:
-    """Return the questions to score: the draws are made for all, so that leaving some out changes none."""
-    if contamination is not None and profile.name == "clean":
-        held = set(contamination.contaminated)
-        drawn = [each for each in drawn if each[0].id not in held]
-    return drawn[: settings.protocol.limit]
 
 
 def add_cell(run: Run, done: ScoredTask, generator: Generator | None) -> None:
