@@ -19,7 +19,7 @@ def test_a_row_is_run_as_far_as_there_is_data(tmp_path, model, caplog):
         f"pubmedqa={write_pubmedqa(tmp_path / 'ori_pqal.json', test=5, other=4)}",
     ]
     tasks = [cell.task for cell in find_row(ROW).cells]
-    report = run(tmp_path, model, reproduce=ROW, data=data, seed=7)
+    report = run(tmp_path, model, reproduce=ROW, data=data)
     (found,) = report.reproductions
     verdicts = {cell.published.task: cell.verdict for cell in found.cells}
     assert list(verdicts) == tasks
@@ -29,7 +29,7 @@ def test_a_row_is_run_as_far_as_there_is_data(tmp_path, model, caplog):
     reasons = {cell.published.task: cell.reason for cell in found.cells if cell.verdict == "not run"}
     assert all(reasons.values())
     assert found.precision_error > 0
-    assert report.evaluations[0].results.seed == 42  # as published, whatever was asked
+    assert report.evaluations[0].results.seed == 42
     text = "\n".join(report.lines())
     assert ROW in text
     assert "not run" in text
@@ -75,6 +75,16 @@ def test_without_any_data_the_files_are_asked_for(tmp_path, model):
 def test_rows_that_cannot_be_run_are_refused(tmp_path, model, name, message):
     with pytest.raises(SettingsError, match=message):
         run(tmp_path, model, reproduce=name)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"profile": ["clean"]}, {"shots": 3}, {"seed": 7}, {"draw": "fixed"}, {"context_length": 512}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_the_row_fixes_cannot_be_asked_otherwise(tmp_path, model, asked):
+    with pytest.raises(SettingsError, match=f"{next(iter(asked))} is .*which fixes it"):
+        run(tmp_path, model, reproduce=ROW, **asked)
 
 
 def test_a_dry_run_shows_the_tasks_of_the_row(tmp_path, caplog):

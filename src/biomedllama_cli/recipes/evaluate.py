@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from biomedllama_cli.errors import UserError
+from biomedllama_cli.errors import SettingsError, UserError
 from biomedllama_cli.evaluation.cells import Results
 from biomedllama_cli.evaluation.comparison import compare
 from biomedllama_cli.evaluation.journal import remove_journal
@@ -14,14 +14,14 @@ from biomedllama_cli.evaluation.output import check_output_folder
 from biomedllama_cli.evaluation.plan import Plan, plan_tasks
 from biomedllama_cli.evaluation.protocol_difference import compare_profiles
 from biomedllama_cli.evaluation.published import PublishedRow, find_row
-from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, judge, settings_of
+from biomedllama_cli.evaluation.reproduction import PUBLISHED_SEED, RunRequest, judge, settings_of
 from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.evaluation.thresholds import check_threshold_names, check_thresholds, parse_thresholds
 from biomedllama_cli.recipes.evaluate_inputs import Inputs, describe_inputs, load_inputs
 from biomedllama_cli.recipes.evaluate_report import EvaluateReport, Evaluation
 from biomedllama_cli.recipes.evaluate_sources import choose_folders, find_models, was_interrupted_after
 from biomedllama_cli.report.evaluation_plots import check_picture, plot_results
-from biomedllama_cli.settings.evaluate import EvaluateSettings
+from biomedllama_cli.settings.evaluate import EvaluateSettings, ProtocolSettings
 from biomedllama_cli.tasks.catalogue import QuestionTask, TextTask
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _plan(settings: EvaluateSettings, row: PublishedRow | None) -> tuple[Evaluat
         return settings, plan_tasks(settings.protocol), find_models(settings)
     requests = settings_of(row, settings.model, tasks=settings.protocol.task or None)
     request = requests[0]
+    _refuse_other_protocol(settings, request)
     protocol = settings.protocol.model_copy(
         update={
             "task": request.tasks,
@@ -106,6 +107,25 @@ def _plan(settings: EvaluateSettings, row: PublishedRow | None) -> tuple[Evaluat
         plan,
         find_models(settings.model_copy(update={"model": tuple(one.model for one in requests)})),
     )
+
+
+def _refuse_other_protocol(settings: EvaluateSettings, request: RunRequest) -> None:
+    """Refuse settings that a published row fixes otherwise; their defaults were not asked for."""
+    asked, default = settings.protocol, ProtocolSettings()
+    fixed = (
+        ("protocol.profile", asked.profile, default.profile, (request.profile,)),
+        ("protocol.shots", asked.shots, default.shots, max(request.shots.values())),
+        ("protocol.context_length", asked.context_length, default.context_length, request.context_length),
+        ("protocol.draw", asked.draw, default.draw, default.draw),
+        ("seed", settings.seed, PUBLISHED_SEED, PUBLISHED_SEED),
+    )
+    for name, value, unasked, published in fixed:
+        if value not in (unasked, published):
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            raise SettingsError(
+                f"{name} is {shown}, but reproduce runs a published row, which fixes it",
+                "Leave it out, or evaluate without --reproduce.",
+            )
 
 
 def _conclude(
