@@ -41,26 +41,25 @@ def build_model(
 
 
 @contextmanager
-def counting_tokens(model: LlamaForCausalLM) -> Iterator[list[tuple[int, int]]]:
-    """Note how many tokens each call of the layers, and of the output table, is given."""
+def counting_tokens(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[tuple[int, int]]]:
+    """Note how many tokens each pass through the layers reads, and how many positions are projected after it."""
     seen: list[tuple[int, int]] = []
-    layers: list[int] = []
 
     def note_layer(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        layers.append(arguments[0].shape[0] * arguments[0].shape[1])
+        seen.append((arguments[0].shape[0] * arguments[0].shape[1], 0))
 
-    def note_head(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-        seen.append((layers[-1], output.numel() // output.shape[-1]))
+    def note_blocks(model: LlamaForCausalLM, hidden_ND: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        seen[-1] = (seen[-1][0], seen[-1][1] + len(hidden_ND))
+        return blocks(model, hidden_ND)
 
-    hooks = [
-        model.model.layers[0].register_forward_pre_hook(note_layer),
-        model.lm_head.register_forward_hook(note_head),
-    ]
-    try:
+    blocks = projection.iter_blocks
+    hook = model.model.layers[0].register_forward_pre_hook(note_layer)
+    with monkeypatch.context() as patch:
+        patch.setattr(projection, "iter_blocks", note_blocks)
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hook.remove()
 
 
 def values(scored: dict[int, tuple[Likelihood, ...]]) -> dict[int, tuple[float, ...]]:
@@ -108,36 +107,42 @@ def test_greedy_is_told_where_each_token_is_the_likeliest(attention: str) -> Non
 
 
 def test_shared_context_is_computed_once_and_only_scored_positions_are_projected(
-    model: LlamaForCausalLM,
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = tuple(range(30))
     group = tuple(TokenSequence((*context, 40 + option, 50, 51), 3) for option in range(4))
     scorer = SharedPrefixScorer(model, context_length=CONTEXT)
-    with counting_tokens(model) as seen:
+    with counting_tokens(model, monkeypatch) as seen:
         list(scorer.score([group]))
     # 30 of the context and two per option (the last token is never read), padded to a multiple of 16;
     # one position of the context and two per option predict something.
     assert seen == [(48, 9)]
 
 
-def test_options_of_one_token_add_nothing_to_their_context(model: LlamaForCausalLM) -> None:
+def test_options_of_one_token_add_nothing_to_their_context(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = tuple(TokenSequence((*range(32), option), 1) for option in range(5))
     scorer = SharedPrefixScorer(model, context_length=CONTEXT)
-    with counting_tokens(model) as seen:
+    with counting_tokens(model, monkeypatch) as seen:
         list(scorer.score([group]))
     assert seen == [(32, 1)]
 
 
-def test_common_examples_are_computed_once_for_all_questions(model: LlamaForCausalLM) -> None:
+def test_common_examples_are_computed_once_for_all_questions(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     groups = make_questions(12, preamble=200)
     scorer = SharedPrefixScorer(model, context_length=400, row_tokens=128)
-    with counting_tokens(model) as seen:
+    with counting_tokens(model, monkeypatch) as seen:
         scored = dict(scorer.score(groups))
     assert sum(tokens for tokens, _ in seen) < 1000  # 12 x 200 tokens would be read otherwise
     assert largest_difference(values(scored), score_all_alone(model, groups, 400)) < 1e-4
 
 
-def test_questions_may_continue_several_preambles_or_none(model: LlamaForCausalLM) -> None:
+def test_questions_may_continue_several_preambles_or_none(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     groups = [
         (*first, *second, TokenSequence((1, 2, 3), 2))
         for first, second in zip(
@@ -145,7 +150,7 @@ def test_questions_may_continue_several_preambles_or_none(model: LlamaForCausalL
         )
     ]
     scorer = SharedPrefixScorer(model, context_length=400)
-    with counting_tokens(model) as seen:
+    with counting_tokens(model, monkeypatch) as seen:
         scored = dict(scorer.score(groups))
     assert largest_difference(values(scored), score_all_alone(model, groups, 400)) < 1e-4
     alone = sum(len({sequence.token_ids[:90] for sequence in group}) for group in groups)
@@ -191,16 +196,37 @@ def test_self_check_gives_the_difference_from_plain_rows(model: LlamaForCausalLM
     assert 1e-4 < half.check(groups, [0, 6, 7]) < 5
 
 
-def test_large_vocabulary_is_projected_in_chunks(
+def test_vocabulary_in_blocks_gives_the_scores_of_the_whole(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = make_mixed()
     whole = dict(SharedPrefixScorer(model, context_length=CONTEXT).score(groups))
-    monkeypatch.setattr(projection, "LOGITS_PER_CHUNK", 7 * 64)
-    with counting_tokens(model) as seen:
-        scored = dict(SharedPrefixScorer(model, context_length=CONTEXT).score(groups))
-    assert max(projected for _, projected in seen[3:]) == 7
+    monkeypatch.setitem(projection.BLOCK_PIECES, "cpu", 7)
+    monkeypatch.setattr(projection, "BLOCK_POSITIONS", 10)
+    scored = dict(SharedPrefixScorer(model, context_length=CONTEXT).score(groups))
     assert largest_difference(values(scored), values(whole)) < 1e-5
+    assert all(
+        one.greedy == other.greedy
+        for number in whole
+        for one, other in zip(scored[number], whole[number], strict=True)
+    )
+
+
+def test_output_table_that_is_wrapped_is_called_as_it_is(model: LlamaForCausalLM) -> None:
+    class Halved(torch.nn.Module):
+        def __init__(self, table: torch.nn.Linear) -> None:
+            super().__init__()
+            self.table, self.weight = table, table.weight
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.table(hidden) / 2
+
+    halved = build_model()
+    halved.lm_head = Halved(halved.lm_head)
+    groups = make_questions(3)
+    scored = values(dict(SharedPrefixScorer(halved, context_length=CONTEXT).score(groups)))
+    assert largest_difference(scored, score_all_alone(halved, groups, CONTEXT)) < 1e-4
+    assert largest_difference(scored, score_all_alone(model, groups, CONTEXT)) > 0.1
 
 
 def test_model_is_left_as_it_was() -> None:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from biomedllama_cli.evaluation.preambles import Preambles
-from biomedllama_cli.evaluation.projection import can_project_outside
+from biomedllama_cli.evaluation.projection import can_project_in_blocks
 from biomedllama_cli.evaluation.row_forward import Abilities, MaskKind, RowForward, Window
 from biomedllama_cli.evaluation.row_plans import Row
 from biomedllama_cli.evaluation.token_trees import Group, TokenSequence
@@ -66,7 +66,9 @@ def examine_model(model: PreTrainedModel, *, sharing: bool) -> Findings:
         sharing: whether sharing is wanted at all.
     """
     probe_ids = _draw_ids(model, 24)
-    abilities = Abilities(chunks=can_project_outside(model, torch.tensor([probe_ids], device=model.device)))
+    abilities = Abilities(
+        in_blocks=can_project_in_blocks(model, torch.tensor([probe_ids], device=model.device))
+    )
     if not sharing:
         return Findings(Support(False, False, ("sharing is switched off",)), abilities)
     reason = find_static_reason(model)

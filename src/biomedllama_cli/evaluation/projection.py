@@ -1,22 +1,27 @@
-"""Log-likelihoods of chosen positions, without logits of any other.
+"""Log-likelihoods of chosen positions, without logits of any other, and of those only a piece at a time.
 
-Letters: B rows, T tokens, N chosen positions, S scored tokens, D hidden size, V vocabulary.
+Letters: B rows, T tokens, N chosen positions, S scored tokens, D hidden size, V vocabulary, C pieces of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from biomedllama_cli.evaluation.token_trees import Ids
 
-LOGITS_PER_CHUNK = 2**24
-"""Logits that exist at once (in numbers; 64 MiB in fp32): 341 positions of a vocabulary of 49,152."""
+BLOCK_PIECES = {"cpu": 2048, "cuda": 32768}
+"""Pieces of the vocabulary per block of logits. On the CPU a block stays in the cache until it is summed up."""
+
+BLOCK_POSITIONS = 1024
+"""Positions per block of logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class ScoredTokens:
 
 
 def score_tokens(
-    model: PreTrainedModel, inputs: dict[str, Any], scored: ScoredTokens, *, chunks: bool
+    model: PreTrainedModel, inputs: dict[str, Any], scored: ScoredTokens, *, in_blocks: bool
 ) -> torch.Tensor:
     """Run a model and return log-likelihoods and whether each is the vocabulary's largest, as one (2, S) tensor.
 
@@ -45,77 +50,66 @@ def score_tokens(
         model: a causal language model in evaluation mode.
         inputs: of its forward.
         scored: what is asked.
-        chunks: whether the output table may be applied outside the forward (see `can_project_outside`).
+        in_blocks: whether the output table may be applied outside the forward (see `can_project_in_blocks`).
     """
-    places_S, target_ids_S = (
-        torch.from_numpy(ids).to(model.device) for ids in (scored.places_S, scored.target_ids_S)
+    rows_N, columns_N, places_S, target_ids_S = (
+        torch.from_numpy(ids).to(model.device)
+        for ids in (scored.rows_N, scored.columns_N, scored.places_S, scored.target_ids_S)
     )
-    chunk = max(1, LOGITS_PER_CHUNK // _count_pieces(model)) if chunks else len(scored.rows_N)
+    if not in_blocks:
+        logits_NV = forward_chosen(model, inputs, rows_N, columns_N)
+        return _score([(0, logits_NV)], len(rows_N), places_S, target_ids_S)
+    hidden_ND = model.base_model(**inputs).last_hidden_state[rows_N, columns_N]
     parts = []
-    for start, logits_CV in _iter_logits(model, inputs, scored, chunk):
-        inside = slice(*np.searchsorted(scored.places_S, (start, start + len(logits_CV))))
-        parts.append(_score_chunk(logits_CV, places_S[inside] - start, target_ids_S[inside]))
+    for start in range(0, len(rows_N), BLOCK_POSITIONS):
+        part_ND = hidden_ND[start : start + BLOCK_POSITIONS]
+        inside = slice(*np.searchsorted(scored.places_S, (start, start + len(part_ND))))
+        blocks = iter_blocks(model, part_ND)
+        parts.append(_score(blocks, len(part_ND), places_S[inside] - start, target_ids_S[inside]))
     return torch.cat(parts, dim=1)
 
 
-def _score_chunk(logits_CV: torch.Tensor, places_S: torch.Tensor, target_ids_S: torch.Tensor) -> torch.Tensor:
-    logits_CV = logits_CV.float()
-    largest_C, likeliest_C = logits_CV.max(dim=-1)
-    picked_S = logits_CV[places_S, target_ids_S]
-    # In place: these logits are nobody else's, and a copy is as large as they are.
-    totals_C = logits_CV.sub_(largest_C[:, None]).exp_().sum(dim=-1).log_().add_(largest_C)
-    greedy_S = likeliest_C[places_S] == target_ids_S
-    return torch.stack((picked_S - totals_C[places_S], greedy_S.float()))
-
-
-def _iter_logits(
-    model: PreTrainedModel, inputs: dict[str, Any], scored: ScoredTokens, chunk: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield logits of the chosen positions, and the number of the first of each piece."""
-    rows_N, columns_N = (torch.from_numpy(ids).to(model.device) for ids in (scored.rows_N, scored.columns_N))
-    count = len(scored.rows_N)
-    logits_NV, hidden_ND = forward_chosen(
-        model, inputs, rows_N, columns_N, keep=chunk if chunk < count else None
-    )
-    if hidden_ND is None:
-        yield 0, logits_NV
-        return
-    del logits_NV
-    for start in range(0, count, chunk):
-        yield start, project(model, hidden_ND[start : start + chunk])
+def _score(
+    blocks: Iterable[tuple[int, torch.Tensor]], count: int, places_S: torch.Tensor, target_ids_S: torch.Tensor
+) -> torch.Tensor:
+    """Sum up blocks of logits in fp32 as they come, rescaled whenever a larger logit is met."""
+    device = places_S.device
+    largest_N = torch.full((count,), -torch.inf, device=device)
+    total_N = torch.zeros(count, device=device)
+    likeliest_N = torch.zeros(count, dtype=torch.long, device=device)
+    picked_S = torch.zeros(len(places_S), device=device)
+    for start, logits_NC in blocks:
+        logits_NC = logits_NC.float()
+        offsets_S = target_ids_S - start
+        inside_S = (offsets_S >= 0) & (offsets_S < logits_NC.shape[1])
+        here_S = logits_NC[places_S, offsets_S.clamp(0, logits_NC.shape[1] - 1)]
+        picked_S = torch.where(inside_S, here_S, picked_S)
+        block_largest_N, block_likeliest_N = logits_NC.max(dim=-1)
+        likeliest_N = torch.where(block_largest_N > largest_N, block_likeliest_N + start, likeliest_N)
+        new_largest_N = torch.maximum(largest_N, block_largest_N)
+        # In place: these logits are nobody else's, and a copy is as large as they are.
+        block_total_N = logits_NC.sub_(new_largest_N[:, None]).exp_().sum(dim=-1)
+        total_N = total_N * (largest_N - new_largest_N).exp() + block_total_N
+        largest_N = new_largest_N
+    greedy_S = likeliest_N[places_S] == target_ids_S
+    return torch.stack((picked_S - (largest_N + total_N.log())[places_S], greedy_S.float()))
 
 
 def forward_chosen(
-    model: PreTrainedModel,
-    inputs: dict[str, Any],
-    rows_N: torch.Tensor,
-    columns_N: torch.Tensor,
-    *,
-    keep: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Run a model so that its output table sees the chosen positions only.
+    model: PreTrainedModel, inputs: dict[str, Any], rows_N: torch.Tensor, columns_N: torch.Tensor
+) -> torch.Tensor:
+    """Run a model so that its output table sees the chosen positions only; return their logits (N, V).
 
     They are picked before the table is applied, so whatever the model does to the logits afterwards still happens.
-
-    Args:
-        model: the model.
-        inputs: of its forward; `input_ids` among them.
-        rows_N: row of each chosen position.
-        columns_N: its column.
-        keep: None for logits of all chosen positions; a number for their hidden states, with logits of the first.
-
-    Returns:
-        The logits (N, V) or (1, V), and the hidden states (N, D) if `keep` was given and the table could be watched.
     """
     shape = inputs["input_ids"].shape
-    caught: list[torch.Tensor] = []
+    caught: list[bool] = []
 
-    def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def pick(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not arguments or arguments[0].shape[:2] != shape:
             return None
-        hidden_ND = arguments[0][rows_N, columns_N]
-        caught.append(hidden_ND)
-        return (hidden_ND[None] if keep is None else hidden_ND[None, :1], *arguments[1:])
+        caught.append(True)
+        return arguments[0][rows_N, columns_N][None], *arguments[1:]
 
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(pick) if head is not None else None
@@ -124,29 +118,37 @@ def forward_chosen(
     finally:
         if hook is not None:
             hook.remove()
-    if not caught:
-        return logits[rows_N, columns_N], None
-    return logits[0], None if keep is None else caught[0]
+    chosen: torch.Tensor = logits[0] if caught else logits[rows_N, columns_N]
+    return chosen
 
 
-def project(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
-    """Return the logits of hidden states as models without special scales compute them."""
-    logits_NV: torch.Tensor = model.get_output_embeddings()(hidden_ND)
+def iter_blocks(model: PreTrainedModel, hidden_ND: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield logits of hidden states by blocks of pieces, each with the number of its first piece."""
+    head: Any = model.get_output_embeddings()
     cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-    return torch.tanh(logits_NV / cap) * cap if cap else logits_NV
+    pieces = BLOCK_PIECES.get(hidden_ND.device.type, BLOCK_PIECES["cuda"])
+    for start in range(0, head.weight.shape[0], pieces):
+        block = slice(start, start + pieces)
+        logits_NC = functional.linear(
+            hidden_ND, head.weight[block], None if head.bias is None else head.bias[block]
+        )
+        yield start, torch.tanh(logits_NC / cap) * cap if cap else logits_NC
 
 
-def can_project_outside(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> bool:
-    """Find out whether `project` gives what the model's own forward gives."""
+def can_project_in_blocks(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> bool:
+    """Find out whether `iter_blocks` after the base model gives the logits of the model's own forward.
+
+    It does not where the output table is no plain matrix, is wrapped by others, or logits are scaled afterwards.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or model.base_model is model:
+        return False
     columns_N = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
     rows_N = torch.zeros_like(columns_N)
     inputs = {"input_ids": input_ids_BT, "use_cache": False}
-    logits_NV, _ = forward_chosen(model, inputs, rows_N, columns_N)
-    _, hidden_ND = forward_chosen(model, inputs, rows_N, columns_N, keep=1)
-    return hidden_ND is not None and torch.allclose(
-        project(model, hidden_ND).float(), logits_NV.float(), atol=1e-5
-    )
-
-
-def _count_pieces(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])
+    logits_NV = forward_chosen(model, inputs, rows_N, columns_N).float()
+    hidden_ND = model.base_model(**inputs)[0][rows_N, columns_N]
+    blocks_NV = torch.cat([logits_NC for _, logits_NC in iter_blocks(model, hidden_ND)], dim=-1).float()
+    # Rounding may differ with the shape of a product, by no more than a few units in the last place.
+    tolerance = 8 * torch.finfo(model.dtype).eps * float(logits_NV.abs().max())
+    return logits_NV.shape == blocks_NV.shape and bool(((logits_NV - blocks_NV).abs() <= tolerance).all())

@@ -42,12 +42,12 @@ class Abilities:
     Attributes:
         mask: what its attention takes: booleans, or numbers to add.
         windows: for models that take one mask per kind of layer: what each kind sees.
-        chunks: whether the output table may be applied outside the forward.
+        in_blocks: whether the output table may be applied outside the forward, block by block.
     """
 
     mask: MaskKind = "boolean"
     windows: tuple[tuple[str, Window], ...] = ()
-    chunks: bool = False
+    in_blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class RowForward:
         chosen, places = np.unique(flat, return_inverse=True)
         order = np.argsort(places, kind="stable")
         scored = ScoredTokens(chosen // width, chosen % width, places[order], targets[order])
-        values = score_tokens(self._model, inputs, scored, chunks=self._abilities.chunks).cpu().numpy()
+        values = score_tokens(self._model, inputs, scored, in_blocks=self._abilities.in_blocks).cpu().numpy()
         in_order = np.empty_like(values)
         in_order[:, order] = values
         found = {}
