@@ -136,6 +136,12 @@ def test_orders_of_the_options_say_how_often_the_choice_stays(tmp_path, model):
     assert found.lowest <= found.mean_accuracy <= found.highest
 
 
+def test_orders_of_options_that_no_prompt_shows_are_said_to_have_no_effect(tmp_path, model, caplog):
+    report = run(tmp_path, model, task=["sample-questions"], limit=2, permutations=3)
+    assert cell_of(report, "sample-questions").metrics.permutations is None
+    assert "3 orders of them are not scored; --matrix" in caplog.text
+
+
 def test_defects_are_listed_and_dropped_only_when_asked(tmp_path, model):
     data = [f"medqa={write_medqa(tmp_path / 'test.jsonl', 8, repeated=[2, 5])}"]
     kept = cell_of(run(tmp_path / "kept", model, task=["medqa"], data=data), "medqa")

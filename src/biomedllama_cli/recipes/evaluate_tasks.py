@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,15 @@ from biomedllama_cli.evaluation.plan import TaskPlan
 from biomedllama_cli.evaluation.profiles import DrawnTask, Profile
 from biomedllama_cli.evaluation.provenance import hash_items
 from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
-from biomedllama_cli.evaluation.variants import build_asked
+from biomedllama_cli.evaluation.variants import build_asked, read_order
 from biomedllama_cli.recipes.evaluate_generation import generate_texts
 from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound, leave_out_contaminated
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.tasks.catalogue import LoadedDocuments, LoadedQuestions
 from biomedllama_cli.tasks.fewshot import hash_draws, shuffle_items
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def score_question_task(
             permutations=run.settings.protocol.permutations,
             seed=run.settings.seed,
         )
+        _tell_orders_without_effect(run, plan, profile, asked[profile.name])
     work = plan_questions(run.subject.tokenizer, asked)
     with Progress(f"scoring {plan.task.name}", len(work.groups), "questions") as progress:
         tick = run.ticking(progress.advance)
@@ -79,6 +83,18 @@ def score_question_task(
         name = profile.name
         done.append(ScoredTask(plan, profile, drawn[name], asked[name], scored[name], facts))
     return done
+
+
+def _tell_orders_without_effect(run: Run, plan: TaskPlan, profile: Profile, asked: Sequence[Asked]) -> None:
+    orders = run.settings.protocol.permutations
+    if orders > 1 and not any(read_order(variant.name) for one in asked for variant in one.variants):
+        logger.warning(
+            "%s: the prompts of profile %s show no options, so %d orders of them are not scored; --matrix also asks "
+            "with the options shown",
+            plan.task.name,
+            profile.name,
+            orders,
+        )
 
 
 def add_cell(run: Run, done: ScoredTask, generator: Generator | None) -> None:
