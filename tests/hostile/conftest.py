@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["evaluate_forks.py"]  # a program that tests start, not a module to look for doctests in
+
 # VmHWM and not ru_maxrss, which begins with what the test's own process needed.
 _READ = """
 import importlib, sys
