@@ -50,9 +50,9 @@ def configure_logging(verbose: int) -> None:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(logging.INFO if verbose >= 2 else logging.WARNING)
-    # Every rank but the first repeats what the first says: only its warnings are news.
-    ours = logging.DEBUG if verbose else logging.INFO
-    logging.getLogger(PACKAGE).setLevel(logging.WARNING if is_follower() and not verbose else ours)
+    # Every rank but the first repeats what the first says: only its errors are news.
+    handler.setLevel(logging.ERROR if is_follower() and not verbose else logging.NOTSET)
+    logging.getLogger(PACKAGE).setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.WARNING if verbose else logging.ERROR)
     if not terminal:

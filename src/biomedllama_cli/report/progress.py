@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from types import TracebackType
@@ -35,7 +36,8 @@ class Progress:
     def __enter__(self) -> Progress:
         """Start the clock and, on a terminal, the bar."""
         self._start = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        # Of several processes that share a terminal the first one shows how far they are.
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
