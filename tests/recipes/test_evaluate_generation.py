@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from evaluation_runs import cell_of, read_samples, run, write_medqa, write_pubmedqa
 
-from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.errors import SettingsError, UnavailableError
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 
 FEW = {"max_new_tokens": 6, "chains": 3}
@@ -93,3 +94,16 @@ def test_a_task_that_lm_eval_lacks_is_refused_before_anything_is_scored(tmp_path
         run(tmp_path, model, task=["sample-questions", "lm-eval:medqa_4option"])
     assert "medqa_4options" in error.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_a_backend_that_is_not_there_is_told_before_anything_is_scored(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(SharedPrefixScorer, "score", lambda *_, **__: pytest.fail("something was scored"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="vllm needs a CUDA device"):
+        run(
+            tmp_path,
+            model,
+            task=["sample-questions"],
+            profile=["paper", "instructed"],
+            generation={"backend": "vllm"},
+        )

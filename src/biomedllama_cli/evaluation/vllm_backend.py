@@ -52,7 +52,7 @@ class VllmGenerator:
         devices: int = 1,
         batch_size: int = 512,
     ) -> None:
-        self._vllm = _import_vllm()
+        self._vllm = import_vllm()
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
@@ -103,7 +103,12 @@ class VllmGenerator:
         )
 
 
-def _import_vllm() -> Any:
+def import_vllm() -> Any:
+    """Return the library.
+
+    Raises:
+        UnavailableError: there is no CUDA device, or it is not installed.
+    """
     if not torch.cuda.is_available():
         raise UnavailableError(
             "backend: vllm needs a CUDA device, and there is none here.",

@@ -19,6 +19,7 @@ from biomedllama_cli.evaluation.output import check_output_folder, write_results
 from biomedllama_cli.evaluation.plan import Plan
 from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
+from biomedllama_cli.evaluation.vllm_backend import VllmGenerator, import_vllm
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
 from biomedllama_cli.recipes.evaluate_run import Run
@@ -113,6 +114,10 @@ def _write(results: Results, run: Run, folder: Path, *, overwrite: bool) -> None
 
 def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
     """Score all likelihoods first, then generate: another program that generates needs the model's memory."""
+    profiles = [profile for one, _ in inputs.tasks for profile in one.profiles]
+    generates = any(profile.method == "generation" for profile in profiles)
+    if generates and run.settings.generation.backend == "vllm":
+        import_vllm()  # that it is missing is found before hours of work
     if plan.harness:  # first, so that a name that lm-eval lacks is found before hours of work
         run_harness(run, plan)
     scored: list[ScoredTask] = []
@@ -121,9 +126,7 @@ def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
             scored += score_question_task(run, one, loaded, inputs.contamination.get(one.task.name))
         else:
             score_text_task(run, one, loaded)
-    generator = None
-    if any(done.profile.method == "generation" for done in scored):
-        generator = _build_generator(run)
+    generator = _build_generator(run) if generates else None
     for done in scored:
         add_cell(run, done, generator)
     run.questions.sort(key=lambda cell: cell.method == "lm-eval")  # this project's own profiles stand first
@@ -132,8 +135,6 @@ def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
 def _build_generator(run: Run) -> Generator:
     generation, subject = run.settings.generation, run.subject
     if generation.backend == "vllm":
-        from biomedllama_cli.evaluation.vllm_backend import VllmGenerator
-
         subject.model.to("cpu")
         torch.cuda.empty_cache()
         return VllmGenerator(
@@ -141,6 +142,7 @@ def _build_generator(run: Run) -> Generator:
             subject.tokenizer,
             context_length=subject.context_length,
             dtype=subject.facts.dtype,
+            revision=subject.facts.revision,
         )
     return HuggingFaceGenerator(
         subject.model,
