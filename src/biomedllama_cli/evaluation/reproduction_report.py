@@ -133,10 +133,7 @@ _HEADING = (
 
 def _describe_error(error: float | None) -> str:
     if error is None:
-        return (
-            "Precision error: not measured, so no difference can be called numerical; "
-            "--self-check N measures it on N questions"
-        )
+        return "Precision error: not measured, so no difference can be called numerical"
     return f"Precision error: {error:.1e} nats, the largest difference of a log-likelihood scored again"
 
 

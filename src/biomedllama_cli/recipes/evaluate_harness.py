@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from biomedllama_cli.evaluation.plan import Plan
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def run_harness(run: Run, plan: Plan) -> None:
@@ -44,3 +48,11 @@ def run_harness(run: Run, plan: Plan) -> None:
             cell, samples = build_cell(result, profile_name(), bos=bos, context_length=subject.context_length)
             run.questions.append(cell)
             run.samples[cell.samples_file] = samples
+        else:
+            logger.warning(
+                "%s: lm-eval's task %s has no answers that are right or wrong, and this report has no place for its "
+                "metrics: %s",
+                result.asked,
+                result.task,
+                ", ".join(f"{name} {value:g}" for name, value in result.metrics.items()),
+            )

@@ -191,7 +191,7 @@ def _tell_defects(loaded: LoadedQuestions) -> None:
     if loaded.defects:
         kinds = sorted({defect.kind for defect in loaded.defects})
         logger.warning(
-            "%s: %d defects found in its items (%s); they are listed in results.json, and --drop-defective leaves "
+            "%s: defects found in its items: %d (%s); they are listed in results.json, and --drop-defective leaves "
             "such items out",
             loaded.task.name,
             len(loaded.defects),
