@@ -125,7 +125,8 @@ def measure(model: str, paths: dict[str, Path], folder: Path, name: str) -> dict
             "evaluate", "--model", model, "--task", "pubmed-abstracts", "--data", f"pubmed-abstracts={paths[part]}",
             "--dtype", "fp32", "--output-dir", str(folder / f"evaluate-{name}-{part}"), "--overwrite",
         )  # fmt: skip
-        scores[part] = report["texts"]["pubmed-abstracts"]["metrics"]
+        (cell,) = report["evaluations"][0]["results"]["texts"]
+        scores[part] = cell["metrics"]
     return scores
 
 

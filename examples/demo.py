@@ -77,7 +77,8 @@ def main() -> int:
     before, after = pretrained["bits_per_byte_before"], pretrained["bits_per_byte_after"]
     unigram = pretrained["bits_per_byte_unigram"]
     gain = 1 - after / unigram
-    accuracy = evaluated["questions"]["sample-questions"]["metrics"]["acc"]
+    (cell,) = evaluated["evaluations"][0]["results"]["questions"]
+    accuracy = cell["metrics"]["scores"]["acc"]
     low, high = accuracy["interval"]
     program = os.path.relpath(Path(sys.executable).with_name("biomedllama"))
     next_command = f"{program} evaluate --model {pretrained['checkpoint']} --task sample-questions --shots 2"
