@@ -61,7 +61,10 @@ def test_what_was_appended_survives_a_kill(tmp_path):
 
 
 def test_ranks_write_their_own_files_and_read_all(tmp_path):
-    with open_journal(tmp_path, IDENTITY, rank=0) as first, open_journal(tmp_path, IDENTITY, rank=1) as second:
+    with (
+        open_journal(tmp_path, IDENTITY, rank=0) as first,
+        open_journal(tmp_path, IDENTITY, rank=1) as second,
+    ):
         first.append("a", "medqa", "1", 1)
         second.append("b", "medqa", "2", 2)
     with open_journal(tmp_path, IDENTITY) as journal:
