@@ -16,6 +16,7 @@ from biomedllama_cli.evaluation.token_trees import (
     build_sort_key,
     count_shared,
     cut_input,
+    read_sort_key,
 )
 
 SHORTEST = 32
@@ -73,23 +74,23 @@ def choose_preambles(groups: Sequence[Group], context_length: int) -> Preambles:
     saving = max((groups that have it - 1) x its length, sum over the longer prefixes below it).
     Inputs that lost their left end take no part.
     """
-    contexts: dict[tuple[bytes, int], Ids] = {}
+    contexts: set[tuple[bytes, int]] = set()
     for number, group in enumerate(groups):
         for sequence in group:
             if len(sequence.token_ids) <= context_length + 1:
                 input_ids = cut_input(sequence, context_length)
                 context_ids = input_ids[: len(input_ids) - sequence.scored]
-                contexts.setdefault((build_sort_key(context_ids), number), context_ids)
+                contexts.add((build_sort_key(context_ids), number))
     path = [_Prefix(np.zeros(0, dtype=np.int64), set())]
     before = path[0].token_ids
-    for key in sorted(contexts):
-        ids = contexts[key]
+    for key, number in sorted(contexts):
+        ids = read_sort_key(key)
         shared = count_shared(before, ids)
         _close(path, shared)
         if len(ids) == len(path[-1].token_ids):
-            path[-1].groups.add(key[1])
+            path[-1].groups.add(number)
         else:
-            path.append(_Prefix(ids, {key[1]}))
+            path.append(_Prefix(ids, {number}))
         before = ids
     _close(path, 0)
     return Preambles(path[0].chosen)

@@ -61,6 +61,15 @@ def build_sort_key(token_ids: Ids) -> bytes:
     return token_ids.astype(">u4").tobytes()
 
 
+def read_sort_key(key: bytes) -> Ids:
+    """Return the ids of a sort key.
+
+    >>> read_sort_key(build_sort_key(np.array([1, 70000])))
+    array([    1, 70000])
+    """
+    return np.frombuffer(key, dtype=">u4").astype(np.int64)
+
+
 def count_shared(first_ids: Ids, second_ids: Ids) -> int:
     """Return how many ids two sequences share from the start.
 
