@@ -52,21 +52,29 @@ def score_tokens(
         scored: what is asked.
         in_blocks: whether the output table may be applied outside the forward (see `can_project_in_blocks`).
     """
-    rows_N, columns_N, places_S, target_ids_S = (
-        torch.from_numpy(ids).to(model.device)
-        for ids in (scored.rows_N, scored.columns_N, scored.places_S, scored.target_ids_S)
-    )
     if not in_blocks:
-        logits_NV = forward_chosen(model, inputs, rows_N, columns_N)
-        return _score([(0, logits_NV)], len(rows_N), places_S, target_ids_S)
-    hidden_ND = model.base_model(**inputs).last_hidden_state[rows_N, columns_N]
+        logits_NV = forward_chosen(model, inputs, scored)
+        places_S, target_ids_S = _move(logits_NV.device, scored.places_S, scored.target_ids_S)
+        return _score([(0, logits_NV)], len(logits_NV), places_S, target_ids_S)
+    hidden_ND = _choose(model.base_model(**inputs).last_hidden_state, scored)
+    places_S, target_ids_S = _move(hidden_ND.device, scored.places_S, scored.target_ids_S)
     parts = []
-    for start in range(0, len(rows_N), BLOCK_POSITIONS):
+    for start in range(0, len(hidden_ND), BLOCK_POSITIONS):
         part_ND = hidden_ND[start : start + BLOCK_POSITIONS]
         inside = slice(*np.searchsorted(scored.places_S, (start, start + len(part_ND))))
         blocks = iter_blocks(model, part_ND)
         parts.append(_score(blocks, len(part_ND), places_S[inside] - start, target_ids_S[inside]))
     return torch.cat(parts, dim=1)
+
+
+def _move(device: torch.device, *numbers: Ids) -> tuple[torch.Tensor, ...]:
+    # The device of the last layer, where a model is spread over several.
+    return tuple(torch.from_numpy(one).to(device) for one in numbers)
+
+
+def _choose(states_BTD: torch.Tensor, scored: ScoredTokens) -> torch.Tensor:
+    rows_N, columns_N = _move(states_BTD.device, scored.rows_N, scored.columns_N)
+    return states_BTD[rows_N, columns_N]
 
 
 def _score(
@@ -95,9 +103,7 @@ def _score(
     return torch.stack((picked_S - (largest_N + total_N.log())[places_S], greedy_S.float()))
 
 
-def forward_chosen(
-    model: PreTrainedModel, inputs: dict[str, Any], rows_N: torch.Tensor, columns_N: torch.Tensor
-) -> torch.Tensor:
+def forward_chosen(model: PreTrainedModel, inputs: dict[str, Any], scored: ScoredTokens) -> torch.Tensor:
     """Run a model so that its output table sees the chosen positions only; return their logits (N, V).
 
     They are picked before the table is applied, so whatever the model does to the logits afterwards still happens.
@@ -109,7 +115,7 @@ def forward_chosen(
         if not arguments or arguments[0].shape[:2] != shape:
             return None
         caught.append(True)
-        return arguments[0][rows_N, columns_N][None], *arguments[1:]
+        return _choose(arguments[0], scored)[None], *arguments[1:]
 
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(pick) if head is not None else None
@@ -118,7 +124,7 @@ def forward_chosen(
     finally:
         if hook is not None:
             hook.remove()
-    chosen: torch.Tensor = logits[0] if caught else logits[rows_N, columns_N]
+    chosen: torch.Tensor = logits[0] if caught else _choose(logits, scored)
     return chosen
 
 
@@ -143,11 +149,11 @@ def can_project_in_blocks(model: PreTrainedModel, input_ids_BT: torch.Tensor) ->
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or model.base_model is model:
         return False
-    columns_N = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
-    rows_N = torch.zeros_like(columns_N)
+    columns_N = np.arange(input_ids_BT.shape[1])
+    every = ScoredTokens(np.zeros_like(columns_N), columns_N, columns_N, columns_N)
     inputs = {"input_ids": input_ids_BT, "use_cache": False}
-    logits_NV = forward_chosen(model, inputs, rows_N, columns_N).float()
-    hidden_ND = model.base_model(**inputs)[0][rows_N, columns_N]
+    logits_NV = forward_chosen(model, inputs, every).float()
+    hidden_ND = _choose(model.base_model(**inputs)[0], every)
     blocks_NV = torch.cat([logits_NC for _, logits_NC in iter_blocks(model, hidden_ND)], dim=-1).float()
     # Rounding may differ with the shape of a product, by no more than a few units in the last place.
     tolerance = 8 * torch.finfo(model.dtype).eps * float(logits_NV.abs().max())
