@@ -168,6 +168,9 @@ class CellFacts(Frozen):
         defects: found in the items.
         dropped_defective: how many of them were left out, because that was asked for.
         contaminated: ids of items the corpus holds; None where no corpus was given.
+        corpus: which corpus that was and how it was found out: `path`, `manifest_sha256`, `documents` searched,
+            items `listed` by prepare, items `searched` for, and `untestable` ones.
+        published_items: items of the published test set that the profile scores (in items); None where none is known.
     """
 
     prompt: dict[str, Any]
@@ -183,6 +186,8 @@ class CellFacts(Frozen):
     defects: tuple[Defect, ...] = ()
     dropped_defective: int = 0
     contaminated: tuple[str, ...] | None = None
+    corpus: dict[str, Any] | None = None
+    published_items: int | None = None
 
 
 class QuestionCell(Frozen):
