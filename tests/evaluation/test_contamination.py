@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -109,6 +110,8 @@ def test_planted_question_is_found_in_the_text_and_others_are_not(make_corpus, s
     found = find_contaminated(folder, sample, "sample-questions", told.append)
     assert found.contaminated == (planted.id,)
     assert (found.listed, found.searched, found.documents) == (0, len(sample), 21)
+    assert found.corpus == str(folder)
+    assert found.manifest_sha256 == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     tokens = load_corpus(folder).manifest.tokens.train
     assert sum(told) == tokens
     assert "searched for in 21 training documents" in found.describe()

@@ -16,10 +16,11 @@ from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex
 from biomedllama_cli.corpus.decontamination.items import BenchmarkItem, build_item, hash_item
 from biomedllama_cli.corpus.decontamination.report import ITEMS_REPORT, LOOKED_FOR_REPORT, UNTESTABLE_REPORT
 from biomedllama_cli.corpus.decontamination.screening import find_all_overlaps
-from biomedllama_cli.corpus.manifest import Corpus, load_corpus
+from biomedllama_cli.corpus.manifest import MANIFEST_FILE, Corpus, load_corpus
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.tasks.question import Question
+from biomedllama_cli.tasks.records import file_sha256
 
 _PUBMEDQA = "pubmedqa"
 _BATCH_CHARACTERS = 1 << 21
@@ -42,6 +43,8 @@ class Contamination:
         listed: questions `prepare` had looked for when it made the corpus.
         searched: questions looked for in the corpus' training documents now.
         documents: training documents that were read for that.
+        corpus: its folder.
+        manifest_sha256: of its manifest, which holds the hashes of all its shards.
     """
 
     contaminated: tuple[str, ...]
@@ -49,11 +52,24 @@ class Contamination:
     listed: int
     searched: int
     documents: int
+    corpus: str
+    manifest_sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return which corpus it was and how it was found out, for results."""
+        return {
+            "path": self.corpus,
+            "manifest_sha256": self.manifest_sha256,
+            "documents": self.documents,
+            "listed": self.listed,
+            "searched": self.searched,
+            "untestable": len(self.untestable),
+        }
 
     def describe(self) -> str:
         """Return how it was found out, as half a sentence.
 
-        >>> Contamination(("7",), (), listed=0, searched=3, documents=20).describe()
+        >>> Contamination(("7",), (), 0, 3, documents=20, corpus="c", manifest_sha256="").describe()
         '1 of 3 questions found (3 searched for in 20 training documents), 0 not testable'
         """
         ways = []
@@ -104,6 +120,8 @@ def find_contaminated(
         listed=len(items) - len(missing),
         searched=len(missing),
         documents=documents,
+        corpus=str(corpus_folder),
+        manifest_sha256=file_sha256(corpus.folder / MANIFEST_FILE),
     )
 
 
