@@ -113,6 +113,7 @@ def test_questions_that_share_a_passage_are_compared_as_passages(tmp_path):
         ({"shots": 3}, SettingsError, "shots is 0 in a and 3 in b"),
         ({"method": "generation"}, SettingsError, "method is 'likelihood' in a and 'generation' in b"),
         ({"bos": BOS}, SettingsError, "bos is 'none' in a and 'BOS' in b"),
+        ({"generation": {"chains": 2}}, SettingsError, r"generation\.chains is None in a and 2 in b"),
         ({"items_sha256": "1" * 64}, DataError, "items_sha256 is"),
     ],
 )
@@ -122,6 +123,17 @@ def test_questions_that_were_not_asked_alike_are_refused(tmp_path, changes, erro
     with pytest.raises(error, match=f"pubmedqa under paper cannot be compared: {sentence}") as caught:
         compare([first, second])
     assert caught.value.hint
+
+
+def test_answers_that_were_generated_in_another_way_are_refused_with_the_option_to_set(tmp_path):
+    generation = {"max_new_tokens": 4, "temperature": 0.7, "top_p": 1.0, "chains": 2, "backend": "hf"}
+    first = write_answers(tmp_path / "a", WORSE, generation=generation)
+    same = write_answers(tmp_path / "b", GOOD, generation=generation)
+    assert len(compare([first, same]).questions) == 1
+    other = write_answers(tmp_path / "c", GOOD, generation={**generation, "max_new_tokens": 12})
+    with pytest.raises(SettingsError, match=r"generation\.max_new_tokens is 4 in a and 12 in c") as caught:
+        compare([first, other])
+    assert caught.value.hint == "Evaluate both with the same --max-new-tokens."
 
 
 def test_other_draws_are_refused_only_where_there_are_examples(tmp_path):

@@ -62,6 +62,7 @@ def full_results() -> Results:
         ),
         dropped_defective=1,
         contaminated=("4", "5"),
+        generation={"max_new_tokens": 64, "temperature": 0.7, "top_p": 0.9, "chains": 20, "backend": "hf"},
     )
     return results(
         cell, question_cell(450, bos="BOS (id 1)", profile="clean/1"), text_cell(0.8211), self_check=1.2e-4
@@ -89,6 +90,7 @@ def test_everything_the_numbers_depend_on_is_said(form: TableForm) -> None:
     for expected in (
         *("fp16 on cuda", "seed 42", "rows and cached examples", "differ by 1.2e-04 nats at most"),
         "BOS: none (paper/1), BOS (id 1) (clean/1)",
+        "Generated answers: 64 new tokens at most, temperature 0.7, top p 0.9, 20 chains, backend hf",
         "predicted yes 1,000, no 0, maybe 0; answers yes 552, no 338, maybe 110",
         "no option could be read from 12 of 20,000 generated answers",
         "4 orders of the options: accuracy 0.350 in the mean, 0.341 to 0.361",

@@ -16,6 +16,7 @@ from biomedllama_cli.report.leaderboard import build_leaderboard
 from biomedllama_cli.report.leaderboard_arrangement import Leaderboard
 from biomedllama_cli.report.table_terminal import Screen
 
+GENERATION = {"max_new_tokens": 4, "temperature": 0.7, "top_p": 1.0, "chains": 1, "backend": "hf"}
 MEDQA = "medqa \N{MIDDLE DOT} paper/1 \N{MIDDLE DOT} 0-shot"
 
 
@@ -90,6 +91,24 @@ def test_numbers_that_are_not_comparable_never_share_a_column(
     assert any(shown in column.title for column in board.columns)
     assert all(len(values_of(board, column.title)) == 1 for column in board.columns)
     assert [row.mean_rank for row in board.rows] == [None, None]  # nobody to be ranked against
+
+
+def test_answers_generated_in_another_way_stand_in_other_columns_that_name_what_differs(
+    tmp_path: Path,
+) -> None:
+    for name, change in {"a": {}, "b": {"chains": 2, "max_new_tokens": 12}, "c": {}}.items():
+        put(tmp_path / name, model(question_cell(50, generation={**GENERATION, **change}), source=name))
+    put(tmp_path / "d", model(question_cell(50), source="d"))  # of a version that did not write it down
+    board = build_leaderboard(tmp_path)
+    shared, other = f"{MEDQA} (chains 1, max new tokens 4)", f"{MEDQA} (chains 2, max new tokens 12)"
+    titles = [column.title for column in board.columns]
+    assert len(titles) == 3
+    (column,) = [one for one in board.columns if len(values_of(board, one.title)) == 2]
+    assert set(values_of(board, column.title)) == {"a", "c"}
+    assert "chains 1, max new tokens 4" in column.title
+    assert any("12 new tokens at most, temperature 0.7" in line for line in board.lines(Screen()))
+    os.remove(tmp_path / "d" / "results.json")
+    assert [one.title for one in build_leaderboard(tmp_path).columns] == [shared, other]
 
 
 def test_other_examples_and_other_limited_draws_are_other_columns(tmp_path: Path) -> None:

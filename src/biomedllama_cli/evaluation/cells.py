@@ -171,6 +171,7 @@ class CellFacts(Frozen):
         corpus: which corpus that was and how it was found out: `path`, `manifest_sha256`, `documents` searched,
             items `listed` by prepare, items `searched` for, and `untestable` ones.
         published_items: items of the published test set that the profile scores (in items); None where none is known.
+        generation: `max_new_tokens`, `temperature`, `top_p`, `chains` and `backend` of generated answers.
     """
 
     prompt: dict[str, Any]
@@ -188,6 +189,7 @@ class CellFacts(Frozen):
     contaminated: tuple[str, ...] | None = None
     corpus: dict[str, Any] | None = None
     published_items: int | None = None
+    generation: dict[str, Any] | None = None
 
 
 class QuestionCell(Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,14 +142,15 @@ def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = Fal
         across_seeds: whether examples may differ, as they do between seeds.
 
     Raises:
-        SettingsError: version, method, prompt, shots, draws or BOS differ.
+        SettingsError: version, method, prompt, generation, shots, draws or BOS differ.
         DataError: the items do.
     """
     a, b = first.cell, second.cell
     pairs: list[tuple[str, object, object]] = [
         ("profile", a.profile, b.profile),
         ("method", a.method, b.method),
-        *((f"prompt.{key}", a.facts.prompt.get(key), b.facts.prompt.get(key)) for key in _keys(a, b)),
+        *_pair_up("prompt", a.facts.prompt, b.facts.prompt),
+        *_pair_up("generation", a.facts.generation or {}, b.facts.generation or {}),
         ("shots", a.facts.shots, b.facts.shots),
     ]
     if not _bos_by_convention(first, second):
@@ -223,8 +224,11 @@ def find_notes(first: Run, second: Run, a: CellT, b: CellT) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _keys(a: QuestionCell, b: QuestionCell) -> list[str]:
-    return sorted(a.facts.prompt.keys() | b.facts.prompt.keys())
+def _pair_up(
+    name: str, one: Mapping[str, object], two: Mapping[str, object]
+) -> Iterator[tuple[str, object, object]]:
+    for key in sorted(one.keys() | two.keys()):
+        yield f"{name}.{key}", one.get(key), two.get(key)
 
 
 def _without_id(token: str) -> str:
@@ -251,9 +255,17 @@ def _refuse_differences(
             )
             if field in DATA_FIELDS:
                 raise DataError(message, "Evaluate both on the same data with the same --limit.")
-            raise SettingsError(
-                message, f"Evaluate both with the same {field.split('.')[0].removesuffix('_sha256')}."
-            )
+            raise SettingsError(message, f"Evaluate both with the same {_name_setting(field)}.")
+
+
+def _name_setting(field: str) -> str:
+    """Return what a user would make alike.
+
+    >>> _name_setting("generation.max_new_tokens"), _name_setting("prompt.space"), _name_setting("draws_sha256")
+    ('--max-new-tokens', 'prompt', 'draws')
+    """
+    group, _, name = field.partition(".")
+    return f"--{name.replace('_', '-')}" if group == "generation" else group.removesuffix("_sha256")
 
 
 def _short(value: object) -> str:

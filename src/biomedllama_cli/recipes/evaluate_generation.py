@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from biomedllama_cli.evaluation.generation import GenerationRule, Generator, Prompt
 from biomedllama_cli.evaluation.jobs import Asked
@@ -38,6 +39,24 @@ def build_rule(run: Run, profile: Profile) -> GenerationRule:
     )
 
 
+def describe_generation(run: Run, profile: Profile) -> dict[str, Any] | None:
+    """Return what a profile's answers depend on besides the prompt; None where none are generated."""
+    if profile.method != "generation":
+        return None
+    rule = build_rule(run, profile)
+    return {
+        "max_new_tokens": rule.max_new_tokens,
+        "temperature": rule.temperature,
+        "top_p": rule.top_p,
+        "chains": _count_chains(run, profile),
+        "backend": run.settings.generation.backend,
+    }
+
+
+def _count_chains(run: Run, profile: Profile) -> int:
+    return run.settings.generation.chains if profile.name == "cot" else 1
+
+
 def generate_texts(
     run: Run, task: str, profile: Profile, asked: Sequence[Asked], generator: Generator
 ) -> list[list[str]]:
@@ -50,7 +69,7 @@ def generate_texts(
         asked: the questions in order.
         generator: continues prompts.
     """
-    chains = run.settings.generation.chains if profile.name == "cot" else 1
+    chains = _count_chains(run, profile)
     rule = build_rule(run, profile)
     prompts = [
         Prompt(one.question.id, profile.prompt_of(one.question, one.examples), chain)

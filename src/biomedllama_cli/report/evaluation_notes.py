@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from biomedllama_cli.evaluation.cells import Permutations, QuestionCell, Results, TextCell
 from biomedllama_cli.report.tables import format_number
@@ -42,9 +43,32 @@ def of_questions(cells: Sequence[QuestionCell]) -> Iterator[str]:
     yield f"BOS: {_by_profile({(cell.profile, cell.facts.bos): None for cell in cells})}"
     lengths = {(cell.profile, f"{cell.facts.context_length:,} tokens"): None for cell in cells}
     yield f"Longest input: {_by_profile(lengths)}"
+    generated = {
+        (cell.profile, describe_generation(cell.facts.generation)): None
+        for cell in cells
+        if cell.facts.generation is not None
+    }
+    if generated:
+        yield f"Generated answers: {_by_profile(generated)}"
     for cell in cells:
         for note in _of_question_cell(cell):
             yield f"{name_cell(cell)}: {note}"
+
+
+def describe_generation(generation: Mapping[str, Any]) -> str:
+    """Return how answers were generated, in words.
+
+    >>> describe_generation({"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "chains": 1, "backend": "hf"})
+    '128 new tokens at most, greedy, 1 chain, backend hf'
+    >>> describe_generation({"max_new_tokens": 12, "temperature": 0.7, "top_p": 0.9, "chains": 8, "backend": "vllm"})
+    '12 new tokens at most, temperature 0.7, top p 0.9, 8 chains, backend vllm'
+    """
+    temperature, chains = generation["temperature"], generation["chains"]
+    sampled = f"temperature {temperature:g}, top p {generation['top_p']:g}" if temperature else "greedy"
+    return (
+        f"{generation['max_new_tokens']:,} new tokens at most, {sampled}, "
+        f"{chains:,} {'chain' if chains == 1 else 'chains'}, backend {generation['backend']}"
+    )
 
 
 def _by_profile(pairs: Mapping[tuple[str, str], None]) -> str:
@@ -85,6 +109,8 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
 
 def _of_items(cell: QuestionCell) -> Iterator[str]:
     facts = cell.facts
+    if facts.published_items is not None and cell.metrics.n_all < facts.published_items:
+        yield f"{cell.metrics.n_all:,} of the {facts.published_items:,} items of the published test set"
     if facts.defects:
         kinds = _list_counts(Counter(defect.kind for defect in facts.defects))
         ids = _list_ids([defect.id for defect in facts.defects])
@@ -93,7 +119,8 @@ def _of_items(cell: QuestionCell) -> Iterator[str]:
     if facts.contaminated is not None:
         found = len(facts.contaminated)
         ids = f" ({_list_ids(facts.contaminated)})" if found else ""
-        yield f"the corpus holds {_items(found)}{ids}"
+        left_out = ", left out" if found and cell.profile.startswith("clean/") else ""
+        yield f"the corpus holds {_items(found)}{ids}{left_out}"
 
 
 def _items(count: int) -> str:

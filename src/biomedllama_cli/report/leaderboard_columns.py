@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from biomedllama_cli.evaluation.cells import Frozen, QuestionCell, Results, TextCell
 from biomedllama_cli.evaluation.profiles import PROFILES
@@ -25,6 +25,7 @@ class Protocol:
         seed: None where all items were scored: it chooses them only below a limit.
         draws: hash of the few-shot examples; None without.
         prompt: hash of the wording.
+        generation: how answers were generated, as JSON; None where they were not.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Protocol:
     seed: int | None
     draws: str | None
     prompt: str | None
+    generation: str | None = None
 
 
 class BoardCell(Frozen):
@@ -76,6 +78,7 @@ class BoardColumn(Frozen):
     items_sha256: str
     random: float | None
     majority: float | None
+    generation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ def _question_protocol(cell: QuestionCell, seed: int) -> Protocol:
         seed=None if metrics.n == metrics.n_all else seed,
         draws=facts.draws_sha256 if facts.shots else None,
         prompt=hashlib.sha256(wording.encode("utf-8", "surrogatepass")).hexdigest(),
+        generation=None if facts.generation is None else json.dumps(facts.generation, sort_keys=True),
     )
 
 
@@ -208,9 +212,21 @@ def name_protocol(protocol: Protocol, among: Sequence[Protocol]) -> str:
         "prompt": f"prompt {(protocol.prompt or 'none')[:_SHOWN_HASH]}",
     }
     differing = [text for name, text in texts.items() if len({getattr(one, name) for one in alike}) > 1]
+    differing += _tell_generation(protocol, alike)
     if len({one.seed for one in alike} - {None}) < 2 and texts["n"] in differing:
         differing = [text for text in differing if text != texts["seed"]]  # n says it already
     return f"{_base_name(protocol)} ({', '.join(differing)})" if differing else _base_name(protocol)
+
+
+def _tell_generation(protocol: Protocol, alike: Sequence[Protocol]) -> list[str]:
+    """Say which of the settings of generation tell a column from its namesakes."""
+    mine, *others = [json.loads(one.generation or "{}") for one in (protocol, *alike)]
+    keys = sorted({key for one in others for key in one})
+    differing = [key for key in keys if len({repr(one.get(key)) for one in others}) > 1]
+    return [
+        f"{key.replace('_', ' ')} {mine[key]}" if key in mine else f"{key.replace('_', ' ')} unknown"
+        for key in differing
+    ]
 
 
 def _base_name(protocol: Protocol) -> str:
@@ -235,4 +251,5 @@ def _build_column(title: str, example: Placed) -> BoardColumn:
         items_sha256=protocol.items,
         random=None if questions is None else questions.random,
         majority=None if questions is None else questions.majority,
+        generation=None if protocol.generation is None else json.loads(protocol.generation),
     )

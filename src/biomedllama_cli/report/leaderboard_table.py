@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from biomedllama_cli.report.evaluation_notes import describe_generation
 from biomedllama_cli.report.leaderboard_columns import BITS_PER_BYTE, BoardCell, BoardColumn
 from biomedllama_cli.report.tables import Cell, Column, Counts, Measured, Table, format_number
 
@@ -89,4 +90,7 @@ def _describe(column: BoardColumn) -> str:
     baselines = "" if column.random is None else f", random {format_number(column.random, 3)}"
     if column.majority is not None:
         baselines += f", majority {format_number(column.majority, 3)}"
-    return f"{column.score}, n {count}, BOS {bos}, at most {column.context_length:,} tokens{baselines}"
+    generated = (
+        "" if column.generation is None else f", generated with {describe_generation(column.generation)}"
+    )
+    return f"{column.score}, n {count}, BOS {bos}, at most {column.context_length:,} tokens{baselines}{generated}"
