@@ -132,6 +132,13 @@ def test_clean_scores_the_official_test_part_with_examples_from_the_rest(draw, t
     assert drawn.rule == f"{draw}, from the items outside the official test part"
 
 
+def test_published_items_are_counted_by_what_a_profile_scores():
+    counts = {task: PROFILES["clean"].count_published_items(task) for task in ("medqa-5", "medmcqa", "text")}
+    assert counts == {"medqa-5": 1273, "medmcqa": 4183, "text": None}
+    assert PROFILES["clean"].count_published_items("pubmedqa-no-context") == 500
+    assert PROFILES["paper"].count_published_items("pubmedqa") == 1000
+
+
 def test_official_split_is_pubmedqa_s_alone():
     items = [dataclasses.replace(item, options=("yes", "no"), answer_index=0) for item in make_labelled()]
     drawn = draw_task(PROFILES["clean"], "bioasq-yesno", items, shots=0, seed=42)

@@ -48,6 +48,14 @@ def test_greedy_answers_are_the_same_again(tmp_path, model, questions):
 def test_chains_of_thought_vote(tmp_path, model, questions):
     report = run(tmp_path, model, task=["medqa"], data=questions, profile=["cot"], generation=FEW, limit=3)
     metrics = cell_of(report, "medqa", "cot").metrics
+    generation = cell_of(report, "medqa", "cot").facts.generation
+    assert generation == {
+        "max_new_tokens": FEW["max_new_tokens"],
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "chains": 3,
+        "backend": "hf",
+    }
     assert metrics.headline == "majority_vote"
     assert set(metrics.vote_curve) == {1, 2, 3}
     assert metrics.vote_curve[3] == pytest.approx(metrics.scores["majority_vote"].value)
@@ -77,6 +85,7 @@ def test_lm_eval_asks_local_rows(tmp_path, model, questions):
     cell = cell_of(report, "medqa", "harness")
     assert (cell.method, cell.metrics.n, cell.metrics.n_all) == ("lm-eval", 4, 5)
     assert cell.facts.source.kind == "file"
+    assert cell.facts.published_items == 1273
     samples = [
         json.loads(line)
         for line in (tmp_path / "out" / cell.samples_file).read_text(encoding="utf-8").splitlines()

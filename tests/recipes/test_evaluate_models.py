@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
 
 import pytest
-from evaluation_runs import cell_of, read_samples, run, write_medqa
+from evaluation_runs import cell_of, read_results, read_samples, run, write_medqa
 
 from biomedllama_cli.errors import DataError, ExitCode, ModelError, SettingsError
 from biomedllama_cli.evaluation.contamination import Contamination
@@ -132,6 +133,17 @@ def test_questions_of_the_corpus_are_left_out_of_clean_alone(tmp_path, model):
     paper, clean = (cell_of(report, "medqa", name) for name in ("paper", "clean"))
     (held,) = paper.facts.contaminated
     assert paper.facts.contaminated == clean.facts.contaminated
+    manifest = hashlib.sha256((corpus / "manifest.json").read_bytes()).hexdigest()
+    assert read_results(tmp_path).questions[1].facts.corpus == {
+        "path": str(corpus),
+        "manifest_sha256": manifest,
+        "documents": 13,
+        "listed": 0,
+        "searched": 5,
+        "untestable": paper.metrics.groups["contamination"]["not testable"].n,
+    }
+    left_out = [line for line in report.lines() if line.endswith("left out")]
+    assert ["clean/1" in line and held in line for line in left_out] == [True]
     assert (paper.metrics.n, clean.metrics.n, clean.metrics.n_all) == (5, 4, 5)
     assert held in {sample["id"] for sample in read_samples(tmp_path, "medqa")}
     assert held not in {sample["id"] for sample in read_samples(tmp_path, "medqa", "clean")}
@@ -140,7 +152,7 @@ def test_questions_of_the_corpus_are_left_out_of_clean_alone(tmp_path, model):
 def test_a_corpus_of_all_questions_leaves_clean_nothing_to_ask(tmp_path, model, monkeypatch):
     file = write_medqa(tmp_path / "test.jsonl", 2)
     ids = [item.id for item in load_questions(TASKS["medqa"], shots=0, test_file=file).items]
-    everything = Contamination(tuple(ids), (), listed=2, searched=0, documents=0)
+    everything = Contamination(tuple(ids), (), 2, 0, 0, corpus="c", manifest_sha256="0")
     monkeypatch.setattr(evaluate_inputs, "find_contaminated", lambda *_: everything)
     options = {"task": ["medqa"], "data": [f"medqa={file}"], "corpus": str(tmp_path)}
     with pytest.raises(DataError, match="the corpus holds all 2 questions"):

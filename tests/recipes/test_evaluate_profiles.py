@@ -93,6 +93,25 @@ def test_clean_scores_the_official_test_items_with_examples_from_the_others(tmp_
     assert clean.metrics.macro_f1 is not None
 
 
+def test_a_part_of_the_published_items_is_told_beside_the_table_and_aloud(tmp_path, model, caplog):
+    file = write_pubmedqa(tmp_path / "part.json", test=9, other=7)
+    report = run(
+        tmp_path,
+        model,
+        task=["pubmedqa", "sample-questions"],
+        data=[f"pubmedqa={file}"],
+        profile=["paper", "clean"],
+        limit=2,
+    )
+    paper, clean = (cell_of(report, "pubmedqa", name).facts for name in ("paper", "clean"))
+    assert (paper.published_items, clean.published_items) == (1000, 500)
+    text = "\n".join(report.lines())
+    assert "pubmedqa, paper/1, 0 shots: 16 of the 1,000 items of the published test set" in text
+    assert "pubmedqa, clean/1, 0 shots: 9 of the 500 items of the published test set" in text
+    assert text.count("of the published test set") == 2
+    assert "profile clean has 9 of the 500 items" in caplog.text
+
+
 def test_clean_refuses_a_file_without_official_test_items(tmp_path, model):
     file = write_pubmedqa(tmp_path / "nontest.json", test=0, other=5)
     with pytest.raises(DataError, match="none of its 5 items is in PubMedQA's official test part"):

@@ -23,10 +23,10 @@ from typing import Literal
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.suggest import suggest
 from biomedllama_cli.tasks import prompts
-from biomedllama_cli.tasks.catalogue import TASKS, TextTask
+from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, TextTask
 from biomedllama_cli.tasks.fewshot import Draw, DrawnQuestion, draw_examples
 from biomedllama_cli.tasks.prompts import PromptFormat
-from biomedllama_cli.tasks.pubmedqa_split import is_official_test
+from biomedllama_cli.tasks.pubmedqa_split import OFFICIAL_TEST_ITEMS, is_official_test
 from biomedllama_cli.tasks.question import Question
 
 Method = Literal["likelihood", "generation", "lm-eval"]
@@ -78,6 +78,21 @@ class Profile:
         if isinstance(TASKS[task_name], TextTask):
             return self.rolling_prefix is not None
         return self.wordings is not None
+
+    def cuts_to_official_test(self, task_name: str) -> bool:
+        """Tell whether only the official test part of a task is scored."""
+        return self.official_test and task_name.split("-")[0] == "pubmedqa"
+
+    def count_published_items(self, task_name: str) -> int | None:
+        """Return how many items the task's published test set has for this profile; None where none is known.
+
+        >>> [PROFILES[name].count_published_items("pubmedqa") for name in ("paper", "clean", "harness")]
+        [1000, 500, 500]
+        """
+        if self.cuts_to_official_test(task_name):
+            return OFFICIAL_TEST_ITEMS
+        task = TASKS.get(task_name)
+        return task.published_items if isinstance(task, QuestionTask) else None
 
     def puts_bos(self, adds_bos: bool) -> bool:
         """Tell whether BOS stands first, for a tokenizer that does (`adds_bos`) or does not put it there."""
@@ -161,7 +176,7 @@ def draw_task(
     """
     scored, source = tuple(items), "the training items"
     drawn_from = None if pool is None else tuple(pool)
-    if profile.official_test and task_name.split("-")[0] == "pubmedqa":
+    if profile.cuts_to_official_test(task_name):
         scored = tuple(item for item in items if is_official_test(item.id))
         if not scored:
             raise DataError(
@@ -232,6 +247,7 @@ _ALL = (
         None,
         headline_score="acc",
         bos="convention",
+        official_test=True,
     ),
     Profile(
         "instructed",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from biomedllama_cli.evaluation.plan import Plan
+from biomedllama_cli.evaluation.cells import QuestionCell
+from biomedllama_cli.evaluation.plan import HARNESS, Plan
+from biomedllama_cli.evaluation.profiles import PROFILES
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
 
@@ -46,6 +48,7 @@ def run_harness(run: Run, plan: Plan) -> None:
     for result in outcome.tasks:
         if is_question_task(result):
             cell, samples = build_cell(result, profile_name(), bos=bos, context_length=subject.context_length)
+            cell = _count_published_items(cell, result.asked)
             run.questions.append(cell)
             run.samples[cell.samples_file] = samples
         else:
@@ -56,3 +59,16 @@ def run_harness(run: Run, plan: Plan) -> None:
                 result.task,
                 ", ".join(f"{name} {value:g}" for name, value in result.metrics.items()),
             )
+
+
+def _count_published_items(cell: QuestionCell, asked: str) -> QuestionCell:
+    published = PROFILES[HARNESS].count_published_items(asked)
+    if published is not None and cell.metrics.n_all < published:
+        logger.warning(
+            "%s: lm-eval's task has %d of the %d items of the published test set; published numbers are about all of "
+            "them",
+            asked,
+            cell.metrics.n_all,
+            published,
+        )
+    return cell.model_copy(update={"facts": cell.facts.model_copy(update={"published_items": published})})

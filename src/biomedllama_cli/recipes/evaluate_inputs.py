@@ -72,6 +72,7 @@ def load_inputs(plan: Plan, settings: EvaluateSettings, *, tolerant: bool = Fals
         if isinstance(loaded, LoadedQuestions):
             _tell_defects(loaded)
             drawn = [draw_questions(one, loaded, profile, settings) for profile in one.profiles]
+            _tell_missing_items(one, drawn, settings)
             if settings.protocol.corpus is not None:
                 found = _search_corpus(settings.protocol.corpus, one, loaded)
                 for profile, task in zip(one.profiles, drawn, strict=True):
@@ -197,6 +198,22 @@ def _tell_defects(loaded: LoadedQuestions) -> None:
             len(loaded.defects),
             ", ".join(kinds),
         )
+
+
+def _tell_missing_items(plan: TaskPlan, drawn: Sequence[DrawnTask], settings: EvaluateSettings) -> None:
+    if settings.protocol.drop_defective:  # what is left out by order is no missing part
+        return
+    for profile, task in zip(plan.profiles, drawn, strict=True):
+        published = profile.count_published_items(plan.task.name)
+        if published is not None and len(task.questions) < published:
+            logger.warning(
+                "%s: profile %s has %d of the %d items of the published test set; published numbers are about all "
+                "of them",
+                plan.task.name,
+                profile.name,
+                len(task.questions),
+                published,
+            )
 
 
 def _mark(item: Question, found: Contamination) -> Question:

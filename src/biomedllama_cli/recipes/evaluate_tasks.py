@@ -17,7 +17,7 @@ from biomedllama_cli.evaluation.profiles import DrawnTask, Profile
 from biomedllama_cli.evaluation.provenance import hash_items
 from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
 from biomedllama_cli.evaluation.variants import build_asked, read_order
-from biomedllama_cli.recipes.evaluate_generation import generate_texts
+from biomedllama_cli.recipes.evaluate_generation import describe_generation, generate_texts
 from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound, leave_out_contaminated
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
@@ -79,7 +79,9 @@ def score_question_task(
     for profile in plan.profiles:
         facts = _describe(run, plan, loaded, profile, drawn[profile.name])
         if contamination is not None:
-            facts = facts.model_copy(update={"contaminated": contamination.contaminated})
+            facts = facts.model_copy(
+                update={"contaminated": contamination.contaminated, "corpus": contamination.facts()}
+            )
         name = profile.name
         done.append(ScoredTask(plan, profile, drawn[name], asked[name], scored[name], facts))
     return done
@@ -142,6 +144,8 @@ def _describe(
             Defect(id=defect.id, kind=defect.kind, detail=defect.detail) for defect in loaded.defects
         ),
         dropped_defective=len(loaded.items) - len(keep_sound(loaded, run.settings)),
+        generation=describe_generation(run, profile),
+        published_items=profile.count_published_items(plan.task.name),
     )
 
 

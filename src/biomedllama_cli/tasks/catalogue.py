@@ -46,6 +46,7 @@ class QuestionTask:
         test: the hub split that is scored, or the bundled file; None where it has to be given as a file.
         train: the hub split that few-shot examples come from; None draws from the test items themselves.
         check: raises a DataError where items are not those to be scored; told the items and where they are from.
+        published_items: of the whole test set that published numbers are about; None where there are none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class QuestionTask:
     test: HubSplit | Path | None
     train: HubSplit | None
     check: Callable[[Sequence[Question], str], None] | None = None
+    published_items: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ _PUBMEDQA = QuestionTask(
     HubSplit("pubmed_qa", "train", "pqa_labeled"),
     None,
     check=check_labelled,
+    published_items=1000,
 )
 
 TASKS: dict[str, QuestionTask | TextTask] = {
@@ -132,6 +135,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             lambda records, note: iter_medqa(records, 4, note),
             HubSplit(_GBAKER, "test"),
             HubSplit(_GBAKER, "train"),
+            published_items=1273,
         ),
         QuestionTask(
             "medqa-5",
@@ -139,6 +143,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             lambda records, note: iter_medqa(records, 5, note),
             HubSplit(_BIGBIO[0], "test", _BIGBIO[1]),
             HubSplit(_BIGBIO[0], "train", _BIGBIO[1]),
+            published_items=1273,
         ),
         QuestionTask(
             "medmcqa",
@@ -146,6 +151,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             lambda records, _: iter_medmcqa(records),
             HubSplit("medmcqa", "validation"),
             HubSplit("medmcqa", "train"),
+            published_items=4183,
         ),
         _PUBMEDQA,
         replace(
@@ -155,7 +161,12 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             parse=lambda records, _: (replace(item, context=None) for item in iter_pubmedqa(records)),
         ),
         QuestionTask(
-            "mmlu-medical", KNOWLEDGE_QUESTION, lambda records, _: iter_mmlu(records), TEST_SPLIT, DEV_SPLIT
+            "mmlu-medical",
+            KNOWLEDGE_QUESTION,
+            lambda records, _: iter_mmlu(records),
+            TEST_SPLIT,
+            DEV_SPLIT,
+            published_items=1089,
         ),
         QuestionTask(
             "medxpertqa",

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from biomedllama_cli.errors import DataError
-from biomedllama_cli.tasks.pubmedqa_split import is_official_test
+from biomedllama_cli.tasks.pubmedqa_split import OFFICIAL_TEST_ITEMS, is_official_test
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.records import Record, check_encodable
 
 LABELS = ("yes", "no", "maybe")
-_TEST_ITEMS = 500
 
 
 def iter_pubmedqa(records: Iterable[Record]) -> Iterator[Question]:
@@ -60,7 +59,7 @@ def check_labelled(items: Sequence[Question], where: str) -> None:
         DataError: they are of the artificial part.
     """
     unknown = sum(is_official_test(item.id) for item in items)
-    if unknown > _TEST_ITEMS and not any(item.answer == "maybe" for item in items):
+    if unknown > OFFICIAL_TEST_ITEMS and not any(item.answer == "maybe" for item in items):
         raise DataError(
             f"{where}: none of the {len(items):,} items has the `final_decision` maybe, and {unknown:,} PMIDs are not "
             "among the 1,000 labelled ones, so this is pqa_artificial, whose answers nobody checked",

@@ -10,6 +10,10 @@ NON_TEST_PMIDS: frozenset[str] = frozenset(_FILE.read_text(encoding="ascii").spl
 """PMIDs of the 500 labelled items that its authors keep for training and development."""
 
 
+OFFICIAL_TEST_ITEMS = 500
+"""Size of the official test part."""
+
+
 def is_official_test(pmid: str) -> bool:
     """Tell whether a labelled item belongs to the 500 of the official test part.
 
