@@ -223,6 +223,7 @@ def test_order_sensitivity_maps_choices_back_to_the_question_s_own_order():
     assert (steady.permutations.count, steady.permutations.n, steady.permutations.consistent) == (6, 6, 6)
     assert steady.permutations.mean_accuracy == pytest.approx(2 / 6)
     assert steady.permutations.lowest == steady.permutations.highest == pytest.approx(2 / 6)
+    assert steady.permutations.score == "option_likelihood" in steady.scores
     assert steady.permutations.chosen_positions == (12, 12, 12)  # all six orders of three, six questions
 
     first, _ = measure("instructed", [(item, plant_first_place) for item in items], permutations=6,
@@ -237,6 +238,7 @@ def test_order_sensitivity_is_that_of_the_letters_in_a_matrix_and_none_without()
     metrics, _ = measure("paper", [(item, plant_first_place)], matrix=True, permutations=3)
     assert metrics.permutations.count == 3
     assert metrics.permutations.chosen_positions == (3, 0, 0)
+    assert metrics.permutations.score == "letter_space_sum" in metrics.scores
     assert measure("paper", [(item, plant_first_place)], permutations=3)[0].permutations is None
     assert measure("paper", [(item, plant_first_place)], matrix=True)[0].permutations is None
 

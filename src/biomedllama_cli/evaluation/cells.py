@@ -57,6 +57,8 @@ class Permutations(Frozen):
     """What the order of the shown options changes: `count` seeded orders, the original one among them.
 
     Attributes:
+        score: whose choices these are: of the permuted form, by summed log-likelihood, which need not be the
+            headline; None in results of an earlier version.
         mean_accuracy: over the orders (a fraction).
         lowest: of the orders' accuracies.
         highest: likewise.
@@ -72,6 +74,7 @@ class Permutations(Frozen):
     consistent: int
     n: int
     chosen_positions: tuple[int, ...]
+    score: str | None = None
 
 
 class QuestionMetrics(Frozen):

@@ -73,7 +73,7 @@ def build_metrics(
         predicted_labels=_count_labels(labels, predictions),
         answer_labels=_count_labels(labels, answers),
         groups=_measure_groups(groups, answers, predictions, passages),
-        permutations=measure_permutations(asked, scored),
+        permutations=measure_permutations(profile, asked, scored),
         unparsed=None if parsed is None else sum(index is None for index in parsed),
         truncated_inputs=sum(one.truncated for row in scored for values in row.values() for one in values),
         smallest_margin_items=tuple(

@@ -84,7 +84,9 @@ def _normalize(
     }
 
 
-def measure_permutations(asked: Sequence[Asked], scored: Sequence[Scored]) -> Permutations | None:
+def measure_permutations(
+    profile: Profile, asked: Sequence[Asked], scored: Sequence[Scored]
+) -> Permutations | None:
     """Return what the order of shown options changes; None where only one order was asked."""
     rows = [_choices_by_order(one, row) for one, row in zip(asked, scored, strict=True)]
     count = len(rows[0])
@@ -106,7 +108,16 @@ def measure_permutations(asked: Sequence[Asked], scored: Sequence[Scored]) -> Pe
         chosen_positions=tuple(
             places[place] for place in range(max(len(one.question.options) for one in asked))
         ),
+        score=_name_permuted(profile, asked[0]),
     )
+
+
+def _name_permuted(profile: Profile, asked: Asked) -> str:
+    """Return the name of the score that the permuted variants give: the profile's own, or one of the matrix."""
+    (form,) = {order[0] for variant in asked.variants if (order := read_order(variant.name))}
+    if form != headline_form(profile, asked.question):
+        return f"{form}_sum"
+    return "acc" if profile.method == "likelihood" else "option_likelihood"
 
 
 def _choices_by_order(asked: Asked, scored: Scored) -> list[tuple[int, int]]:

@@ -96,7 +96,7 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
         texts = metrics.n * max(metrics.vote_curve or {1: 0.0})  # one for every chain
         yield f"no option could be read from {metrics.unparsed:,} of {texts:,} generated answers"
     if metrics.permutations is not None:
-        yield _describe_permutations(metrics.permutations)
+        yield _describe_permutations(metrics.permutations, metrics.headline)
     if facts.draw_rule is not None:
         yield f"examples {facts.draw_rule}"
     yield from _of_items(cell)
@@ -127,7 +127,7 @@ def _items(count: int) -> str:
     return f"{count:,} {'item' if count == 1 else 'items'}"
 
 
-def _describe_permutations(permutations: Permutations) -> str:
+def _describe_permutations(permutations: Permutations, headline: str) -> str:
     mean, low, high = (
         format_number(value, 3)
         for value in (permutations.mean_accuracy, permutations.lowest, permutations.highest)
@@ -136,8 +136,10 @@ def _describe_permutations(permutations: Permutations) -> str:
     chosen = ", ".join(
         f"{number}: {count:,}" for number, count in enumerate(permutations.chosen_positions, start=1)
     )
+    score = permutations.score or "accuracy"
+    other = "" if permutations.score in (None, headline) else f" (another score than {headline})"
     return (
-        f"{permutations.count} orders of the options: accuracy {mean} in the mean, {low} to {high}; "
+        f"{permutations.count} orders of the options: {score}{other} {mean} in the mean, {low} to {high}; "
         f"the same option in all orders for {permutations.consistent:,} of {permutations.n:,} ({share}); "
         f"shown positions chosen: {chosen}"
     )

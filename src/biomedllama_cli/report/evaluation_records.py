@@ -98,7 +98,8 @@ def _question_numbers(cell: QuestionCell) -> Iterator[_Number]:
             yield name, "label", label, count
     if metrics.permutations is not None:
         for name in ("count", "mean_accuracy", "lowest", "highest", "consistent"):
-            yield f"permutations_{name}", None, None, getattr(metrics.permutations, name)
+            number = getattr(metrics.permutations, name)
+            yield f"permutations_{name}", "score", metrics.permutations.score, number
         for position, count in enumerate(metrics.permutations.chosen_positions, start=1):
             yield "chosen", "shown position", str(position), count
     for chains, share in sorted((metrics.vote_curve or {}).items()):
