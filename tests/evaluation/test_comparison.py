@@ -203,10 +203,22 @@ def test_cells_of_one_side_only_are_listed(tmp_path):
     comparison = compare([first, second])
     assert [cell.task for cell in comparison.questions] == ["pubmedqa"]
     assert [(item.task, item.reason) for item in comparison.not_compared] == [
-        ("medqa", "b has no acc of it"),
-        ("pubmed-a", "b has no bits per byte of it"),
+        ("medqa", "b has not scored it"),
+        ("pubmed-a", "b has not scored it"),
     ]
-    assert "  medqa · paper · a, b: b has no acc of it" in comparison.lines()
+    assert "  medqa · paper · a, b: b has not scored it" in comparison.lines()
+
+
+def test_results_with_nothing_in_common_are_refused_with_what_each_holds(tmp_path):
+    first = write_answers(tmp_path / "a", WORSE)
+    second = write_answers(tmp_path / "b", GOOD, task="medqa")
+    with pytest.raises(DataError, match="nothing can be compared: .* two of a, b") as caught:
+        compare([first, second])
+    assert caught.value.hint == "They hold: a: pubmedqa under paper/1; b: medqa under paper/1."
+    seeds = [write_answers(tmp_path / f"s{n}", GOOD, task=task, seed=n, model={"weights_sha256": "f" * 64})
+             for n, task in enumerate(("medqa", "pubmedqa"))]  # fmt: skip
+    with pytest.raises(DataError, match="nothing can be compared"):
+        compare(seeds)
 
 
 @pytest.mark.parametrize(

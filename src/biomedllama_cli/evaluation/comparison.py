@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.evaluation.cells import TextCell
 from biomedllama_cli.evaluation.comparability import (
     Entry,
@@ -67,7 +67,7 @@ def compare(folders: Sequence[Path], *, score: str | None = None) -> Comparison:
 
     Raises:
         SettingsError: fewer than two folders, a score that none has, or cells that were not asked alike.
-        DataError: a folder cannot be read, or cells are not of the same items or text.
+        DataError: a folder cannot be read, no cell is in two of them, or cells are not of the same items or text.
     """
     runs = _load_runs(folders)
     families = [_collect_cells(group, score) for group in _group_by_seed(runs)]
@@ -145,8 +145,15 @@ class _Builder:
         self.texts: list[TextComparison] = []
         self.seeds: list[SeedComparison] = []
         self.not_compared: list[NotCompared] = []
+        self.shared = False
+        """Whether any cell is in two runs."""
 
     def finish(self, runs: Sequence[Run]) -> Comparison:
+        if not self.shared:
+            raise DataError(
+                f"nothing can be compared: no profile, task and score is in two of {', '.join(r.label for r in runs)}",
+                f"They hold: {'; '.join(f'{run.label}: {_list_cells(run)}' for run in runs)}.",
+            )
         p_values = [cell.paired.p_value for cell in self.questions]
         p_values += [text.p_value for text in self.texts if text.p_value is not None]
         adjusted = iter(adjust_by_holm(p_values))
@@ -166,6 +173,7 @@ class _Builder:
         for key, entries in family.entries.items():
             if len(entries) < 2:
                 continue
+            self.shared = True
             for other in entries[1:]:
                 check_same_protocol(entries[0], other, across_seeds=True)
                 check_same_questions(entries[0], other)
@@ -186,6 +194,7 @@ class _Builder:
             )
         for key, texts in family.texts.items():
             if len(texts) > 1:
+                self.shared = True
                 labels = tuple(run.label for run, _ in texts)
                 self._leave_out(labels, key, "running text has no draws that a seed could change")
 
@@ -195,6 +204,7 @@ class _Builder:
             if key not in ours or key not in theirs:
                 self._leave_out_missing(key, first, second, key in ours)
                 continue
+            self.shared = True
             runs, others = _different_runs(ours[key]), _different_runs(theirs[key])
             pairs = list(_pair_by_draws(runs, others))
             if not pairs:
@@ -211,6 +221,7 @@ class _Builder:
         ours, theirs = first.texts, second.texts  # of a group of seeds, the first run's
         for key in dict.fromkeys([*ours, *theirs]):
             if key in ours and key in theirs:
+                self.shared = True
                 self.texts.append(compare_text_cells(*ours[key][0], *theirs[key][0], seed=self.seed))
             else:
                 self._leave_out_missing(key, first, second, key in ours)
@@ -222,7 +233,11 @@ class _Builder:
 
     def _leave_out_missing(self, key: Key, first: Family, second: Family, first_has: bool) -> None:
         missing = second if first_has else first
-        self._leave_out((first.label, second.label), key, f"{missing.label} has no {key[2]} of it")
+        scored = {
+            (name_of(cell.profile), cell.task) for run in missing.runs for cell in run.results.questions
+        }
+        reason = f"has other scores of it, not {key[2]}" if key[:2] in scored else "has not scored it"
+        self._leave_out((first.label, second.label), key, f"{missing.label} {reason}")
 
 
 def _pair_by_draws(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
@@ -234,6 +249,11 @@ def _pair_by_draws(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[t
                 free.remove(other)
                 yield entry, other
                 break
+
+
+def _list_cells(run: Run) -> str:
+    cells = [*run.results.questions, *run.results.texts]
+    return ", ".join(f"{cell.task} under {cell.profile}" for cell in cells) or "nothing"
 
 
 def _describe(run: Run) -> ComparedRun:
