@@ -121,6 +121,8 @@ def test_a_leaderboard_is_drawn(command, tmp_path, earlier):
         (["--compare", "absent", "--compare", "gone"], 3, "absent"),
         (["--compare", "absent"], 2, "two or more"),
         (["--leaderboard", "absent"], 3, "absent"),
+        (["--leaderboard", "absent", "--fail-under", "medqa=0.3"], 2, "fail_under is given with --leaderboard"),
+        (["--compare", "a", "--compare", "b", "--fail-under", "medqa=0.3"], 2, "given with --compare"),
         (["--reproduce", "BioMed-LLaMA-7B 0 shots"], 2, "BioMed-LLaMA-7B 0-shot"),
         (["--plot", "out.pdf", "--model", "m"], 2, ".png or .svg"),
     ],

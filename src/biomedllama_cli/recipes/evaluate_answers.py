@@ -78,6 +78,12 @@ def answer_without_model(settings: EvaluateSettings) -> Answer | None:
         from biomedllama_cli.evaluation.published import list_rows
 
         return list_rows()
+    if settings.output.fail_under:
+        raise SettingsError(
+            f"output.fail_under is given with {'--compare' if asked['output.compare'] else '--leaderboard'}, which "
+            "scores nothing that could fail",
+            "Give --fail-under where the model is evaluated.",
+        )
     if asked["output.compare"]:
         return _compare(settings)
     return _tabulate(settings)
