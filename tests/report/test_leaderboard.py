@@ -181,6 +181,18 @@ def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_checkpoints_are_called_by_their_run_and_step_and_equal_names_by_their_path(tmp_path: Path) -> None:
+    sources = ["a/runs/one", "a/runs/two", "b/runs/two"]
+    for number, source in enumerate(sources):
+        checkpoint = f"{source}/checkpoints/step-00000040"
+        put(tmp_path / str(number), model(question_cell(3 - number), source=checkpoint, weights_sha256=f"{number}" * 64))
+    assert models_of(build_leaderboard(tmp_path)) == [
+        "one-step-00000040",
+        "a/runs/two/checkpoints/step-00000040",
+        "b/runs/two/checkpoints/step-00000040",
+    ]
+
+
 def test_broken_foreign_and_older_files_are_listed_with_the_reason(tmp_path: Path) -> None:
     put(tmp_path / "good", model(question_cell(400), source="a"))
     contents = {

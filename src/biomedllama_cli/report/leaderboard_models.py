@@ -28,12 +28,17 @@ def name_models(models: Sequence[ModelKey]) -> dict[ModelKey, str]:
 
 
 def shorten_source(source: str) -> str:
-    """Return the last part of a folder's path; hub ids stay whole.
+    """Return the last part of a folder's path, of a checkpoint its run and step; hub ids stay whole.
 
     >>> shorten_source("/data/models/llama-7b/"), shorten_source("huggyllama/llama-7b"), shorten_source("./out/final")
     ('llama-7b', 'huggyllama/llama-7b', 'final')
+    >>> shorten_source("runs/mine/checkpoints/step-00000433"), shorten_source("checkpoints/step-00000433")
+    ('mine-step-00000433', 'step-00000433')
     """
     parts = source.rstrip("/").split("/")
+    if parts[-1].startswith("step-"):
+        named = [part for part in parts if part not in {"", ".", "..", "~", "checkpoints"}]
+        return "-".join(named[-2:])
     return parts[-1] or source if len(parts) > 2 or source.startswith((".", "/", "~")) else source
 
 
