@@ -145,7 +145,7 @@ def test_fewer_embeddings_than_pieces_is_refused_and_more_is_fine(tiny_folder: C
         load_model(folder, vocabulary_size=343)
 
 
-@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", ""])
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", "nothing/", ""])
 def test_a_missing_folder_is_named(source: str) -> None:
     with pytest.raises(ModelError, match="is not a folder"):
         load_model(source)

@@ -166,14 +166,36 @@ def test_text_without_spaces_has_no_finite_word_perplexity(tmp_path, model):
 def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path):
     (tmp_path / "data").mkdir()
     data = [f"medqa-5={write_medqa(tmp_path / 'data' / 'five.jsonl', 9, options=5)}"]
-    report = run(tmp_path, "no/such/model", dry_run=True, task=["medqa-5", "medqa"], data=data)
+    report = run(tmp_path, "no-such/model", dry_run=True, task=["medqa-5", "medqa"], data=data, limit=4)
     five, four = report.planned
     assert (five.records, five.profiles) == (9, ("paper/1",))
     assert (four.place, four.records) == ("hub: GBaker/MedQA-USMLE-4-options, test split", None)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     lines = report.lines()
     assert "nothing is loaded or written" in lines[0]
+    assert "(9 records, 4 of them scored)" in lines[1]
+    assert "(not looked up, 4 of them scored)" in lines[2]
     assert lines[-1] == f"Results would go to {tmp_path / 'out'}"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nosuchfolder/", "the folder nosuchfolder/ does not exist"),
+        ("./nosuch/folder", "the folder ./nosuch/folder does not exist"),
+        ("a/b/c", "the folder a/b/c does not exist"),
+        ("scratch:tiny", "scratch:tiny has random weights and no tokenizer"),
+    ],
+)
+def test_a_dry_run_refuses_what_can_be_no_model(tmp_path, source, message):
+    with pytest.raises(ModelError, match=message):
+        run(tmp_path, source, dry_run=True, task=["sample-questions"])
+
+
+def test_a_model_that_is_no_folder_here_is_said_to_be_taken_as_a_hub_id(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, "nosuch/folder", dry_run=True, task=["sample-questions"])
+    assert "nosuch/folder is no folder here: it is taken as a hub id" in caplog.text
 
 
 def test_a_plan_is_made_without_the_heavy_libraries(tmp_path):

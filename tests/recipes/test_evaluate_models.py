@@ -84,7 +84,7 @@ def test_a_result_below_its_threshold_is_a_problem_of_the_report(tmp_path, model
 )
 def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path, output, message):
     with pytest.raises(SettingsError, match=message):
-        run(tmp_path, "no/such/model", task=["sample-questions"], output=output)
+        run(tmp_path, "no-such/model", task=["sample-questions"], output=output)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -30,6 +30,7 @@ from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.hub import is_hub_reachable
+from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 
 __all__ = [
@@ -153,8 +154,7 @@ def _find_folder(source: str) -> Path | None:
                 hint="Give the folder of a transformers model, such as RUN/checkpoints/step-....",
             )
         return path
-    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source
-    if looks_local:
+    if is_path(source) or path.exists() or not source:
         raise ModelError(
             f"model: {source or 'an empty name'} is not a folder.",
             hint="Give a hub id, a model folder, or scratch:NAME.",

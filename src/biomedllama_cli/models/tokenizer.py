@@ -21,6 +21,7 @@ from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models import sentencepiece_export
 from biomedllama_cli.models.byte_level_words import build_byte_level_words
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
+from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.sentencepiece_words import build_sentencepiece_words
 from biomedllama_cli.models.tokenizer_fingerprint import vocabulary_fingerprint
 from biomedllama_cli.models.tokenizer_hub import fetch_tokenizer_files
@@ -156,8 +157,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
         return _load_sentencepiece(path, adds_bos=True, source=source)
     if path.is_dir() and source.strip():
         return _load_folder(path, source)
-    looks_local = source.startswith(("/", "./", "../", "~")) or source.endswith(".model")
-    if looks_local or source.count("/") > 1 or not source.strip():
+    if is_path(source) or source.endswith(".model") or not source.strip():
         raise ModelError(
             f"tokenizer: {source!r} is neither a folder nor a file.",
             "Give a tokenizer folder, a SentencePiece .model file or a hub id such as huggyllama/llama-7b.",

@@ -172,7 +172,14 @@ def describe_inputs(plan: Plan, settings: EvaluateSettings) -> tuple[Planned, ..
             where, records = str(place), len(loaded.items)
         profiles = tuple(str(profile) for profile in one.profiles)
         planned.append(
-            Planned(task=one.task.name, profiles=profiles, shots=one.shots, place=where, records=records)
+            Planned(
+                task=one.task.name,
+                profiles=profiles,
+                shots=one.shots,
+                place=where,
+                records=records,
+                limit=settings.protocol.limit,
+            )
         )
     for asked, name in plan.harness.items():
         file = plan.files.get(asked)
@@ -183,6 +190,7 @@ def describe_inputs(plan: Plan, settings: EvaluateSettings) -> tuple[Planned, ..
                 shots=settings.protocol.shots,
                 place=f"lm-eval: {name}" + (f", rows of {file}" if file else ""),
                 records=None,
+                limit=settings.protocol.limit,
             )
         )
     return tuple(planned)

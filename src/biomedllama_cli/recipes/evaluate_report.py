@@ -14,13 +14,14 @@ from biomedllama_cli.report.tables import TableForm
 
 
 class Planned(Frozen):
-    """One task that a dry run found: where its data is, and how many records, where that could be looked up."""
+    """One task that a dry run found: where its data is, how many records (None: not looked up), and the limit."""
 
     task: str
     profiles: tuple[str, ...]
     shots: int
     place: str
     records: int | None
+    limit: int | None = None
 
 
 class Evaluation(Frozen):
@@ -88,6 +89,8 @@ class EvaluateReport(Frozen):
         lines = [f"Would score {', '.join(self.models)}; nothing is loaded or written."]
         for task in self.planned or ():
             count = "not looked up" if task.records is None else f"{task.records:,} records"
+            if task.limit is not None:
+                count += f", {min(task.limit, task.records or task.limit):,} of them scored"
             lines.append(
                 f"  {task.task}: {task.place} ({count}); profiles {', '.join(task.profiles)}; shots {task.shots}"
             )

@@ -11,19 +11,25 @@ from pathlib import Path
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.journal import find_in_journals
 from biomedllama_cli.evaluation.output import RESULTS_FILE
+from biomedllama_cli.models.names import is_path
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 
 logger = logging.getLogger(__name__)
+
+_SCRATCH_PREFIX = "scratch:"  # of models.scratch, which loads transformers
 
 
 def find_models(settings: EvaluateSettings) -> list[str]:
     """Return the models given (of a run folder its newest checkpoint), else the newest of the workspace.
 
     Raises:
-        ModelError: none is given and the workspace has no checkpoint.
+        ModelError: none is given and the workspace has no checkpoint, or a given one cannot be there.
     """
     if settings.model:
-        return [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
+        sources = [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
+        for source in sources:
+            _check_source(source)
+        return sources
     from biomedllama_cli.engine.checkpoint import find_newest_checkpoint  # loads torch
 
     checkpoint = find_newest_checkpoint(settings.workspace)
@@ -81,6 +87,23 @@ def holds_results_of(created: str | None, folder: Path) -> bool:
         return created is not None and content["created"] == created
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _check_source(source: str) -> None:
+    """Refuse what needs no look at the hub to be refused."""
+    if source.startswith(_SCRATCH_PREFIX):
+        raise ModelError(
+            f"model: {source} has random weights and no tokenizer, so there is nothing to evaluate",
+            "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
+        )
+    if is_path(source) and not Path(source).expanduser().is_dir():
+        raise ModelError(
+            f"model: the folder {source} does not exist", "Give a hub id, a model folder or a checkpoint."
+        )
+    if not Path(source).expanduser().is_dir():
+        logger.info(
+            "model: %s is no folder here: it is taken as a hub id, and looked up when it is loaded", source
+        )
 
 
 def _newest_of_run(source: str) -> str:
