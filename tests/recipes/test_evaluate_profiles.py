@@ -119,11 +119,12 @@ def test_clean_refuses_a_file_without_official_test_items(tmp_path, model):
     assert not (tmp_path / "out").exists()
 
 
-def test_clean_refuses_examples_from_the_scored_items(tmp_path, model):
+def test_clean_refuses_examples_from_the_scored_items(tmp_path, model, caplog):
     file = write_medqa(tmp_path / "test.jsonl", 5)
     with pytest.raises(DataError, match="draws no examples from the scored items") as error:
         run(tmp_path, model, task=["medqa"], data=[f"medqa={file}"], profile=["clean"], shots=1)
     assert "medqa.train=FILE" in error.value.hint
+    assert "no training file was given" not in caplog.text
 
 
 def test_fixed_examples_are_the_same_for_all_and_read_once(tmp_path, model):

@@ -95,9 +95,11 @@ def load_task(plan: TaskPlan) -> Loaded:
         UnavailableError: the hub is needed and cannot be reached.
     """
     if isinstance(plan.task, QuestionTask):
-        return load_questions(
+        loaded = load_questions(
             plan.task, shots=plan.shots, test_file=plan.test_file, train_file=plan.train_file
         )
+        _tell_leak(plan, loaded)
+        return loaded
     return load_documents(plan.task, test_file=plan.test_file)
 
 
@@ -194,6 +196,21 @@ def describe_inputs(plan: Plan, settings: EvaluateSettings) -> tuple[Planned, ..
             )
         )
     return tuple(planned)
+
+
+def _tell_leak(plan: TaskPlan, loaded: LoadedQuestions) -> None:
+    """Warn where examples come from the scored questions though the task has a training part."""
+    leaking = [profile.name for profile in plan.profiles if profile.leaks]
+    if plan.shots and loaded.pool is None and loaded.task.train is not None and leaking:
+        logger.warning(
+            "%s: no training file was given, so profile %s draws the %d few-shot %s from the scored questions "
+            "themselves (never the question at hand). This is not the published draw: give --data %s.train=FILE.",
+            plan.task.name,
+            ", ".join(leaking),
+            plan.shots,
+            "example" if plan.shots == 1 else "examples",
+            plan.task.name,
+        )
 
 
 def _tell_defects(loaded: LoadedQuestions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +28,6 @@ from biomedllama_cli.tasks.records import (
     warn_of_defect,
 )
 from biomedllama_cli.tasks.sample import SAMPLE_FILE, iter_sample
-
-logger = logging.getLogger(__name__)
 
 DrawRule = Literal["train split", "train file", "the test items without the item itself"]
 
@@ -233,14 +230,6 @@ def _load_pool(
     if not shots:
         return None, None, None
     if train is None:
-        if task.train is not None:
-            logger.warning(
-                "%s: no training file was given, so the %d few-shot examples are drawn from the scored questions "
-                "themselves (never the question at hand). This is not the published draw: give --data %s.train=FILE.",
-                task.name,
-                shots,
-                task.name,
-            )
         return None, None, "the test items without the item itself"
     records = _open(train, f"{task.name}.train")
     with naming_other_task(task.name):
