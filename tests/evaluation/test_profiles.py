@@ -163,11 +163,15 @@ def test_examples_are_never_scored_items(name):
     drawn = draw_task(PROFILES[name], "medqa", items, [*twins, *train], shots=3, seed=42)
     assert {example.id[0] for _, examples in drawn.questions for example in examples} == {"t"}
     assert drawn.pool == tuple(train)
-    for pool in (None, twins):
+    for pool, found, hint in (
+        (None, "and there are no others", "Give --data medqa.train=FILE"),
+        (twins, "and all 20 items of the pool are among them", "not the scored ones again"),
+    ):
         with pytest.raises(
-            DataError, match=f"medqa: the profile {name} draws no examples from the scored items"
-        ):
+            DataError, match=f"medqa: the profile {name} draws no examples from the scored items, {found}"
+        ) as error:
             draw_task(PROFILES[name], "medqa", items, pool, shots=1, seed=42)
+        assert hint in error.value.hint
 
 
 def test_profiles_are_found_without_heavy_imports():

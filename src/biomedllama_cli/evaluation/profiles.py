@@ -203,6 +203,12 @@ def _keep_unscored(
     """Return the pool without the scored items, told by their content: ids of two files may coincide."""
     contents = {(item.question, item.options, item.context) for item in scored}
     kept = tuple(item for item in pool if (item.question, item.options, item.context) not in contents)
+    if not kept and pool:
+        raise DataError(
+            f"{task_name}: the profile {profile.name} draws no examples from the scored items, and all {len(pool):,} "
+            "items of the pool are among them",
+            f"Give the training items as --data {task_name}.train=FILE, not the scored ones again; or --shots 0.",
+        )
     if not kept:
         raise DataError(
             f"{task_name}: the profile {profile.name} draws no examples from the scored items, and there are no "
