@@ -217,6 +217,9 @@ def test_unknown_task_is_refused_with_the_nearest_names(ours, monkeypatch):
     with pytest.raises(SettingsError, match="no task 'medqa_4option'") as caught:
         run_harness_tasks(ours, ["lm-eval:medqa_4option"])
     assert "medqa_4options" in caught.value.hint
+    with pytest.raises(SettingsError, match="no task 'medical_tests'") as caught:
+        run_harness_tasks(ours, ["lm-eval:medical_tests"])
+    assert caught.value.hint == "`lm_eval ls tasks` lists them all."
 
 
 def test_task_without_hub_and_file_says_how_to_give_one(ours):

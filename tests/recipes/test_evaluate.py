@@ -273,6 +273,10 @@ def test_an_offline_hub_names_the_local_way(tmp_path, model):
     [
         ({"data": ["medqa"]}, "TASK=FILE"),
         ({"data": ["medka=x.jsonl"]}, "'medka'"),
+        (
+            {"profile": ["harness"], "shots": 1, "data": [f"medqa.train={__file__}"]},
+            "medqa.train without medqa, and lm-eval",
+        ),
         ({"task": ["medqa"], "data": ["medmcqa=x.jsonl"]}, "not among the tasks"),
         ({"task": ["pubmed-central"], "data": ["pubmed-central.train=x"]}, "no few-shot"),
         ({"task": ["pubmed-central"], "shots": 2}, "no few-shot"),
@@ -285,6 +289,29 @@ def test_an_offline_hub_names_the_local_way(tmp_path, model):
 def test_contradicting_settings_are_refused(tmp_path, model, protocol, message):
     with pytest.raises(SettingsError, match=message):
         run(tmp_path, model, **protocol)
+
+
+def test_a_misspelt_task_of_a_data_file_gets_the_nearest_name(tmp_path, model):
+    with pytest.raises(SettingsError, match="'medqa5', which does not exist") as error:
+        run(tmp_path, model, task=["medqa-5"], data=["medqa5=x.jsonl"])
+    assert "Did you mean medqa-5?" in error.value.hint
+
+
+def test_what_a_profile_cannot_do_is_told(tmp_path, model, caplog):
+    file = tmp_path / "text.jsonl"
+    file.write_text(json.dumps({"text": "Iron."}) + "\n", encoding="utf-8")
+    options = {"data": [f"text={file}"], "task": ["text"], "dry_run": True}
+    run(tmp_path, model, **options, profile=["clean", "instructed"])
+    assert "profile instructed does not score the task text and is left out there" in caplog.text
+    caplog.clear()
+    run(tmp_path, model, **options, profile=["clean", "harness"])
+    assert "profile harness does not score the task text" in caplog.text
+    caplog.clear()
+    run(tmp_path, model, **options, profile=["clean", "paper"])
+    assert caplog.text == ""
+    run(tmp_path, model, dry_run=True, profile=["harness"], matrix=True, permutations=3)
+    told = "protocol.permutations and protocol.matrix: lm-eval asks medqa in its own way; neither changes anything"
+    assert told in caplog.text
 
 
 def test_a_missing_data_file_is_named(tmp_path, model):

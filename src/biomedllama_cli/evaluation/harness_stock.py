@@ -56,6 +56,7 @@ _FOLDERS = {
 }
 _STOCK_ROOT = Path(lm_eval.tasks.__file__).resolve().parent
 _TRAIN = ".train"
+_NEAR = 0.8  # likeness of a name worth suggesting: below it, one of 10,000 is always found, and means nothing
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def load_stock_tasks(
     manager = _build_manager(names, [folder] if local else [])
     unknown = [one for one in names if one not in manager.task_index]
     if unknown:
-        nearest = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3, cutoff=0.5)
+        nearest = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3, cutoff=_NEAR)
         raise SettingsError(
             f"protocol.task is {name!r}, and lm-eval has no task {unknown[0]!r}",
             f"Nearest: {', '.join(nearest)}." if nearest else "`lm_eval ls tasks` lists them all.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from biomedllama_cli.evaluation.profiles import PROFILES, Profile
 from biomedllama_cli.settings.evaluate import ProtocolSettings
 from biomedllama_cli.settings.suggest import suggest
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, TextTask
+
+logger = logging.getLogger(__name__)
 
 TRAIN_SUFFIX = ".train"
 HARNESS = "harness"
@@ -77,6 +80,8 @@ def plan_tasks(settings: ProtocolSettings, shots_of: Mapping[str, int] | None = 
     files = _read_files(settings, names, shots_of)
     profiles = [PROFILES[name] for name in dict.fromkeys(settings.profile)]
     harness = _choose_harness(names, profiles)
+    _check_harness_pools(harness, files)
+    _tell_without_effect(settings, names, profiles, harness)
     own = [profile for profile in profiles if profile.name != HARNESS]
     tasks = tuple(
         TaskPlan(
@@ -128,6 +133,47 @@ def _choose_harness(names: list[str], profiles: list[Profile]) -> dict[str, str]
     return chosen
 
 
+def _check_harness_pools(harness: Mapping[str, str], files: Mapping[str, Path]) -> None:
+    """Refuse a pool that lm-eval would not read: it takes both parts of a task from files, or both from the hub."""
+    for task in HARNESS_TASKS:
+        if (
+            (task in harness or "multimedqa" in harness)
+            and task + TRAIN_SUFFIX in files
+            and task not in files
+        ):
+            raise SettingsError(
+                f"protocol.data has {task}{TRAIN_SUFFIX} without {task}, and lm-eval's task reads both from files or "
+                "both from the hub",
+                f"Add --data {task}=FILE, or leave the pool out.",
+            )
+
+
+def _tell_without_effect(
+    settings: ProtocolSettings, names: Sequence[str], profiles: Sequence[Profile], harness: Mapping[str, str]
+) -> None:
+    """Warn of what was asked for and cannot be done for some task or profile."""
+    ignored = [name for name in ("permutations", "matrix") if getattr(settings, name)]
+    if harness and ignored:
+        logger.warning(
+            "%s: lm-eval asks %s in its own way; %s anything there",
+            " and ".join(f"protocol.{name}" for name in ignored),
+            ", ".join(harness),
+            "this does not change" if len(ignored) == 1 else "neither changes",
+        )
+    for name in names:
+        unfit = [
+            profile.name
+            for profile in profiles
+            if name in TASKS and profile.name != HARNESS and not profile.supports(name)
+        ]
+        if HARNESS in {profile.name for profile in profiles} and name in TASKS and name not in harness:
+            unfit.append(HARNESS)
+        if unfit:
+            logger.warning(
+                "profile %s does not score the task %s and is left out there", ", ".join(unfit), name
+            )
+
+
 def _fitting(profiles: list[Profile], task: QuestionTask | TextTask) -> tuple[Profile, ...]:
     fitting = tuple(profile for profile in profiles if profile.supports(task.name))
     if not fitting:
@@ -152,7 +198,8 @@ def _read_files(
         name = key.removesuffix(TRAIN_SUFFIX)
         if name not in TASKS:
             raise SettingsError(
-                f"protocol.data names the task {name!r}, which does not exist", f"Tasks: {', '.join(TASKS)}."
+                f"protocol.data names the task {name!r}, which does not exist",
+                f"{suggest(name, TASKS)} Tasks: {', '.join(TASKS)}.".strip(),
             )
         needed = name in names or ("multimedqa" in names and name in HARNESS_TASKS)
         if not needed:
