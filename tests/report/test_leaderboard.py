@@ -75,8 +75,8 @@ def test_a_name_that_means_two_columns_is_no_column_to_sort_by(tmp_path: Path) -
     [
         ({"items_sha256": "9" * 64}, "items 999999"),
         ({"prompt": {"question": "Q: {question}"}}, "prompt "),
-        ({"bos": "BOS (id 1)"}, "BOS BOS"),
-        ({"context_length": 1024}, "context 1,024"),
+        ({"bos": "BOS (id 1)"}, "with BOS"),
+        ({"context_length": 1024, "metrics": {"truncated_inputs": 1}}, "context 1,024"),
         ({"n": 100}, "n=100"),
         ({"metrics": {"headline": "acc_norm"}}, "acc_norm"),
     ],
@@ -140,6 +140,21 @@ def test_text_of_another_window_or_prefix_is_another_column(tmp_path: Path) -> N
     assert sorted(sum(c.title in row.cells for row in board.rows) for c in board.columns) == [1, 1, 1, 2]
 
 
+def test_context_lengths_that_cut_nothing_share_a_column(tmp_path: Path) -> None:
+    put(tmp_path / "a", model(question_cell(50), source="a"))
+    put(tmp_path / "b", model(question_cell(60, context_length=1024), source="b"))
+    board = build_leaderboard(tmp_path)
+    (column,) = board.columns
+    assert (column.title, column.context_length) == (MEDQA, None)
+    assert any("other context lengths, which cut no input" in line for line in board.lines(Screen()))
+
+
+def test_lm_eval_s_tasks_have_bos_by_convention_too(tmp_path: Path) -> None:
+    for name, bos in (("a", "BOS (id 1)"), ("b", "none")):
+        put(tmp_path / name, model(question_cell(400, profile="harness/0.4.13", bos=bos), source=name))
+    assert [column.bos for column in build_leaderboard(tmp_path).columns] == ["convention"]
+
+
 def test_bos_by_convention_is_one_rule_and_marked_where_it_differs(tmp_path: Path) -> None:
     put(tmp_path / "a", model(question_cell(400, profile="clean/1", bos="BOS (id 1)"), source="a"))
     put(tmp_path / "b", model(question_cell(450, profile="clean/1", bos="none"), source="b"))
@@ -185,7 +200,10 @@ def test_checkpoints_are_called_by_their_run_and_step_and_equal_names_by_their_p
     sources = ["a/runs/one", "a/runs/two", "b/runs/two"]
     for number, source in enumerate(sources):
         checkpoint = f"{source}/checkpoints/step-00000040"
-        put(tmp_path / str(number), model(question_cell(3 - number), source=checkpoint, weights_sha256=f"{number}" * 64))
+        put(
+            tmp_path / str(number),
+            model(question_cell(3 - number), source=checkpoint, weights_sha256=f"{number}" * 64),
+        )
     assert models_of(build_leaderboard(tmp_path)) == [
         "one-step-00000040",
         "a/runs/two/checkpoints/step-00000040",

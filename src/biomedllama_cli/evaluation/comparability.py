@@ -142,7 +142,8 @@ def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = Fal
         across_seeds: whether examples may differ, as they do between seeds.
 
     Raises:
-        SettingsError: version, method, prompt, generation, shots, draws or BOS differ.
+        SettingsError: version, method, prompt, generation, shots, draws or BOS differ, or the context
+            length where it cut an input.
         DataError: the items do.
     """
     a, b = first.cell, second.cell
@@ -155,6 +156,8 @@ def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = Fal
     ]
     if not _bos_by_convention(first, second):
         pairs.append(("bos", _without_id(a.facts.bos), _without_id(b.facts.bos)))
+    if a.metrics.truncated_inputs or b.metrics.truncated_inputs:  # else the longest input decides nothing
+        pairs.append(("context_length", a.facts.context_length, b.facts.context_length))
     pairs.append(("items_sha256", a.facts.items_sha256, b.facts.items_sha256))
     if not across_seeds:
         pairs.append(("draw_rule", a.facts.draw_rule, b.facts.draw_rule))
@@ -216,6 +219,11 @@ def find_notes(first: Run, second: Run, a: CellT, b: CellT) -> tuple[str, ...]:
             notes.append(
                 f"inputs that lost their left end: {first.label} {cut[0]} (of {a.facts.context_length} tokens at "
                 f"most), {second.label} {cut[1]} (of {b.facts.context_length})"
+            )
+        if a.facts.context_length != b.facts.context_length:
+            notes.append(
+                f"longest input: {first.label} {a.facts.context_length} tokens, {second.label} "
+                f"{b.facts.context_length}; neither cut any"
             )
         if _without_id(a.facts.bos) != _without_id(b.facts.bos):
             notes.append(

@@ -18,6 +18,7 @@ from biomedllama_cli.report.leaderboard_columns import (
     Protocol,
     build_columns,
     iter_placed,
+    share_contexts,
 )
 from biomedllama_cli.report.leaderboard_models import ModelKey, name_models, rank_values
 from biomedllama_cli.report.leaderboard_table import build_leaderboard_table
@@ -100,20 +101,19 @@ def arrange(
     unread, older = list(skipped), []
     chosen: dict[ModelKey, dict[Protocol, Placed]] = {}
     newest_first = sorted(found, key=lambda pair: (_time(pair[1].created), pair[0]), reverse=True)
-    for file, results in newest_first:
-        model = results.model
-        key = (model.source, model.revision, model.weights_sha256)
-        cells = chosen.setdefault(key, {})
-        for placed in iter_placed(results, file):
-            if not math.isfinite(placed.cell.value):
-                what = f"{placed.protocol.task} under {placed.protocol.profile} has no finite value"
-                unread.append(Unread(file=file, reason=what))
-            elif placed.protocol in cells:
-                newer = cells[placed.protocol].cell
-                what = f"{placed.protocol.task} under {placed.protocol.profile}: {newer.file} is newer"
-                older.append(Unread(file=file, reason=what))
-            else:
-                cells[placed.protocol] = placed
+    every = [placed for file, results in newest_first for placed in iter_placed(results, file)]
+    for placed in share_contexts(every):
+        model, file = placed.results.model, placed.cell.file
+        cells = chosen.setdefault((model.source, model.revision, model.weights_sha256), {})
+        if not math.isfinite(placed.cell.value):
+            what = f"{placed.protocol.task} under {placed.protocol.profile} has no finite value"
+            unread.append(Unread(file=file, reason=what))
+        elif placed.protocol in cells:
+            newer = cells[placed.protocol].cell
+            what = f"{placed.protocol.task} under {placed.protocol.profile}: {newer.file} is newer"
+            older.append(Unread(file=file, reason=what))
+        else:
+            cells[placed.protocol] = placed
     columns = build_columns([placed for key in sorted(chosen, key=_order) for placed in chosen[key].values()])
     cells_of = {
         key: {

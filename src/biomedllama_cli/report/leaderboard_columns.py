@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from biomedllama_cli.evaluation.cells import Frozen, QuestionCell, Results, TextCell
@@ -13,6 +13,7 @@ from biomedllama_cli.evaluation.profiles import PROFILES
 
 _SHOWN_HASH = 6
 BITS_PER_BYTE = "bits_per_byte"
+_BOS_NAMES = {"none": "without BOS", "BOS": "with BOS", "convention": "BOS by tokenizer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Protocol:
 
     Attributes:
         bos: `none`, `BOS`, or `convention` where the profile leaves it to the tokenizer; of text its prefix.
+        context_length: None where several lengths share a column, as none of them cut an input.
         items: hash of all items, or of the scored text.
         seed: None where all items were scored: it chooses them only below a limit.
         draws: hash of the few-shot examples; None without.
@@ -34,7 +36,7 @@ class Protocol:
     score: str
     method: str
     bos: str
-    context_length: int
+    context_length: int | None
     n: int
     items: str
     seed: int | None
@@ -72,7 +74,7 @@ class BoardColumn(Frozen):
     shots: int | None
     score: str
     bos: str
-    context_length: int
+    context_length: int | None
     n: int
     n_all: int
     items_sha256: str
@@ -121,6 +123,26 @@ def iter_placed(results: Results, file: str) -> Iterator[Placed]:
         yield Placed(_text_protocol(text), cell, text, results)
 
 
+def share_contexts(placed: Sequence[Placed]) -> list[Placed]:
+    """Put questions of several context lengths into one column where none of their inputs was cut."""
+    alike: dict[Protocol, list[Placed]] = {}
+    for one in placed:
+        alike.setdefault(replace(one.protocol, context_length=None), []).append(one)
+    shared = {
+        protocol
+        for protocol, group in alike.items()
+        if len({one.protocol.context_length for one in group}) > 1
+        and all(
+            isinstance(one.origin, QuestionCell) and not one.origin.metrics.truncated_inputs for one in group
+        )
+    }
+    merged = [replace(one.protocol, context_length=None) for one in placed]
+    return [
+        replace(one, protocol=protocol) if protocol in shared else one
+        for one, protocol in zip(placed, merged, strict=True)
+    ]
+
+
 def _question_protocol(cell: QuestionCell, seed: int) -> Protocol:
     facts, metrics = cell.facts, cell.metrics
     wording = json.dumps(facts.prompt, sort_keys=True, ensure_ascii=False)
@@ -142,7 +164,10 @@ def _question_protocol(cell: QuestionCell, seed: int) -> Protocol:
 
 
 def _bos_rule(cell: QuestionCell) -> str:
-    profile = PROFILES.get(cell.profile.partition("/")[0])
+    name = cell.profile.partition("/")[0]
+    if name == "harness":  # its version is that of lm-eval, which takes the tokenizer as it is
+        return "convention"
+    profile = PROFILES.get(name)
     if profile is not None and str(profile) == cell.profile and profile.bos == "convention":
         return "convention"
     return _without_id(cell.facts.bos)
@@ -203,8 +228,12 @@ def name_protocol(protocol: Protocol, among: Sequence[Protocol]) -> str:
     texts = {
         "score": protocol.score,
         "method": protocol.method,
-        "bos": f"{protocol.bos} first" if protocol.shots is None else f"BOS {protocol.bos}",
-        "context_length": f"context {protocol.context_length:,}",
+        "bos": f"{protocol.bos} first"
+        if protocol.shots is None
+        else _BOS_NAMES.get(protocol.bos, protocol.bos),
+        "context_length": "no input cut"
+        if protocol.context_length is None
+        else f"context {protocol.context_length:,}",
         "n": f"n={protocol.n:,}",
         "items": f"items {protocol.items[:_SHOWN_HASH]}",
         "seed": "all items" if protocol.seed is None else f"seed {protocol.seed}",

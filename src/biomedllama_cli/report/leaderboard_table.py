@@ -84,13 +84,15 @@ def _mixes_bos(board: Leaderboard, column: BoardColumn) -> bool:
 
 def _describe(column: BoardColumn) -> str:
     count = f"{column.n:,}" if column.n == column.n_all else f"{column.n:,} of {column.n_all:,}"
+    length = None if column.context_length is None else f"{column.context_length:,} tokens"
     if column.kind == "text":
-        return f"n {count}, windows of {column.context_length:,} tokens, the first after {column.bos}; lower is better"
+        return f"n {count}, windows of {length}, the first after {column.bos}; lower is better"
     bos = "as each tokenizer has it" if column.bos == "convention" else column.bos
+    longest = "other context lengths, which cut no input" if length is None else f"at most {length}"
     baselines = "" if column.random is None else f", random {format_number(column.random, 3)}"
     if column.majority is not None:
         baselines += f", majority {format_number(column.majority, 3)}"
     generated = (
         "" if column.generation is None else f", generated with {describe_generation(column.generation)}"
     )
-    return f"{column.score}, n {count}, BOS {bos}, at most {column.context_length:,} tokens{baselines}{generated}"
+    return f"{column.score}, n {count}, BOS {bos}, {longest}{baselines}{generated}"
