@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -93,7 +95,23 @@ def test_earlier_results_are_compared(command, tmp_path, earlier):
     assert code == 0
     assert "McNemar" in out
     assert (tmp_path / "both.svg").is_file()
+    assert out.splitlines()[-1] == "Plot: both.svg"
     assert json.loads(command(*folders, "--json")[1])["schema_version"] == "biomedllama.comparison/1"
+
+
+def test_compared_results_are_written_in_the_form_that_was_asked_for(command, earlier):
+    folders = ["--compare", earlier / "plain", "--compare", earlier / "other"]
+    (cell,) = json.loads(command(*folders, "--json")[1])["questions"]
+    code, out, _ = command(*folders, "--format", "csv")
+    (record,) = csv.DictReader(io.StringIO(out), strict=True)
+    assert code == 0
+    assert (record["first"], record["task"], record["score"]) == ("plain", "sample-questions", "acc")
+    assert int(record["n"]) == cell["paired"]["n"]
+    assert float(record["difference"]) == cell["paired"]["difference"]["value"]
+    assert float(record["p holm"]) == cell["p_holm"]
+    markdown = command(*folders, "--format", "markdown")[1].splitlines()
+    assert (markdown[0], markdown[-1]) == ("```text", "```")
+    assert all(line.startswith("%") for line in command(*folders, "--format", "latex")[1].splitlines())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +139,11 @@ def test_a_leaderboard_is_drawn(command, tmp_path, earlier):
         (["--compare", "absent", "--compare", "gone"], 3, "absent"),
         (["--compare", "absent"], 2, "two or more"),
         (["--leaderboard", "absent"], 3, "absent"),
-        (["--leaderboard", "absent", "--fail-under", "medqa=0.3"], 2, "fail_under is given with --leaderboard"),
+        (
+            ["--leaderboard", "absent", "--fail-under", "medqa=0.3"],
+            2,
+            "fail_under is given with --leaderboard",
+        ),
         (["--compare", "a", "--compare", "b", "--fail-under", "medqa=0.3"], 2, "given with --compare"),
         (["--reproduce", "BioMed-LLaMA-7B 0 shots"], 2, "BioMed-LLaMA-7B 0-shot"),
         (["--plot", "out.pdf", "--model", "m"], 2, ".png or .svg"),

@@ -298,4 +298,8 @@ def test_a_picture_is_drawn_beside_the_table(tmp_path: Path) -> None:
     put(tmp_path / "a", model(question_cell(400), source="a"))
     board = build_leaderboard(tmp_path, plot=tmp_path / "board.svg")
     assert (tmp_path / "board.svg").read_text().startswith("<?xml")
-    assert f"Plot: {tmp_path / 'board.svg'}" in board.lines(Screen())
+    said = f"Plot: {tmp_path / 'board.svg'}"
+    assert board.lines(Screen())[-2:] == ["", said]
+    assert board.in_form("latex").lines()[-3:] == [r"\end{table}", "", f"% {said}"]
+    assert board.in_form("markdown").lines()[-3:] == ["```text", said, "```"]
+    assert said not in "\n".join(board.in_form("csv").lines())

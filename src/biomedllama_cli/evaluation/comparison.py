@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.evaluation.cells import TextCell
+from biomedllama_cli.evaluation.cells import QuestionCell, TextCell
 from biomedllama_cli.evaluation.comparability import (
     Entry,
     Run,
@@ -252,7 +252,7 @@ def _pair_by_draws(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[t
 
 
 def _list_cells(run: Run) -> str:
-    cells = [*run.results.questions, *run.results.texts]
+    cells: list[QuestionCell | TextCell] = [*run.results.questions, *run.results.texts]
     return ", ".join(f"{cell.task} under {cell.profile}" for cell in cells) or "nothing"
 
 

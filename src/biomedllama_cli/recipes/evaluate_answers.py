@@ -115,10 +115,14 @@ def list_tasks() -> TaskList:
 
 def _compare(settings: EvaluateSettings) -> Answer:
     from biomedllama_cli.evaluation.comparison import compare
+    from biomedllama_cli.report.comparison_report import ComparisonReport
 
     comparison = compare(settings.output.compare)
     _draw(settings, list(settings.output.compare))
-    return comparison
+    plot = settings.output.plot
+    return ComparisonReport.of(
+        comparison, form=settings.output.format, plot=None if plot is None else str(plot)
+    )
 
 
 def _tabulate(settings: EvaluateSettings) -> Answer:

@@ -10,6 +10,7 @@ from biomedllama_cli.evaluation.comparison_cells import Comparison
 from biomedllama_cli.evaluation.protocol_difference import ProtocolTable
 from biomedllama_cli.evaluation.reproduction_report import Reproduction
 from biomedllama_cli.report.evaluation_lines import evaluation_lines
+from biomedllama_cli.report.table_forms import quote_lines
 from biomedllama_cli.report.tables import TableForm
 
 
@@ -81,9 +82,12 @@ class EvaluateReport(Frozen):
             return lines
         for part in (*self.protocols, *self.reproductions, self.comparison):
             if part is not None:
-                lines += ["", *_quote(part.lines(), self._format)]
-        lines += ["", *_quote([f"Results: {each.output_dir}" for each in self.evaluations], self._format)]
-        return [*lines, *_quote([f"Plot: {self.plot}"], self._format)] if self.plot else lines
+                lines += ["", *quote_lines(part.lines(), self._format)]
+        lines += [
+            "",
+            *quote_lines([f"Results: {each.output_dir}" for each in self.evaluations], self._format),
+        ]
+        return [*lines, *quote_lines([f"Plot: {self.plot}"], self._format)] if self.plot else lines
 
     def _plan_lines(self) -> list[str]:
         lines = [f"Would score {', '.join(self.models)}; nothing is loaded or written."]
@@ -95,14 +99,3 @@ class EvaluateReport(Frozen):
                 f"  {task.task}: {task.place} ({count}); profiles {', '.join(task.profiles)}; shots {task.shots}"
             )
         return [*lines, *(f"Results would go to {folder}" for folder in self.output_dirs)]
-
-
-def _quote(lines: list[str], form: str) -> list[str]:
-    """Return lines for people so that a document in this form can hold them.
-
-    >>> _quote(["a_b", ""], "latex"), _quote(["a_b"], "markdown")
-    (['% a_b', '%'], ['```text', 'a_b', '```'])
-    """
-    if form == "latex":
-        return [f"% {line}".rstrip() for line in lines]
-    return ["```text", *lines, "```"] if form == "markdown" else lines

@@ -22,7 +22,7 @@ from biomedllama_cli.report.leaderboard_columns import (
 )
 from biomedllama_cli.report.leaderboard_models import ModelKey, name_models, rank_values
 from biomedllama_cli.report.leaderboard_table import build_leaderboard_table
-from biomedllama_cli.report.table_forms import render_tables
+from biomedllama_cli.report.table_forms import quote_lines, render_tables
 from biomedllama_cli.report.table_terminal import Screen
 from biomedllama_cli.report.tables import TableForm
 from biomedllama_cli.settings.suggest import suggest
@@ -83,7 +83,10 @@ class Leaderboard(Frozen):
     def lines(self, screen: Screen | None = None) -> list[str]:
         """Return the board as lines of text; `screen` is stdout if none is given."""
         table = build_leaderboard_table(self, full=self._form == "csv")
-        return render_tables([table], self._form, screen or Screen.of_stdout())
+        lines = render_tables([table], self._form, screen or Screen.of_stdout())
+        if self.plot is None or self._form == "csv":  # nothing but the table, for programs
+            return lines
+        return [*lines, "", *quote_lines([f"Plot: {self.plot}"], self._form)]
 
 
 def arrange(

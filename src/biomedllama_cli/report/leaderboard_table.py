@@ -73,8 +73,6 @@ def _notes(board: Leaderboard) -> Iterator[str]:
         yield f"Older, not shown: {one.file}: {one.reason}"
     for one in board.skipped:
         yield f"Skipped: {one.file}: {one.reason}"
-    if board.plot is not None:
-        yield f"Plot: {board.plot}"
 
 
 def _mixes_bos(board: Leaderboard, column: BoardColumn) -> bool:

@@ -61,6 +61,17 @@ def render_tables(tables: Sequence[Table], form: TableForm, screen: Screen | Non
     return lines
 
 
+def quote_lines(lines: Sequence[str], form: TableForm) -> list[str]:
+    """Return lines for people so that a document in this form can hold them.
+
+    >>> quote_lines(["a_b", ""], "latex"), quote_lines(["a_b"], "markdown")
+    (['% a_b', '%'], ['```text', 'a_b', '```'])
+    """
+    if form == "latex":
+        return [f"% {line}".rstrip() for line in lines]
+    return ["```text", *lines, "```"] if form == "markdown" else list(lines)
+
+
 def escape_markdown(text: str) -> str:
     r"""Return text that Markdown shows as it is, in one cell of a table.
 
