@@ -172,17 +172,23 @@ def test_one_profile_alone_has_no_table_of_profiles() -> None:
 
 
 def test_csv_is_one_table_with_every_number_in_full() -> None:
-    text = "\n".join(lines_of([full_results(), results(question_cell(450), source="other")], "csv")) + "\n"
+    full = full_results().model_copy(update={"versions": {"biomedllama-cli": "1.2.3"}})
+    text = "\n".join(lines_of([full, results(question_cell(450), source="other")], "csv")) + "\n"
     records = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
     def find(**wanted: str) -> dict[str, str]:
         (record,) = [one for one in records if all(one[name] == value for name, value in wanted.items())]
         return record
 
-    full = find(model="chaoyi-wu/PMC_LLAMA_7B", task="pubmedqa", quantity="text_space_per_byte")
-    assert (float(full["value"]), int(full["correct"]), int(full["n"])) == (0.303, 303, 1000)
-    assert float(full["low"]) == accuracy(303, 1000).interval[0]
-    headline = find(model="other", quantity="headline: acc")
+    row = find(model="chaoyi-wu/PMC_LLAMA_7B", task="pubmedqa", quantity="text_space_per_byte")
+    assert (float(row["value"]), int(row["correct"]), int(row["n"])) == (0.303, 303, 1000)
+    assert float(row["low"]) == accuracy(303, 1000).interval[0]
+    assert (row["source_sha256"], row["draws_sha256"], row["seed"]) == ("5" * 64, "d" * 64, "42")
+    assert row["program_version"] == "1.2.3"
+    assert (row["chains"], row["max_new_tokens"], row["backend"]) == ("20", "64", "hf")
+    headline = find(model="other", quantity="acc")
+    assert headline["headline"] == headline["quantity"]
+    assert headline["chains"] == ""
     assert float(headline["value"]) == 450 / 1273
     assert headline["bos"] == "none"
     assert find(quantity="acc", group_kind="step", group="step2&3")["correct"] == "252"

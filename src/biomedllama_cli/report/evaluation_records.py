@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from biomedllama_cli.evaluation.cells import Accuracy, Estimate, QuestionCell, Results, TextCell
 from biomedllama_cli.report.tables import Cell, Column, Table
 
+_GENERATION = ("max_new_tokens", "temperature", "top_p", "chains", "backend")
 _COLUMNS = (
     Column("model"),
     Column("revision"),
@@ -14,6 +15,8 @@ _COLUMNS = (
     Column("tokenizer_fingerprint"),
     Column("dtype"),
     Column("created"),
+    Column("program_version"),
+    Column("seed", "integer"),
     Column("profile"),
     Column("task"),
     Column("method"),
@@ -21,7 +24,11 @@ _COLUMNS = (
     Column("bos"),
     Column("context_length", "integer"),
     Column("items_sha256"),
+    Column("source_sha256"),
+    Column("draws_sha256"),
+    *(Column(name) for name in _GENERATION),
     Column("n_all", "integer"),
+    Column("headline"),
     Column("quantity"),
     Column("group_kind"),
     Column("group"),
@@ -44,19 +51,23 @@ def build_records(results: Sequence[Results]) -> Table:
         facts = one.model
         model: Record = (
             *(facts.source, facts.revision, facts.weights_sha256, facts.tokenizer_fingerprint, facts.dtype),
-            one.created,
+            *(one.created, one.versions.get("biomedllama-cli"), one.seed),
         )
         for question in one.questions:
             asked = question.facts
             place: Record = (
                 *(question.profile, question.task, question.method, asked.shots, asked.bos),
-                *(asked.context_length, asked.items_sha256, question.metrics.n_all),
+                *(asked.context_length, asked.items_sha256, asked.source.sha256, asked.draws_sha256),
+                *((asked.generation or {}).get(name) for name in _GENERATION),
+                *(question.metrics.n_all, question.metrics.headline),
             )
             rows += [(*model, *place, *_record(number)) for number in _question_numbers(question)]
         for text in one.texts:
             place = (
                 *(text.profile, text.task, "rolling", None, text.prefix),
-                *(text.context_length, text.items_sha256, text.metrics.n_all),
+                *(text.context_length, text.items_sha256, text.source.sha256, None),
+                *(None for _ in _GENERATION),
+                *(text.metrics.n_all, "bits_per_byte"),
             )
             rows += [(*model, *place, *_record(number)) for number in _text_numbers(text)]
     return Table("", _COLUMNS, tuple(rows))
@@ -73,7 +84,6 @@ def _record(number: _Number) -> Record:
 
 def _question_numbers(cell: QuestionCell) -> Iterator[_Number]:
     metrics = cell.metrics
-    yield f"headline: {metrics.headline}", None, None, metrics.scores[metrics.headline]
     for name, accuracy in metrics.scores.items():
         yield name, None, None, accuracy
     yield "random", None, None, metrics.random
