@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from biomedllama_cli.errors import DataError
 from biomedllama_cli.evaluation.jobs import Likelihood
 from biomedllama_cli.evaluation.journal import open_journal
 from biomedllama_cli.evaluation.likelihoods import (
@@ -144,6 +145,20 @@ def test_a_pass_gives_what_the_model_gives_alone(tiny_model, tokenizer, run):
         for option, likelihood in zip(METALS, likelihoods["text_space"], strict=True):
             expected = tiny_model.score_option(context, f" {option}", 512)
             assert likelihood.value == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_option_longer_than_the_context_is_named_with_task_and_question(tokenizer, tmp_path):
+    questions = make_questions(3)
+    questions[1] = replace(questions[1], id="q-17", options=("Iron", "Zinc " * 40, "Tin"))
+    work = plan_questions(tokenizer, {"paper": ask("paper", questions, tokenizer)})
+    with (
+        open_journal(tmp_path, IDENTITY) as journal,
+        pytest.raises(
+            DataError, match=r"medqa: an option of the question q-17 has \d+ tokens.* holds 32 "
+        ) as error,
+    ):
+        run_pass(FakeScorer(), work, "medqa", journal=journal, ranks=Ranks(), context_length=32)
+    assert "--context-length" in error.value.hint
 
 
 def test_what_the_journal_knows_is_not_scored_again(tokenizer, run):

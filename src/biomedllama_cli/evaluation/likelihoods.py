@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from biomedllama_cli.errors import DataError
 from biomedllama_cli.evaluation.encoding import encode_continuations, iter_windows
 from biomedllama_cli.evaluation.jobs import Asked, Likelihood
 from biomedllama_cli.evaluation.journal import Journal
@@ -166,6 +167,7 @@ def run_pass(
     journal: Journal,
     ranks: Ranks,
     on_group: Callable[[bool], None] = lambda found: None,
+    context_length: int | None = None,
 ) -> dict[int, tuple[Likelihood, ...]]:
     """Score all groups that the journal does not know, and return all of them on every rank.
 
@@ -176,7 +178,12 @@ def run_pass(
         journal: of this command.
         ranks: the processes of this job.
         on_group: told after each group; whether it was in the journal.
+        context_length: longest input (in tokens); None leaves it to the scorer to refuse what does not fit.
+
+    Raises:
+        DataError: an option is longer than the context.
     """
+    _check_lengths(work, task, context_length)
     keys = name_groups(work.groups, task)
     found: dict[int, list[list[float | int]]] = {}
     for number, key in enumerate(keys):
@@ -200,6 +207,22 @@ def run_pass(
         )
         for number, values in sorted(gathered.items())
     }
+
+
+def _check_lengths(work: Pass | TextPass, task: str, context_length: int | None) -> None:
+    """Refuse an option that no input can hold, by the id of its question: the scorer knows numbers alone."""
+    if context_length is None:
+        return
+    for name, group in zip(work.names, work.groups, strict=True):
+        scored = max(sequence.scored for sequence in group)
+        if (
+            name and scored > context_length
+        ):  # options by themselves have no name, and stand in a question as well
+            raise DataError(
+                f"{task}: an option of the question {name} has {scored:,} tokens, and the context holds "
+                f"{context_length:,} (protocol.context_length)",
+                "Give a longer --context-length, up to the model's own limit, or leave the question out of the data.",
+            )
 
 
 def name_groups(groups: Sequence[Group], task: str) -> list[str]:
