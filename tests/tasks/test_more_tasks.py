@@ -20,6 +20,7 @@ MEDQA = {
     "meta_info": "step2&3",
     "answer_idx": "B",
 }
+MEDQA_5 = MEDQA | {"options": MEDQA["options"] | {"E": "Gold"}}
 MEDMCQA = {
     "id": "a",
     "question": "Which?",
@@ -179,6 +180,7 @@ def test_hash_of_items_depends_on_their_content_alone(tmp_path):
     ("task", "record", "message", "hint"),
     [
         ("medmcqa", MEDQA, "line 1: field `cop` is missing", "--task medqa "),
+        ("medmcqa", MEDQA_5, "line 1: field `cop` is missing", "--task medqa-5 --data medqa-5=FILE"),
         ("medqa", MEDMCQA, "line 1: field `options` is missing", "--task medmcqa "),
         ("medqa", {"10": PUBMEDQA}, "entry 10: field `options` is missing", "--task pubmedqa "),
         ("pubmedqa", BIOASQ, "field `context` is missing", "--task bioasq-yesno "),

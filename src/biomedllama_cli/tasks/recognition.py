@@ -22,19 +22,24 @@ _FIELDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("bioasq-yesno", frozenset({"body", "type"})),
     ("text", frozenset({"text"})),
 )
+_FIVE = 5  # options of MedQA's questions as they were first published
 _RELATED = {"medqa-5": "medqa", "pubmedqa-no-context": "pubmedqa"}
 
 
-def recognize_task(fields: Collection[str], task: str) -> str | None:
+def recognize_task(fields: Collection[str], task: str, options: int | None = None) -> str | None:
     """Return the task whose fields a record has, or None where that is `task` itself or none is known.
 
     >>> recognize_task(["question", "options", "answer_idx"], "medmcqa")
     'medqa'
+    >>> recognize_task(["question", "options", "answer_idx"], "medmcqa", options=5)
+    'medqa-5'
     """
     named = set(fields)
     for name, needed in _FIELDS:
         if needed <= named:
-            return None if _RELATED.get(name, name) == _RELATED.get(task, task) else name
+            if _RELATED.get(name, name) == _RELATED.get(task, task):
+                return None
+            return "medqa-5" if name == "medqa" and options == _FIVE else name
     return None
 
 
@@ -51,7 +56,7 @@ def naming_other_task(task: str) -> Iterator[None]:
     try:
         yield
     except MissingFieldError as error:
-        other = recognize_task(error.fields, task)
+        other = recognize_task(error.fields, task, error.options)
         if other is None:
             raise
         raise DataError(

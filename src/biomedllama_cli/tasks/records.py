@@ -29,11 +29,15 @@ class MissingFieldError(DataError):
         message: one sentence.
         hint: what to do about it.
         fields: names of the fields it has.
+        options: how many options it has, where `options` holds any.
     """
 
-    def __init__(self, message: str, hint: str = "", fields: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, message: str, hint: str = "", fields: frozenset[str] = frozenset(), options: int | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.fields = fields
+        self.options = options
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,14 @@ class Record:
                 f"{self.where}: field `{field}` is missing",
                 f"The record has: {_shorten(self.fields)}.",
                 frozenset(map(str, self.fields)),
+                self._count_options(),
             )
         return self.fields[field]
+
+    def _count_options(self) -> int | None:
+        options = self.fields.get("options")
+        # Parquet files hold the letters of all records, null where a record has no such option.
+        return sum(text is not None for text in options.values()) if isinstance(options, dict) else None
 
     def groups(self, **fields: str) -> tuple[tuple[str, str], ...]:
         """Return what the record belongs to, by kind: those of some fields that hold text.
