@@ -6,12 +6,15 @@ import json
 import logging
 import math
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 from evaluation_runs import build_settings, cell_of, read_results, read_samples, run, write_medqa
 
+from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import load_results
 from biomedllama_cli.models.tokenizer import load_tokenizer
@@ -75,6 +78,27 @@ def test_the_summary_names_bos_n_intervals_and_the_longest_input(tmp_path, model
 def test_a_context_longer_than_the_model_has_is_lowered_aloud(tmp_path, model, caplog):
     run(tmp_path, model, task=["sample-questions"], limit=1)
     assert "lowered from 2048 to 512 tokens" in caplog.text
+
+
+def test_an_option_longer_than_the_context_ends_the_run_with_its_question(tmp_path, model):
+    file = write_medqa(tmp_path / "test.jsonl", 3)
+    with pytest.raises(DataError, match=r"medqa: an option of the question \d has .* holds 2 "):
+        run(tmp_path, model, task=["medqa"], data=[f"medqa={file}"], context_length=2)
+
+
+def test_the_threads_of_a_cpu_are_counted_in_words(monkeypatch):
+    from biomedllama_cli.recipes import evaluate_subject
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert evaluate_subject._name_device(torch.device("cpu")) == "cpu: 1 thread of 2 cores"
+
+
+def test_a_signal_is_told_in_words_of_what_is_done(caplog):
+    with StopRequest("the questions at hand") as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+    assert "SIGTERM: finishing the questions at hand and saving" in caplog.text
 
 
 def test_a_limit_takes_the_first_items_and_changes_no_number(tmp_path, model):

@@ -20,9 +20,13 @@ class StopRequest:
     """Turn SIGTERM and SIGINT into a request that the loop answers at the end of its step.
 
     A context manager; outside the main thread, where Python allows no handlers, signals keep their meaning.
+
+    Args:
+        piece: what is finished before the end, for the message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, piece: str = "the step") -> None:
+        self._piece = piece
         self.signal_name: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -44,7 +48,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal_name = name
         again = " (Ctrl-C again stops at once, without saving)" if number == signal.SIGINT else ""
-        logger.warning("%s: finishing the step and saving%s", name, again)
+        logger.warning("%s: finishing %s and saving%s", name, self._piece, again)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

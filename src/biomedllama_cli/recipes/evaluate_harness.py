@@ -27,7 +27,7 @@ def run_harness(run: Run, plan: Plan) -> None:
     from biomedllama_cli.evaluation.harness_profile import profile_name, run_harness_tasks
 
     subject, tokenizer = run.subject, run.subject.tokenizer
-    with Progress("scoring lm-eval's tasks", None, "questions") as progress:
+    with Progress("scoring lm-eval's tasks", None, "groups") as progress:
         model = wrap_model(
             subject.model,
             tokenizer,

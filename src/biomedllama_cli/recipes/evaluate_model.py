@@ -81,7 +81,10 @@ def evaluate_model(
     subject = load_subject(source, settings.compute, job.device, settings.protocol.context_length)
     versions = collect_versions()
     identity = _identify(subject, inputs, settings, versions)
-    with StopRequest() as stop, open_journal(folder.parent, identity, rank=job.rank) as journal:
+    with (
+        StopRequest("the questions at hand") as stop,
+        open_journal(folder.parent, identity, rank=job.rank) as journal,
+    ):
         own = holds_results_of(journal.find(written_key(folder)), folder)
         overwrite = settings.overwrite or own  # an earlier start wrote it, and was killed before its end
         check_output_folder(folder, overwrite=overwrite)

@@ -118,4 +118,8 @@ def _describe(
 def _name_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return f"cpu: {_count(torch.get_num_threads(), 'thread')} of {_count(os.cpu_count() or 1, 'core')}"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"

@@ -68,10 +68,17 @@ def score_question_task(
         )
         _tell_orders_without_effect(run, plan, profile, asked[profile.name])
     work = plan_questions(run.subject.tokenizer, asked)
-    with Progress(f"scoring {plan.task.name}", len(work.groups), "questions") as progress:
+    # A group is a question, or a set of options that is also scored without any question.
+    with Progress(f"scoring {plan.task.name}", len(work.groups), "groups") as progress:
         tick = run.ticking(progress.advance)
         found = run_pass(
-            run.subject.scorer, work, plan.task.name, journal=run.journal, ranks=run.ranks, on_group=tick
+            run.subject.scorer,
+            work,
+            plan.task.name,
+            journal=run.journal,
+            ranks=run.ranks,
+            on_group=tick,
+            context_length=run.subject.context_length,
         )
     scored = work.assemble(found)
     run.check(plan.task.name, work.groups, found)
