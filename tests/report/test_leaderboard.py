@@ -259,13 +259,16 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert models_of(build_leaderboard(tmp_path)) == ["a"]
 
 
-def test_csv_holds_all_digits_the_counts_and_who_the_models_are(tmp_path: Path) -> None:
+def test_csv_has_a_row_per_number_with_all_digits_counts_and_who_the_models_are(tmp_path: Path) -> None:
     put(tmp_path / "a", model(question_cell(400), text_cell(0.7), source="/data/a|b\nc"))
     board = build_leaderboard(tmp_path, format="csv")
-    (record,) = csv.DictReader(io.StringIO("\n".join(board.lines()) + "\n", newline=""), strict=True)
+    text = "\n".join(board.lines()) + "\n"
+    record, other = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     assert record["source"] == "/data/a|b\nc"
-    assert float(record[MEDQA]) == 400 / 1273
-    assert (record[f"{MEDQA} correct"], record[f"{MEDQA} n"]) == ("400", "1273")
+    assert (record["column"], record["task"], record["shots"]) == (MEDQA, "medqa", "0")
+    assert float(record["value"]) == 400 / 1273
+    assert (record["correct"], record["n"]) == ("400", "1273")
+    assert (other["score"], other["value"], other["correct"]) == ("bits_per_byte", "0.7", "")
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])

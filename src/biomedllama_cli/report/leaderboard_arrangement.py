@@ -21,7 +21,7 @@ from biomedllama_cli.report.leaderboard_columns import (
     share_contexts,
 )
 from biomedllama_cli.report.leaderboard_models import ModelKey, name_models, rank_values
-from biomedllama_cli.report.leaderboard_table import build_leaderboard_table
+from biomedllama_cli.report.leaderboard_table import build_leaderboard_records, build_leaderboard_table
 from biomedllama_cli.report.table_forms import quote_lines, render_tables
 from biomedllama_cli.report.table_terminal import Screen
 from biomedllama_cli.report.tables import TableForm
@@ -81,10 +81,11 @@ class Leaderboard(Frozen):
         return copy
 
     def lines(self, screen: Screen | None = None) -> list[str]:
-        """Return the board as lines of text; `screen` is stdout if none is given."""
-        table = build_leaderboard_table(self, full=self._form == "csv")
-        lines = render_tables([table], self._form, screen or Screen.of_stdout())
-        if self.plot is None or self._form == "csv":  # nothing but the table, for programs
+        """Return the board as lines of text, in CSV with a row per number; `screen` is stdout if none is given."""
+        if self._form == "csv":  # nothing but the numbers, for programs
+            return render_tables([build_leaderboard_records(self)], "csv")
+        lines = render_tables([build_leaderboard_table(self)], self._form, screen or Screen.of_stdout())
+        if self.plot is None:
             return lines
         return [*lines, "", *quote_lines([f"Plot: {self.plot}"], self._form)]
 

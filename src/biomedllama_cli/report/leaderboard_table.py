@@ -7,54 +7,70 @@ from typing import TYPE_CHECKING
 
 from biomedllama_cli.report.evaluation_notes import describe_generation
 from biomedllama_cli.report.leaderboard_columns import BITS_PER_BYTE, BoardCell, BoardColumn
-from biomedllama_cli.report.tables import Cell, Column, Counts, Measured, Table, format_number
+from biomedllama_cli.report.tables import Cell, Column, Measured, Table, format_number
 
 if TYPE_CHECKING:
     from biomedllama_cli.report.leaderboard_arrangement import BoardRow, Leaderboard
 
 _BOS_MARK = "\N{DAGGER}"
 _NONE = "none"
+_RECORD_COLUMNS = (
+    *(Column(name) for name in ("model", "source", "revision", "weights_sha256")),
+    *(Column("mean_rank", "number"), Column("ranked_columns", "integer")),
+    *(Column("column"), Column("profile"), Column("task"), Column("shots", "integer"), Column("score")),
+    *(Column(name, "number") for name in ("value", "low", "high")),
+    *(Column(name, "integer") for name in ("correct", "n", "n_all")),
+    *(Column("bos"), Column("context_length", "integer"), Column("items_sha256")),
+    *(Column("random", "number"), Column("majority", "number")),
+    *(Column("dtype"), Column("created"), Column("file")),
+)
 
 
-def build_leaderboard_table(board: Leaderboard, *, full: bool) -> Table:
-    """Return a row per model.
+def build_leaderboard_records(board: Leaderboard) -> Table:
+    """Return a row per number, with what its column stands for, for CSV."""
+    rows: list[tuple[Cell, ...]] = []
+    for row in board.rows:
+        model = (row.model, row.source, row.revision, row.weights_sha256, row.mean_rank, row.ranked)
+        for column in board.columns:
+            if (cell := row.cells.get(column.title)) is None:
+                continue
+            protocol = (column.title, column.profile, column.task, column.shots, column.score)
+            number = (cell.value, *(cell.interval or (None, None)), cell.correct, cell.n, column.n_all)
+            facts = (column.context_length, column.items_sha256, column.random, column.majority)
+            rows.append((*model, *protocol, *number, cell.bos, *facts, cell.dtype, cell.created, cell.file))
+    return Table("", _RECORD_COLUMNS, tuple(rows))
 
-    Args:
-        board: what to show.
-        full: whether source, revision and hash of the models have columns, as CSV has them.
-    """
-    identity = (Column("source"), Column("revision"), Column("weights_sha256")) if full else ()
+
+def build_leaderboard_table(board: Leaderboard) -> Table:
+    """Return a row per model."""
     columns = (
         Column("model", key=True),
-        *identity,
         Column("mean rank", "number", decimals=2),
         Column("of columns", "integer"),
         *(_column(column) for column in board.columns),
     )
-    rows = tuple(_row(row, board, full) for row in board.rows)
+    rows = tuple(_row(row, board) for row in board.rows)
     return Table(f"Leaderboard, by {board.sorted_by}", columns, rows, tuple(_notes(board)))
 
 
 def _column(column: BoardColumn) -> Column:
     if column.score == BITS_PER_BYTE:
         return Column(column.title, "interval", decimals=4)
-    return Column(column.title, "interval", counted=True)
+    return Column(column.title, "interval")
 
 
-def _row(row: BoardRow, board: Leaderboard, full: bool) -> tuple[Cell, ...]:
-    identity = (row.source, row.revision, row.weights_sha256) if full else ()
+def _row(row: BoardRow, board: Leaderboard) -> tuple[Cell, ...]:
     cells = (
         _cell(row.cells.get(column.title), marks_bos=_mixes_bos(board, column)) for column in board.columns
     )
-    return (row.model, *identity, row.mean_rank, row.ranked, *cells)
+    return (row.model, row.mean_rank, row.ranked, *cells)
 
 
 def _cell(cell: BoardCell | None, *, marks_bos: bool) -> Measured | None:
     if cell is None:
         return None
     mark = _BOS_MARK if marks_bos and cell.bos == _NONE else ""
-    counts = None if cell.correct is None else Counts(cell.correct, cell.n)
-    return Measured(cell.value, cell.interval, mark, counts)
+    return Measured(cell.value, cell.interval, mark)
 
 
 def _notes(board: Leaderboard) -> Iterator[str]:

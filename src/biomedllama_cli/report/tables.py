@@ -21,12 +21,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A value with its 95 % interval; `mark` (a dagger) points to a note, `counts` stand in CSV alone."""
+    """A value with its 95 % interval; `mark` (a dagger) points to a note."""
 
     value: float
     interval: tuple[float, float] | None = None
     mark: str = ""
-    counts: Counts | None = None
 
     @classmethod
     def of(cls, result: Accuracy | Estimate | None) -> Measured | None:
@@ -48,7 +47,6 @@ class Column:
             `part` (`Counts`, as `k of n`, or n alone where it is all). None is shown as `-` and is empty in CSV.
         decimals: of printed values; CSV has all digits.
         names: headings in CSV, one per value, where those made from kind and title will not do.
-        counted: whether CSV has the counts of an `interval` as well.
         key: whether it says what a row is about: repeated when a table is too wide for the terminal.
     """
 
@@ -56,7 +54,6 @@ class Column:
     kind: Kind = "text"
     decimals: int = 3
     names: tuple[str, ...] = ()
-    counted: bool = False
     key: bool = False
 
     @property
@@ -65,8 +62,7 @@ class Column:
         if self.names:
             return self.names
         if self.kind == "interval":
-            counts = (f"{self.title} correct", f"{self.title} n") if self.counted else ()
-            return self.title, f"{self.title} low", f"{self.title} high", *counts
+            return self.title, f"{self.title} low", f"{self.title} high"
         if self.kind == "counts":
             return "correct", "scored"
         if self.kind == "part":
@@ -161,8 +157,7 @@ def cell_values(column: Column, cell: Cell) -> tuple[str | int | float | None, .
     if isinstance(cell, Counts):
         return cell.part, cell.whole
     if isinstance(cell, Measured):
-        counts = (None, None) if cell.counts is None else (cell.counts.part, cell.counts.whole)
-        return (cell.value, *(cell.interval or (None, None)), *counts)[: len(column.csv_names)]
+        return (cell.value, *(cell.interval or (None, None)))[: len(column.csv_names)]
     return (cell,)
 
 
