@@ -187,7 +187,7 @@ def test_text_without_spaces_has_no_finite_word_perplexity(tmp_path, model):
     assert load_results(tmp_path / "out").texts[0].metrics.word_perplexity.value == math.inf
 
 
-def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path):
+def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path, caplog):
     (tmp_path / "data").mkdir()
     data = [f"medqa-5={write_medqa(tmp_path / 'data' / 'five.jsonl', 9, options=5)}"]
     report = run(tmp_path, "no-such/model", dry_run=True, task=["medqa-5", "medqa"], data=data, limit=4)
@@ -195,6 +195,7 @@ def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path):
     assert (five.records, five.profiles) == (9, ("paper/1",))
     assert (four.place, four.records) == ("hub: GBaker/MedQA-USMLE-4-options, test split", None)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert "profile paper has 9 of the 1273 items" in caplog.text
     lines = report.lines()
     assert "nothing is loaded or written" in lines[0]
     assert "(9 records, 4 of them scored)" in lines[1]

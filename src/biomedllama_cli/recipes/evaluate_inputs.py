@@ -169,8 +169,8 @@ def describe_inputs(plan: Plan, settings: EvaluateSettings) -> tuple[Planned, ..
         else:
             loaded = load_task(one)  # says what is missing where there is no place
             if isinstance(loaded, LoadedQuestions):
-                for profile in one.profiles:
-                    draw_questions(one, loaded, profile, settings)
+                drawn = [draw_questions(one, loaded, profile, settings) for profile in one.profiles]
+                _tell_missing_items(one, drawn, settings)
             where, records = str(place), len(loaded.items)
         profiles = tuple(str(profile) for profile in one.profiles)
         planned.append(
