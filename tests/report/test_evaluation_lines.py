@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from planted_results import accuracy, question_cell, results, text_cell
 
-from biomedllama_cli.evaluation.cells import Defect, Permutations, Results
+from biomedllama_cli.evaluation.cells import Defect, Estimate, Permutations, Results
 from biomedllama_cli.report.evaluation_lines import evaluation_lines
 from biomedllama_cli.report.table_terminal import Screen
 from biomedllama_cli.report.tables import TableForm
@@ -99,7 +99,7 @@ def test_everything_the_numbers_depend_on_is_said(form: TableForm) -> None:
         "defects in the data: duplicate_options 1, duplicate_question 1 (7, 9); 1 item left out",
         "the corpus holds 2 items (4, 5)",
         "3 inputs lost their left end",
-        "examples from the scored items themselves",
+        "few-shot examples: from the scored items themselves; a leak: scored questions stand before others",
         "the two best options of 2 items are closer than 2e-3 nats",
     ):
         assert expected in text, expected
@@ -196,6 +196,15 @@ def test_csv_is_one_table_with_every_number_in_full() -> None:
     assert float(find(quantity="majority_vote", group="20")["value"]) == 0.5075
     assert float(find(quantity="bits_per_byte")["value"]) == 0.8211
     assert find(quantity="token_perplexity")["tokenizer_fingerprint"] == "f00dfeed" * 8
+
+
+def test_a_huge_perplexity_has_no_more_digits_than_it_means() -> None:
+    cell = text_cell(0.8211)
+    huge = Estimate(value=437312861658.5584, interval=(4.1e11, math.inf))
+    metrics = cell.metrics.model_copy(update={"word_perplexity": huge})
+    text = "\n".join(lines_of(results(cell.model_copy(update={"metrics": metrics}))))
+    assert "4.37313e+11 [4.1e+11, inf]" in text
+    assert "15.7774 [15.1000, 16.2500]" in "\n".join(lines_of(results(cell)))
 
 
 def test_several_models_follow_each_other() -> None:

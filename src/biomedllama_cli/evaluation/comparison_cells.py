@@ -193,6 +193,15 @@ def show_p(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
+def show_perplexity(value: float) -> str:
+    """Return a perplexity with four decimals as published, a large one with six significant digits.
+
+    >>> show_perplexity(29.05834), show_perplexity(437312861658.5584), show_perplexity(float("inf"))
+    ('29.0583', '4.37313e+11', 'inf')
+    """
+    return f"{value:.4f}" if value < 1e5 else f"{value:.6g}"
+
+
 def show_accuracy(accuracy: Accuracy) -> str:
     """Return an accuracy as counts and as a share with its interval.
 
@@ -228,7 +237,7 @@ def _text_lines(cell: TextComparison) -> list[str]:
     )
     lines = [
         f"{cell.task} · {cell.profile} · bits per byte: {cell.second} minus {cell.first}",
-        f"  {', '.join(values)}; {cell.n} documents, {cell.utf8_bytes} bytes",
+        f"  {', '.join(values)}; {cell.n} {'document' if cell.n == 1 else 'documents'}, {cell.utf8_bytes} bytes",
         f"  difference {cell.difference.value:+.4f}{interval} (lower is better)",
     ]
     if cell.p_value is not None and cell.p_holm is not None:
@@ -237,7 +246,9 @@ def _text_lines(cell: TextComparison) -> list[str]:
         )
     if cell.word_perplexity is not None:
         first, second = cell.word_perplexity
-        lines.append(f"  per word, as published: {first.value:.4f}, {second.value:.4f}")
+        lines.append(
+            f"  per word, as published: {show_perplexity(first.value)}, {show_perplexity(second.value)}"
+        )
     return lines + _note_lines(cell.notes)
 
 

@@ -125,7 +125,7 @@ def _text_table(results: Results) -> Table:
         Column("task", key=True),
         Column("documents", "part"),
         Column("bits per byte", "interval", decimals=4),
-        Column("word perplexity \N{DAGGER}", "interval", decimals=4),
+        Column("word perplexity \N{DAGGER}", "perplexity"),
     )
     rows: list[tuple[Cell, ...]] = [
         (

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from biomedllama_cli.evaluation.cells import Permutations, QuestionCell, Results, TextCell
+from biomedllama_cli.evaluation.comparison_cells import show_perplexity
 from biomedllama_cli.report.tables import format_number
 
 _SHOWN_IDS = 5
@@ -98,7 +99,9 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
     if metrics.permutations is not None:
         yield _describe_permutations(metrics.permutations, metrics.headline)
     if facts.draw_rule is not None:
-        yield f"examples {facts.draw_rule}"
+        leak = "the scored items" in facts.draw_rule
+        told = "; a leak: scored questions stand before others with their answers" if leak else ""
+        yield f"few-shot examples: {facts.draw_rule}{told}"
     yield from _of_items(cell)
     if metrics.truncated_inputs:
         yield f"{metrics.truncated_inputs:,} inputs lost their left end to the context length"
@@ -171,6 +174,6 @@ def of_texts(results: Results) -> Iterator[str]:
             f"windows of {cell.context_length:,} tokens, the first after {cell.prefix}"
         )
         yield (
-            f"{name_cell(cell)}: {format_number(metrics.token_perplexity.value, 4)} per token of tokenizer "
+            f"{name_cell(cell)}: {show_perplexity(metrics.token_perplexity.value)} per token of tokenizer "
             f"{fingerprint}: no measure across tokenizers"
         )

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from biomedllama_cli.evaluation.cells import Accuracy, Estimate
+from biomedllama_cli.evaluation.comparison_cells import show_perplexity
 
 TableForm = Literal["terminal", "markdown", "latex", "csv"]
-Kind = Literal["text", "integer", "number", "difference", "interval", "counts", "part"]
+Kind = Literal["text", "integer", "number", "difference", "interval", "perplexity", "counts", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,9 @@ class Column:
     Attributes:
         title: the heading.
         kind: what its cells are: `text` (str), `integer` (int), `number` and `difference` (float, the latter with
-            its sign; `Measured` for one with a mark), `interval` (`Measured`), `counts` (`Counts`, as k/n),
-            `part` (`Counts`, as `k of n`, or n alone where it is all). None is shown as `-` and is empty in CSV.
+            its sign; `Measured` for one with a mark), `interval` (`Measured`), `perplexity` (likewise),
+            `counts` (`Counts`, as k/n), `part` (`Counts`, as `k of n`, or n alone where it is all).
+            None is shown as `-` and is empty in CSV.
         decimals: of printed values; CSV has all digits.
         names: headings in CSV, one per value, where those made from kind and title will not do.
         key: whether it says what a row is about: repeated when a table is too wide for the terminal.
@@ -61,7 +63,7 @@ class Column:
         """Headings of this column's values in CSV."""
         if self.names:
             return self.names
-        if self.kind == "interval":
+        if self.kind in ("interval", "perplexity"):
             return self.title, f"{self.title} low", f"{self.title} high"
         if self.kind == "counts":
             return "correct", "scored"
@@ -115,11 +117,13 @@ def format_cell(column: Column, cell: Cell) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, Measured):
-        text = format_number(cell.value, column.decimals, signed=column.kind == "difference")
-        if cell.interval is not None:
-            low, high = (format_number(end, column.decimals) for end in cell.interval)
-            text += f" [{low}, {high}]"
-        return text + cell.mark
+        ends = cell.interval or ()
+        if column.kind == "perplexity":
+            text, *shown = map(show_perplexity, (cell.value, *ends))
+        else:
+            text = format_number(cell.value, column.decimals, signed=column.kind == "difference")
+            shown = [format_number(end, column.decimals) for end in ends]
+        return text + (f" [{', '.join(shown)}]" if shown else "") + cell.mark
     if isinstance(cell, Counts):
         if column.kind == "counts":
             return f"{cell.part}/{cell.whole}"
