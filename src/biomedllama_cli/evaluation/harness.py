@@ -244,6 +244,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
                 journal=cast(RunJournal, self._journal),
                 ranks=self._ranks,
                 on_group=on_group,
+                context_length=self.max_length,
             )
 
     def _must_score_plainly(self) -> bool:
