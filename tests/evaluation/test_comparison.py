@@ -222,7 +222,7 @@ def test_cells_of_one_side_only_are_listed(tmp_path):
 def test_results_with_nothing_in_common_are_refused_with_what_each_holds(tmp_path):
     first = write_answers(tmp_path / "a", WORSE)
     second = write_answers(tmp_path / "b", GOOD, task="medqa")
-    with pytest.raises(DataError, match="nothing can be compared: .* two of a, b") as caught:
+    with pytest.raises(DataError, match=r"nothing can be compared: .* two of a, b") as caught:
         compare([first, second])
     assert caught.value.hint == "They hold: a: pubmedqa under paper/1; b: medqa under paper/1."
     seeds = [write_answers(tmp_path / f"s{n}", GOOD, task=task, seed=n, model={"weights_sha256": "f" * 64})

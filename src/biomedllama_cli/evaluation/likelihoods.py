@@ -215,9 +215,8 @@ def _check_lengths(work: Pass | TextPass, task: str, context_length: int | None)
         return
     for name, group in zip(work.names, work.groups, strict=True):
         scored = max(sequence.scored for sequence in group)
-        if (
-            name and scored > context_length
-        ):  # options by themselves have no name, and stand in a question as well
+        # Options by themselves have no name, and stand in a question as well.
+        if name and scored > context_length:
             raise DataError(
                 f"{task}: an option of the question {name} has {scored:,} tokens, and the context holds "
                 f"{context_length:,} (protocol.context_length)",
