@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,3 +263,29 @@ def test_continuation_longer_than_the_context_is_refused(model: LlamaForCausalLM
 def test_sequence_needs_a_context_and_something_to_score(scored: int) -> None:
     with pytest.raises(ValueError, match="scored must be from 1 to 2"):
         TokenSequence((1, 2, 3), scored)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "shares", "caches"), [("position_ids", False, False), ("past_key_values", True, False)]
+)
+def test_model_that_ignores_what_it_is_given_is_found_out(ignored: str, shares: bool, caches: bool) -> None:
+    model = build_model()
+    forward = model.model.forward
+
+    def forward_without(**inputs: Any) -> Any:
+        if ignored == "past_key_values" and inputs.pop(ignored, None) is not None:
+            length = inputs["input_ids"].shape[1]
+            inputs["attention_mask"] = inputs["attention_mask"][..., -length:]
+        inputs.pop(ignored, None)
+        return forward(**inputs)
+
+    model.model.forward = forward_without
+    scorer = SharedPrefixScorer(model, context_length=CONTEXT, row_tokens=96)
+    assert (scorer.support.shares, scorer.support.caches) == (shares, caches)
+    assert (
+        "log-likelihoods differ by" in scorer.support.reasons[0]
+        or "its forward fails" in scorer.support.reasons[0]
+    )
+    groups = make_mixed()
+    scored = values(dict(scorer.score(groups)))
+    assert largest_difference(scored, score_all_alone(model, groups, CONTEXT)) < 1e-4
