@@ -273,7 +273,7 @@ def test_model_that_ignores_what_it_is_given_is_found_out(ignored: str, shares: 
     forward = model.model.forward
 
     def forward_without(**inputs: Any) -> Any:
-        if ignored == "past_key_values" and "attention_mask" in inputs:
+        if ignored == "past_key_values" and inputs.get("attention_mask") is not None:
             length = inputs["input_ids"].shape[1]
             inputs["attention_mask"] = inputs["attention_mask"][..., -length:]
         inputs.pop(ignored, None)
