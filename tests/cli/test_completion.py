@@ -11,7 +11,7 @@ import pytest
     ("words", "expected"),
     [
         ("biomedllama pre", ["prepare", "pretrain"]),
-        ("biomedllama evaluate --task med", ["medqa", "medqa-5", "medmcqa"]),
+        ("biomedllama evaluate --task med", ["medqa", "medqa-5", "medmcqa", "medxpertqa"]),
         ("biomedllama pretrain --preset ", ["demo", "published", "published-script", "list"]),
         ("biomedllama prepare --preset d", ["demo"]),
         ("biomedllama pretrain --precision fp", ["fp16", "fp32"]),

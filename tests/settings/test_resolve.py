@@ -134,8 +134,8 @@ def test_the_sentence_names_the_source_of_the_wrong_value(write: Any) -> None:
 
 def test_a_wrong_choice_is_suggested_its_neighbour() -> None:
     with pytest.raises(SettingsError) as caught:
-        resolve(EvaluateSettings, flags={"task": ["medmcq"]})
-    assert caught.value.hint == "Did you mean medmcqa?"
+        resolve(EvaluateSettings, flags={"profile": ["papr"]})
+    assert caught.value.hint == "Did you mean paper?"
 
 
 def test_a_rule_over_two_settings_is_said_in_its_own_words() -> None:

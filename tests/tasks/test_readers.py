@@ -243,3 +243,10 @@ def test_sample_questions_are_forty_sound_ones():
     assert all(len(set(item.options)) == 4 for item in items)
     counts = [sum(item.answer_index == index for item in items) for index in range(4)]
     assert counts == [10, 10, 10, 10]  # no position is the better guess
+
+
+def test_completion_offers_every_task():
+    from biomedllama_cli.evaluation.plan import HARNESS_GROUPS
+    from biomedllama_cli.settings.evaluate import TASK_NAMES
+
+    assert set(TASK_NAMES) == {*TASKS, *HARNESS_GROUPS, "list"}

@@ -46,7 +46,7 @@ def _build_option(leaf: Leaf) -> inspect.Parameter:
         metavar="" if switch else f"<{leaf.type_name}>",
         show_default=False,
         rich_help_panel=leaf.section or MAIN_PANEL,
-        autocompletion=_completion(dict.fromkeys(leaf.choices, "")) if leaf.choices else None,
+        autocompletion=_completion(dict.fromkeys(leaf.completions, "")) if leaf.completions else None,
     )
     kind = bool if switch else list[str] if leaf.repeatable else str
     return _parameter(leaf.name, kind, option, None)

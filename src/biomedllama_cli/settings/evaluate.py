@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from biomedllama_cli.settings.base import Settings
 
 ProfileName = Literal["paper", "clean", "harness", "instructed", "finetuned", "cot"]
+TASK_NAMES = (
+    *("medqa", "medqa-5", "medmcqa", "pubmedqa", "pubmedqa-no-context", "mmlu-medical", "medxpertqa"),
+    *("bioasq-yesno", "sample-questions", "pubmed-abstracts", "pubmed-central", "text"),
+    *("multimedqa", "mmlu-pro-health", "careqa", "headqa", "list"),
+)
+"""What completion offers for `--task`; the catalogue, which decides, loads more than the settings may."""
 
 
 class ProtocolSettings(Settings):
@@ -17,7 +23,7 @@ class ProtocolSettings(Settings):
 
     profile: tuple[ProfileName, ...] = ("paper",)
     """Protocol, frozen and versioned; repeatable: several in one run show how much of a difference is protocol."""
-    task: tuple[str, ...] = ()
+    task: tuple[str, ...] = Field(default=(), examples=list(TASK_NAMES))
     """Task to run; repeatable; `list` shows them; lm-eval:NAME is any task of lm-eval [default: medqa, or with
     --reproduce all of the row]."""
     data: tuple[str, ...] = ()

@@ -101,6 +101,11 @@ class Leaf:
         return get_args(self.value_type) if get_origin(self.value_type) is Literal else ()
 
     @property
+    def completions(self) -> tuple[str, ...]:
+        """Return what a shell may complete: its only values, else its examples."""
+        return self.choices or tuple(self.field.examples or ())
+
+    @property
     def type_name(self) -> str:
         """Return the word help shows for its type."""
         if self.choices:
