@@ -277,11 +277,14 @@ print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_t
 def test_memory_per_document_is_what_is_stated(tmp_path: Path, stage: str, few: int, many: int) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc")
-    used = []
-    for documents in (few, many):
-        folder = tmp_path / str(documents)
+
+    def measure(documents: int, attempt: int) -> int:
+        folder = tmp_path / f"{documents}-{attempt}"
         folder.mkdir()
         command = [sys.executable, "-c", _MEASURED, stage, str(folder), str(documents)]
-        used.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    per_document = (used[1] - used[0]) / (many - few)
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    # A busy machine only ever adds to a peak (pages that are not yet given back): the least of three counts.
+    peaks = [min(measure(documents, attempt) for attempt in range(3)) for documents in (few, many)]
+    per_document = (peaks[1] - peaks[0]) / (many - few)
     assert per_document <= 3, f"{per_document:.1f} bytes per document; 1 is stated, and 1.4 for large buckets"

@@ -95,7 +95,7 @@ def test_a_family_goes_all_the_way(
 
     report = evaluate(
         EvaluateSettings(
-            model=str(trained.checkpoint),
+            model=(str(trained.checkpoint),),
             output_dir=tmp_path / "results",
             protocol=ProtocolSettings(
                 task=("pubmed-abstracts", "sample-questions"),
@@ -106,19 +106,21 @@ def test_a_family_goes_all_the_way(
             compute=ComputeSettings(device="cpu", dtype="fp32"),
         )
     )
-    assert report.questions["sample-questions"].metrics.n == 3
+    (evaluation,) = report.evaluations
+    (question_cell,), (text_cell,) = evaluation.results.questions, evaluation.results.texts
+    assert question_cell.metrics.n == 3
 
     model, loading = AutoModelForCausalLM.from_pretrained(trained.checkpoint, output_loading_info=True)
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert type(model).__name__ == architecture
     tokenizer = AutoTokenizer.from_pretrained(trained.checkpoint)
-    samples = (tmp_path / "results").rglob("*pubmed-abstracts*")
-    scored = [json.loads(line) for path in samples for line in path.read_text().splitlines()]
+    samples = Path(evaluation.output_dir) / text_cell.samples_file
+    scored = [json.loads(line) for line in samples.read_text().splitlines()]
     assert len(scored) == 3
     texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
     by_id = {str(number): text for number, text in enumerate(texts)}
     expected = sum(_log_likelihood(model, tokenizer, by_id[str(sample["id"])]) for sample in scored)
-    assert report.texts["pubmed-abstracts"].metrics.log_likelihood == pytest.approx(expected, abs=1e-2)
+    assert text_cell.metrics.log_likelihood == pytest.approx(expected, abs=1e-2)
 
 
 @torch.no_grad()

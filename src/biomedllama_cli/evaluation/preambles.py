@@ -32,13 +32,14 @@ class Preambles:
     def __init__(self, chosen: Iterable[Ids]) -> None:
         self.token_ids: tuple[Ids, ...] = tuple(chosen)
         self._by_start: dict[bytes, list[int]] = defaultdict(list)
+        self._start = min([SHORTEST, *map(len, self.token_ids)])
         longest_first = sorted(range(len(self.token_ids)), key=lambda number: -len(self.token_ids[number]))
         for number in longest_first:
-            self._by_start[self.token_ids[number][:SHORTEST].tobytes()].append(number)
+            self._by_start[self.token_ids[number][: self._start].tobytes()].append(number)
 
     def attach(self, input_ids: Ids, scored: int) -> TreeInput:
         """Return an input as what follows the longest of its preambles before all scored positions."""
-        for number in self._by_start.get(input_ids[:SHORTEST].tobytes(), ()):
+        for number in self._by_start.get(input_ids[: self._start].tobytes(), ()):
             preamble_ids = self.token_ids[number]
             length = len(preamble_ids)
             if length <= len(input_ids) - scored and np.array_equal(input_ids[:length], preamble_ids):
