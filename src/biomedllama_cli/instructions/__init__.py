@@ -1,0 +1,1 @@
+"""Instruction data: examples, mixtures of sources, target masks, packing."""
