@@ -1,0 +1,85 @@
+"""Settings of `biomedllama finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from biomedllama_cli.settings.base import Settings
+from biomedllama_cli.settings.pretrain import ParallelSettings
+from biomedllama_cli.settings.tuning import (
+    AdapterSettings,
+    DecontaminationSettings,
+    RowSettings,
+    TuningBatchSettings,
+    TuningCheckpointSettings,
+    TuningDurationSettings,
+    TuningMonitorSettings,
+    TuningNumericsSettings,
+    TuningOptimizerSettings,
+    TuningScheduleSettings,
+)
+
+FINETUNE_TASKS = ("medqa", "medqa-5", "medmcqa", "pubmedqa")
+
+
+class QuestionSettings(Settings):
+    """What is trained on and tested."""
+
+    task: str = Field(default="medqa", examples=list(FINETUNE_TASKS))
+    """medqa, medqa-5, medmcqa, pubmedqa, or a file of your own questions (one JSON object per line: `question`,
+    `options`, `answer_index`, and `context` where there is one)."""
+    data: tuple[str, ...] = ()
+    """TASK.train=FILE: training questions, TASK=FILE: test questions, both in the task's original schema; repeatable
+    [default: from the hub]."""
+    test: Path | None = None
+    """Test questions for a task that is a file."""
+    data_version: Literal["published", "cleaned"] = "published"
+    """Train on all questions as published, or without those that have defects (duplicate options, no key ...)."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the training questions held out to choose the best checkpoint (a fraction); 0 takes the last one."""
+    limit: PositiveInt | None = None
+    """Train on only this many questions (in questions), drawn with the seed 0 whatever the seeds."""
+    evaluate: bool = True
+    """Score the test questions before and after."""
+    test_limit: PositiveInt | None = None
+    """Score only this many test questions (in questions)."""
+
+
+class FinetuneSettings(Settings):
+    """Fine-tune a causal language model on multiple-choice questions; score it before and after."""
+
+    workspace: Path = Path(".")
+    """Folder that holds `corpora/` and `runs/`."""
+    model: str = ""
+    """Hub id, local folder, or checkpoint [default: the newest checkpoint of the workspace]."""
+    output_dir: Path | None = None
+    """Run folder [default: runs/finetune-TASK-MODEL in the workspace]."""
+    seeds: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
+    """Seeds of the order of examples and of the adapters; several (0,1,2) are trained one after the other, and
+    tabulated as mean and standard deviation."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto continues the newest checkpoint of each run folder, never refuses one."""
+    overwrite: bool = False
+    """Replace a run folder that holds another run."""
+    show_masks: NonNegativeInt = 0
+    """Train nothing: print so many rows, the trained tokens coloured."""
+    questions: QuestionSettings = QuestionSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    rows: RowSettings = RowSettings(template="plain")
+    decontamination: DecontaminationSettings = DecontaminationSettings()
+    batch: TuningBatchSettings = TuningBatchSettings()
+    duration: TuningDurationSettings = TuningDurationSettings()
+    optimizer: TuningOptimizerSettings = TuningOptimizerSettings()
+    schedule: TuningScheduleSettings = TuningScheduleSettings()
+    numerics: TuningNumericsSettings = TuningNumericsSettings()
+    parallel: ParallelSettings = ParallelSettings()
+    checkpoint: TuningCheckpointSettings = TuningCheckpointSettings()
+    monitor: TuningMonitorSettings = TuningMonitorSettings()
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """Return the seeds as numbers, each once."""
+        return tuple(dict.fromkeys(int(seed) for seed in self.seeds.split(",")))
