@@ -27,7 +27,7 @@ class MixtureSettings(Settings):
     """What is drawn from where."""
 
     mixture: str = Field(default="paper", examples=["paper", "permissive"])
-    """paper (the ten published sources), permissive (those whose licence allows any use), or a YAML file of your own."""
+    """paper (the ten published sources), permissive (those whose licence allows any use), or a YAML file."""
     source: tuple[str, ...] = ()
     """NAME=FILE: where a source of the mixture lies on this machine; repeatable [default: as the mixture says]."""
     skip_missing: bool = False
