@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ class Progress:
         tokens_seen: target tokens trained on.
         order: what fixes the order of sequences, by name; must be equal on resuming.
         grad_scaler: state of the fp16 loss scaling, empty in other precisions.
+        best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
     """
 
     step: int
     tokens_seen: int
     order: dict[str, Any]
     grad_scaler: dict[str, float]
+    best: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def save_checkpoint(
     Returns:
         The finished checkpoint's folder.
     """
-    final = run.folder / CHECKPOINTS / f"{PREFIX}{progress.step:08d}"
+    final = name_checkpoint(run.folder, progress.step)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
     moments = get_optimizer_state_dict(model, unwrap_optimizer(optimizer), options=options)
@@ -212,6 +214,11 @@ def read_step(checkpoint: Path) -> int:
     return int(checkpoint.name[len(PREFIX) :])
 
 
+def name_checkpoint(run_folder: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return run_folder / CHECKPOINTS / f"{PREFIX}{step:08d}"
+
+
 def find_checkpoint(run_folder: Path) -> Path | None:
     """Return the newest complete checkpoint of one run."""
     return next(reversed(list_checkpoints(run_folder)), None)
@@ -219,13 +226,16 @@ def find_checkpoint(run_folder: Path) -> Path | None:
 
 def find_newest_checkpoint(workspace: Path) -> Path | None:
     """Return the checkpoint saved last in any run of a workspace."""
-    newest = [folder for run in (workspace / "runs").glob("*") if (folder := find_checkpoint(run))]
+    runs = [*(workspace / "runs").glob("*"), *(workspace / "runs").glob("*/seed-*")]
+    newest = [folder for run in runs if (folder := find_checkpoint(run))]
     return max(newest, key=lambda folder: (folder / MARKER).stat().st_mtime_ns, default=None)
 
 
-def remove_old_checkpoints(run_folder: Path, keep: int) -> None:
-    """Remove all but the newest complete checkpoints of a run, and leftovers of interrupted saves."""
+def remove_old_checkpoints(run_folder: Path, keep: int, best_step: int | None = None) -> None:
+    """Remove all but the newest complete checkpoints of a run and its best one, and leftovers of interrupted saves."""
     for folder in list_checkpoints(run_folder)[:-keep]:
+        if read_step(folder) == best_step:
+            continue
         (folder / MARKER).unlink()  # first, so that a kill leaves no half folder marked complete
         shutil.rmtree(folder)
     for leftover in (run_folder / CHECKPOINTS).glob(f".{PREFIX}*.tmp"):

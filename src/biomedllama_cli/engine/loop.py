@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from biomedllama_cli.engine.checkpoint import (
@@ -17,16 +17,14 @@ from biomedllama_cli.engine.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from biomedllama_cli.engine.loader import RunData, iter_micro_batches
-from biomedllama_cli.engine.loop_parts import LoopSettings, ProgressReporter, Tally, Trainee
+from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
+from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.optimizer import set_learning_rate
-from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.engine.step import StepTensors, train_step
-from biomedllama_cli.engine.validation import Validation
 from biomedllama_cli.errors import ModelError, Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
 
@@ -59,7 +57,7 @@ class Loop:
     def __init__(
         self,
         trainee: Trainee,
-        data: RunData,
+        data: TrainingData,
         run_folder: RunFolder,
         settings: LoopSettings,
         progress: ProgressReporter,
@@ -67,12 +65,13 @@ class Loop:
         self._accelerator, self._model = trainee.accelerator, trainee.model
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
         self._settings, self._progress = settings, progress
-        self._warmup_steps = warmup_length(data.order.total_steps, settings.schedule)
+        self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
         start = run_folder.progress
         self._tally = Tally(
             step=start.step if start else 0,
             tokens_seen=start.tokens_seen if start else 0,
             checkpoint=run_folder.resumed_from,
+            best=Best(**start.best) if start else Best(),
         )
 
     def run(self) -> Tally:
@@ -88,7 +87,7 @@ class Loop:
             return self._run_steps(stop)
 
     def _run_steps(self, stop: StopRequest) -> Tally:
-        tally, total = self._tally, self._data.order.total_steps
+        tally, total = self._tally, self._data.total_steps
         batches = iter_micro_batches(
             self._data, self._accelerator, tally.step + 1, data_workers=self._settings.data_workers
         )
@@ -98,6 +97,8 @@ class Loop:
                 self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
         else:
             self._validate()
+        if self._is_spent():
+            return tally
         self._model.train()
         self._progress.start_at(tally.step)
         pending: _Pending | None = None
@@ -118,28 +119,33 @@ class Loop:
                 )  # ends the loader processes, so that none dies by a signal while this one saves
             if due or tally.stop_seen:
                 self._look_and_save(step)
+            if self._is_spent():
+                logger.info(
+                    "no better held-out loss in %d looks: ended after step %d", tally.best.looks_since, step
+                )
+                break
             if tally.stop_seen and step < total:
                 raise self._build_resumable(step)
         return tally
 
     def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> _Pending:
-        plan, rate = self._data.plan, self._learning_rate(step)
+        rate = self._learning_rate(step)
+        count = len(self._data.micro_batches(step, self._accelerator.process_index))
         set_learning_rate(self._optimizer, rate)
         tensors = train_step(
             self._accelerator,
             self._model,
             self._optimizer,
-            list(itertools.islice(batches, plan.grad_accum_steps)),
+            list(itertools.islice(batches, count)),
             max_grad_norm=self._settings.optimizer.max_grad_norm,
             stop_requested=stop.requested,
         )
-        rows = int((self._data.order.step_sequences(step) != PADDING_SEQUENCE).sum())
-        return _Pending(step, rate, rows * self._data.rows.sequence_length, tensors)
+        return _Pending(step, rate, self._data.step_tokens(step), tensors)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(
             step,
-            total_steps=self._data.order.total_steps,
+            total_steps=self._data.total_steps,
             warmup_steps=self._warmup_steps,
             peak_learning_rate=self._settings.optimizer.peak_learning_rate,
             final_fraction=self._settings.schedule.final_learning_rate_fraction,
@@ -193,14 +199,11 @@ class Loop:
         # In fp16 an infinite gradient is ordinary: the loss scaling skips that update and lowers its factor.
         if not broken and (math.isfinite(grad_norm) or self._accelerator.scaler is not None):
             return
-        size = self._data.plan.micro_batch_size
-        ids = self._data.order.step_sequences(step).reshape(-1, size)
-        named = ids[broken or slice(None)].ravel().tolist()
         what = "loss" if broken else "gradient"
-        shown = ", ".join(map(str, named[:16])) + (", ..." if len(named) > 16 else "")
+        rows = self._data.name_rows(step, broken or list(range(len(losses))))
         raise ModelError(
             f"The {what} of step {step} is not finite (learning rate {self._learning_rate(step):.3g}, "
-            f"sequences {shown}).",
+            f"{rows}).",
             hint="The last checkpoint is from before. Lower --peak-learning-rate, lengthen the warm-up, or use "
             "--precision bf16 or fp32.",
         )
@@ -208,39 +211,39 @@ class Loop:
     def _is_due(self, step: int) -> bool:
         monitor, checkpoint = self._settings.monitor, self._settings.checkpoint
         return (
-            step == self._data.order.total_steps
+            step == self._data.total_steps
             or step % monitor.validate_every_steps == 0
             or step % checkpoint.save_every_steps == 0
         )
 
     def _look_and_save(self, step: int) -> None:
         """Validate and save where this step asks for it; the time does not count as training."""
-        last = step == self._data.order.total_steps
+        last = step == self._data.total_steps
         if last or step % self._settings.monitor.validate_every_steps == 0:
             self._validate()
-        if last or self._tally.stop_seen or step % self._settings.checkpoint.save_every_steps == 0:
+        best = self._settings.keep_best and self._tally.best.step == step
+        due = step % self._settings.checkpoint.save_every_steps == 0
+        if last or best or due or self._tally.stop_seen or self._is_spent():
             self._save()
         self._tally.clock = time.perf_counter()
 
-    def _validate(self) -> Validation | None:
+    def _is_spent(self) -> bool:
+        patience = self._settings.patience
+        return patience is not None and self._tally.best.looks_since >= patience
+
+    def _validate(self) -> None:
         if self._data.validator is None:
-            return None
-        result = self._data.validator.run(self._accelerator, self._model)
-        self._metrics.write(
-            {
-                "step": self._tally.step,
-                "validation/loss": result.loss,
-                "validation/bits_per_byte": result.bits_per_byte,
-            }
-        )
+            return
+        result, step = self._data.validator.run(self._accelerator, self._model), self._tally.step
+        line, note = {"step": step, "validation/loss": result.loss}, f"validation loss {result.loss:.4f}"
+        if result.bits_per_byte is not None:
+            line["validation/bits_per_byte"] = result.bits_per_byte
+            note += f", {result.bits_per_byte:.4f} bits per byte"
+        if step > 0:  # the model as it was given is no checkpoint to keep
+            self._tally.best = self._tally.best.after(step, result.loss)
+        self._metrics.write(line)
         if self._accelerator.is_main_process:
-            logger.info(
-                "step %d: validation loss %.4f, %.4f bits per byte",
-                self._tally.step,
-                result.loss,
-                result.bits_per_byte,
-            )
-        return result
+            logger.info("step %d: %s", step, note)
 
     def _save(self) -> None:
         scaler = self._accelerator.scaler
@@ -249,16 +252,18 @@ class Loop:
             tokens_seen=self._tally.tokens_seen,
             order=self._run.order,
             grad_scaler=scaler.state_dict() if scaler is not None else {},
+            best=asdict(self._tally.best) if self._settings.keep_best else {},
         )
         self._tally.checkpoint = save_checkpoint(
             self._run, self._accelerator, self._model, self._optimizer, progress
         )
         if self._accelerator.is_main_process:
-            remove_old_checkpoints(self._run.folder, self._settings.checkpoint.keep_checkpoints)
+            best_step = self._tally.best.step if self._settings.keep_best else None
+            remove_old_checkpoints(self._run.folder, self._settings.checkpoint.keep_checkpoints, best_step)
 
     def _build_resumable(self, step: int) -> Resumable:
         return Resumable(
-            f"Stopped by a signal after step {step} of {self._data.order.total_steps}; saved {self._tally.checkpoint}.",
+            f"Stopped by a signal after step {step} of {self._data.total_steps}; saved {self._tally.checkpoint}.",
             hint=(
                 "Continue with --resume auto and without --overwrite; the same command would not go on from there."
                 if self._run.same_command_restarts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,8 @@ class LoopSettings:
         data_workers: loader processes of each rank.
         flops_per_token: of a forward and a backward pass.
         peak_flops: of one device (FLOP/s), or None where no MFU is shown.
+        keep_best: save wherever the held-out loss is the lowest so far, and keep that checkpoint.
+        patience: end after so many looks at what is held out without a better one; None never does.
     """
 
     optimizer: OptimizerSettings
@@ -47,6 +50,8 @@ class LoopSettings:
     data_workers: int
     flops_per_token: float
     peak_flops: float | None
+    keep_best: bool = False
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,29 @@ class Trainee:
     optimizer: Any
 
 
+@dataclass(frozen=True)
+class Best:
+    """The lowest held-out loss so far.
+
+    Attributes:
+        step: where it was measured, or None before the first look.
+        loss: in nats per target token.
+        looks_since: later looks, none of them better.
+    """
+
+    step: int | None = None
+    loss: float = math.inf
+    looks_since: int = 0
+
+    def after(self, step: int, loss: float) -> Best:
+        """Return the best after one more look.
+
+        >>> Best(4, 1.5).after(8, 1.75)
+        Best(step=4, loss=1.5, looks_since=1)
+        """
+        return Best(step, loss) if loss < self.loss else replace(self, looks_since=self.looks_since + 1)
+
+
 @dataclass
 class Tally:
     """What the loop counts while it runs."""
@@ -65,6 +93,7 @@ class Tally:
     step: int
     tokens_seen: int
     checkpoint: Path | None = None
+    best: Best = field(default_factory=Best)
     stop_seen: bool = False
     train_seconds: float = 0.0
     trained_tokens: int = 0

@@ -8,7 +8,6 @@ number of ranks nor of loader workers changes a step's content.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -125,12 +124,6 @@ class SequenceOrder:
             chosen = inside & (epochs == epoch)
             ids[chosen] = epoch_sequences(self.mixture, self.seed, int(epoch))[places[chosen]]
         return ids
-
-    def iter_micro_batches(self, plan: BatchPlan, rank: int, start_step: int) -> Iterator[list[int]]:
-        """Generate one rank's micro-batches (lists of ids) from `start_step` (counted from 1) to the end."""
-        for step in range(start_step, self.total_steps + 1):
-            mine = self.step_sequences(step).reshape(plan.world_size, -1, plan.micro_batch_size)[rank]
-            yield from mine.tolist()
 
 
 def build_sequence_order(

@@ -20,15 +20,15 @@ from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 
 @dataclass(frozen=True)
 class Validation:
-    """One look at the held-out documents.
+    """One look at what is held out.
 
     Attributes:
         loss: mean negative log-likelihood per target token (in nats).
-        bits_per_byte: bits per UTF-8 byte of the held-out text.
+        bits_per_byte: bits per UTF-8 byte of held-out text; None for answers.
     """
 
     loss: float
-    bits_per_byte: float
+    bits_per_byte: float | None = None
 
 
 class Validator:
