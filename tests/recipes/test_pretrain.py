@@ -39,7 +39,8 @@ from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.tokenizer import train_tokenizer
-from biomedllama_cli.recipes.pretrain import choose_attention, pretrain
+from biomedllama_cli.recipes.pretrain import pretrain
+from biomedllama_cli.recipes.training import choose_attention
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
 
@@ -463,7 +464,7 @@ def test_attention_is_tried_in_the_precision_of_the_run(
         ("fp32", "torch.float32"),
     ):
         settings = build(numerics={"precision": precision})
-        assert choose_attention(settings, torch.device("cuda")) == dtype
+        assert choose_attention(settings.numerics, torch.device("cuda")) == dtype
 
 
 def test_weights_and_more_corpora_change_what_an_epoch_reads(

@@ -14,15 +14,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import (
-    COMPUTE_DTYPES,
-    build_accelerator,
-    choose_device_type,
-    prepare,
-)
+from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type, prepare
 from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer
 from biomedllama_cli.engine.loader import RunData
-from biomedllama_cli.engine.loop import Loop, LoopSettings, ProgressReporter, Tally, Trainee
+from biomedllama_cli.engine.loop import Loop, Tally, Trainee
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
 from biomedllama_cli.engine.optimizer import build_optimizer
@@ -34,8 +29,7 @@ from biomedllama_cli.engine.run_folder import (
 from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
-from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
-from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+from biomedllama_cli.models.load import load_model, load_text_config
 from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run, plan_world
 from biomedllama_cli.recipes.pretrain_report import (
@@ -44,8 +38,13 @@ from biomedllama_cli.recipes.pretrain_report import (
     read_validations,
     read_versions,
 )
+from biomedllama_cli.recipes.training import (
+    build_loop_settings,
+    choose_attention,
+    describe_mfu,
+    open_progress,
+)
 from biomedllama_cli.report.plots import plot_loss_curve
-from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
 __all__ = ["PretrainReport", "pretrain"]
@@ -94,7 +93,7 @@ def train(plan: Plan) -> PretrainReport:
     """Load the model, train it to the last step, and report."""
     began, settings, manifest = time.perf_counter(), plan.settings, plan.corpus.manifest
     accelerator = build_accelerator(settings.parallel, settings.numerics)
-    attention = choose_attention(settings, accelerator.device)
+    attention = choose_attention(settings.numerics, accelerator.device)
     source = str(plan.start.checkpoint or settings.model)
     torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
     model = load_model(
@@ -115,7 +114,7 @@ def train(plan: Plan) -> PretrainReport:
     unigram = score_unigram(plan.corpus)
     accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
     with open_for_writing(accelerator, plan):
-        with open_progress(accelerator, plan) as progress:
+        with open_progress(accelerator, "pretrain", plan.order.total_steps) as progress:
             loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress)
             tally = loop.run()
         facts = describe_run(plan, description, attention, accelerator.device.type)
@@ -143,17 +142,12 @@ def report_dry_run(plan: Plan) -> PretrainReport:
     )
     check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_device_type(settings.parallel)
-    attention = choose_attention(settings, torch.device(device))
+    attention = choose_attention(settings.numerics, torch.device(device))
     return PretrainReport(
         status="would continue" if start.checkpoint else "would train",
         checkpoint=start.checkpoint,
         **describe_run(plan, describe_config(config), attention, device),
     )
-
-
-def choose_attention(settings: PretrainSettings, device: torch.device) -> str:
-    """Return the attention implementation, tried in the dtype that it will compute in."""
-    return resolve_attention(settings.numerics.attention, device, COMPUTE_DTYPES[settings.numerics.precision])
 
 
 def describe_run(plan: Plan, description: ModelDescription, attention: str, device: str) -> dict[str, Any]:
@@ -196,16 +190,6 @@ def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dic
     }
 
 
-def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:
-    """Return the sentence that goes with every MFU."""
-    assert settings.peak_flops is not None
-    return format_mfu_formula(
-        matmul_parameters=description.matmul_parameters,
-        flops_per_token=settings.flops_per_token,
-        peak_flops=settings.peak_flops,
-    )
-
-
 def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: Plan) -> Trainee:
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
     if plan.settings.numerics.gradient_checkpointing:
@@ -225,28 +209,6 @@ def build_run_validator(plan: Plan) -> Validator | None:
         sequence_length=plan.settings.batch.sequence_length,
         micro_batch_size=plan.settings.batch.micro_batch_size,
         max_sequences=plan.settings.monitor.validation_sequences,
-    )
-
-
-def build_loop_settings(
-    settings: PretrainSettings, description: ModelDescription, accelerator: Accelerator
-) -> LoopSettings:
-    """Return the sections the loop reads, and the numbers of the MFU."""
-    on_cuda = accelerator.device.type == "cuda"
-    known = find_peak_flops(torch.cuda.get_device_name(accelerator.device)) if on_cuda else None
-    return LoopSettings(
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        checkpoint=settings.checkpoint,
-        monitor=settings.monitor,
-        data_workers=settings.parallel.data_workers,
-        flops_per_token=training_flops_per_token(
-            matmul_parameters=description.matmul_parameters,
-            layers=description.layers,
-            attention_size=description.attention_size,
-            sequence_length=settings.batch.sequence_length,
-        ),
-        peak_flops=settings.monitor.peak_flops or known,
     )
 
 
@@ -274,20 +236,3 @@ def open_for_writing(accelerator: Accelerator, plan: Plan) -> AbstractContextMan
         "command": shlex.join(sys.argv),
     }
     return open_run_folder(plan.start, plan.job, facts)
-
-
-class NoProgress:
-    """Tells nobody: for the ranks other than the first."""
-
-    def start_at(self, done: float) -> None:
-        """Do nothing."""
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        """Do nothing."""
-
-
-def open_progress(accelerator: Accelerator, plan: Plan) -> AbstractContextManager[ProgressReporter]:
-    """Return the progress bar of rank 0."""
-    if not accelerator.is_main_process:
-        return nullcontext(NoProgress())
-    return Progress("pretrain", plan.order.total_steps, "steps")

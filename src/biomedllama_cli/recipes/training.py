@@ -1,0 +1,120 @@
+"""What the recipes that train have in common: pretrain, finetune and instruct."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+
+from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
+from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter
+from biomedllama_cli.models.description import ModelDescription
+from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
+from biomedllama_cli.models.load import resolve_attention
+from biomedllama_cli.report.progress import Progress
+from biomedllama_cli.settings.pretrain import (
+    BatchSettings,
+    CheckpointSettings,
+    MonitorSettings,
+    NumericsSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    ScheduleSettings,
+)
+
+
+class TrainingSections(Protocol):
+    """The sections that all trees of training commands have."""
+
+    @property
+    def batch(self) -> BatchSettings:
+        """Return how tokens are grouped."""
+        ...
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        """Return the optimizer's section."""
+        ...
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        """Return the learning rate's section."""
+        ...
+
+    @property
+    def checkpoint(self) -> CheckpointSettings:
+        """Return the section of saving."""
+        ...
+
+    @property
+    def monitor(self) -> MonitorSettings:
+        """Return the section of validation and metrics."""
+        ...
+
+    @property
+    def parallel(self) -> ParallelSettings:
+        """Return the section of processes."""
+        ...
+
+    @property
+    def numerics(self) -> NumericsSettings:
+        """Return the section of precision."""
+        ...
+
+
+def choose_attention(numerics: NumericsSettings, device: torch.device) -> str:
+    """Return the attention implementation, tried in the dtype that it will compute in."""
+    return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
+
+
+def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:
+    """Return the sentence that goes with every MFU."""
+    assert settings.peak_flops is not None
+    return format_mfu_formula(
+        matmul_parameters=description.matmul_parameters,
+        flops_per_token=settings.flops_per_token,
+        peak_flops=settings.peak_flops,
+    )
+
+
+def build_loop_settings(
+    settings: TrainingSections, description: ModelDescription, accelerator: Accelerator
+) -> LoopSettings:
+    """Return the sections the loop reads, and the numbers of the MFU."""
+    on_cuda = accelerator.device.type == "cuda"
+    known = find_peak_flops(torch.cuda.get_device_name(accelerator.device)) if on_cuda else None
+    return LoopSettings(
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        checkpoint=settings.checkpoint,
+        monitor=settings.monitor,
+        data_workers=settings.parallel.data_workers,
+        flops_per_token=training_flops_per_token(
+            matmul_parameters=description.matmul_parameters,
+            layers=description.layers,
+            attention_size=description.attention_size,
+            sequence_length=settings.batch.sequence_length,
+        ),
+        peak_flops=settings.monitor.peak_flops or known,
+    )
+
+
+class NoProgress:
+    """Tells nobody: for the ranks other than the first."""
+
+    def start_at(self, done: float) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Do nothing."""
+
+
+def open_progress(
+    accelerator: Accelerator, name: str, total_steps: int
+) -> AbstractContextManager[ProgressReporter]:
+    """Return the progress bar of rank 0."""
+    if not accelerator.is_main_process:
+        return nullcontext(NoProgress())
+    return Progress(name, total_steps, "steps")
