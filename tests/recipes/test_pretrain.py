@@ -456,7 +456,7 @@ def test_attention_is_tried_in_the_precision_of_the_run(
     build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "biomedllama_cli.recipes.pretrain.resolve_attention", lambda requested, device, dtype: str(dtype)
+        "biomedllama_cli.recipes.training.resolve_attention", lambda requested, device, dtype: str(dtype)
     )
     for precision, dtype in (
         ("bf16", "torch.bfloat16"),
