@@ -44,6 +44,7 @@ class QuestionTask:
         train: the hub split that few-shot examples come from; None draws from the test items themselves.
         check: raises a DataError where items are not those to be scored; told the items and where they are from.
         published_items: of the whole test set that published numbers are about; None where there are none.
+        tuning: the hub split that models are fine-tuned on, where that is not `train`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class QuestionTask:
     train: HubSplit | None
     check: Callable[[Sequence[Question], str], None] | None = None
     published_items: int | None = None
+    tuning: HubSplit | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ _PUBMEDQA = QuestionTask(
     None,
     check=check_labelled,
     published_items=1000,
+    tuning=HubSplit("pubmed_qa", "train", "pqa_artificial"),
 )
 
 TASKS: dict[str, QuestionTask | TextTask] = {
@@ -208,12 +211,12 @@ def load_questions(
         defects.append((len(items), kind, f"{record.where}: {detail}"))
 
     place = _find_place(task, test_file)
-    records = _open(place, task.name)
+    records = open_records(place, task.name)
     items: list[Question] = []
     with naming_other_task(task.name):
         for question in task.parse(records, note):
             items.append(question)
-    source = _describe(place, records, len(items))
+    source = describe_source(place, records, len(items))
     if task.check is not None:
         task.check(items, source.location)
     found = [ItemDefect(index, items[index].id, kind, detail) for index, kind, detail in defects]
@@ -231,10 +234,10 @@ def _load_pool(
         return None, None, None
     if train is None:
         return None, None, "the test items without the item itself"
-    records = _open(train, f"{task.name}.train")
+    records = open_records(train, f"{task.name}.train")
     with naming_other_task(task.name):
         pool = tuple(task.parse(records, warn_of_defect))
-    return pool, _describe(train, records, len(pool)), "train file" if train_file else "train split"
+    return pool, describe_source(train, records, len(pool)), "train file" if train_file else "train split"
 
 
 def load_documents(task: TextTask, *, test_file: Path | None = None) -> LoadedDocuments:
@@ -245,12 +248,12 @@ def load_documents(task: TextTask, *, test_file: Path | None = None) -> LoadedDo
         UnavailableError: the hub is needed and cannot be reached.
     """
     place = _find_place(task, test_file)
-    records = _open(place, task.name)
+    records = open_records(place, task.name)
     with naming_other_task(task.name):
         items = tuple(iter_documents(records, task.pile_set_name))
     if not items and task.pile_set_name is not None:
         raise DataError(f"{place}: no record has meta.pile_set_name {task.pile_set_name!r}")
-    return LoadedDocuments(task, items, _describe(place, records, len(items), "document"))
+    return LoadedDocuments(task, items, describe_source(place, records, len(items), "document"))
 
 
 def _find_place(task: QuestionTask | TextTask, file: Path | None) -> HubSplit | Path:
@@ -262,11 +265,12 @@ def _find_place(task: QuestionTask | TextTask, file: Path | None) -> HubSplit | 
     return place
 
 
-def _open(place: HubSplit | Path, key: str) -> HubRecords | Iterator[Record]:
+def open_records(place: HubSplit | Path, key: str) -> HubRecords | Iterator[Record]:
+    """Return the records of a file or a split; `key` is what `--data` calls it (`medqa.train`), for messages."""
     return HubRecords(place, key) if isinstance(place, HubSplit) else iter_records(place)
 
 
-def _describe(
+def describe_source(
     place: HubSplit | Path, records: HubRecords | Iterator[Record], rows: int, kind: str = "question"
 ) -> Source:
     """Return where items that were read came from.
