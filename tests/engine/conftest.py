@@ -110,10 +110,12 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
                     save_every_steps=changes.pop("save_every_steps", 1000),
                     keep_checkpoints=changes.pop("keep_checkpoints", 3),
                 ),
-                monitor=MonitorSettings(validate_every_steps=15),
+                monitor=MonitorSettings(validate_every_steps=changes.pop("validate_every_steps", 15)),
                 data_workers=changes.pop("data_workers", 0),
                 flops_per_token=1e6,
                 peak_flops=changes.pop("peak_flops", None),
+                keep_best=changes.pop("keep_best", False),
+                patience=changes.pop("patience", None),
             ),
             progress or Silence(),
         )

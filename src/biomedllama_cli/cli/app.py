@@ -9,6 +9,8 @@ from typer.main import get_command
 
 from biomedllama_cli.cli.command import CommandGroup, SettingsCommand
 from biomedllama_cli.cli.evaluate import evaluate
+from biomedllama_cli.cli.finetune import finetune
+from biomedllama_cli.cli.instruct import instruct
 from biomedllama_cli.cli.prepare import prepare
 from biomedllama_cli.cli.pretrain import pretrain
 
@@ -20,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes, presets and environment variables: docs/configuration.md",
 )
-for _command in (prepare, pretrain, evaluate):
+for _command in (prepare, pretrain, finetune, instruct, evaluate):
     app.command(cls=SettingsCommand)(_command)
 
 
@@ -38,7 +40,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Adapt open language models to biomedicine, reproducibly: prepare, pretrain, evaluate."""
+    """Adapt open language models to biomedicine, reproducibly, from data to published numbers."""
 
 
 def run(arguments: list[str]) -> int:

@@ -21,6 +21,8 @@ _EXPLAINED_DEFAULT = re.compile(r"\s*\[default: ([^\]]+)\]")
 TREES = {
     "prepare": ("biomedllama_cli.settings.prepare", "PrepareSettings"),
     "pretrain": ("biomedllama_cli.settings.pretrain", "PretrainSettings"),
+    "finetune": ("biomedllama_cli.settings.finetune", "FinetuneSettings"),
+    "instruct": ("biomedllama_cli.settings.instruct", "InstructSettings"),
     "evaluate": ("biomedllama_cli.settings.evaluate", "EvaluateSettings"),
 }
 """Where each command's tree is; imported only when asked for, because building one takes time."""

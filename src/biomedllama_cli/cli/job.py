@@ -1,0 +1,38 @@
+"""Commands that train: started as one process per device where there are several, and each told the same settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from biomedllama_cli.cli.output import Report
+
+if TYPE_CHECKING:
+    from biomedllama_cli.settings.pretrain import ParallelSettings
+
+
+def run_job(
+    context: typer.Context, parallel: ParallelSettings, story: Callable[[], Any], *, alone: bool
+) -> Report | None:
+    """Run a command's story in the processes that its settings ask for.
+
+    Args:
+        context: of the invocation.
+        parallel: how many processes, on what.
+        story: imports the recipe and calls it; an import that fails is then reported by a rank as well.
+        alone: whether this process is to do it by itself: a dry run.
+
+    Returns:
+        The report, or None where the first of the processes it started has printed it.
+    """
+    from biomedllama_cli.engine.launch import launch_if_needed
+    from biomedllama_cli.engine.rank import run_as_rank
+
+    arguments = sys.argv[1:] if context.obj is None else context.obj
+    if not alone and launch_if_needed(parallel, arguments) is not None:
+        return None
+    report: Report | None = run_as_rank(story)
+    return report

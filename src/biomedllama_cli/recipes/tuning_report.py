@@ -1,0 +1,171 @@
+"""What tuning a model hands back: its data, one run per seed, and the scores before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from biomedllama_cli.engine.run_folder import REPORT_FILE
+
+
+class Frozen(BaseModel):
+    """A piece of a report."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class TuningFacts(Frozen):
+    """What is trained on; known before any weight is loaded."""
+
+    examples: int
+    """Examples trained on."""
+    held_out: int
+    """Examples held out to choose the best checkpoint."""
+    tokens: int
+    """Tokens of the examples, each counted once."""
+    target_tokens: int
+    """Those of them that carry loss."""
+    refused: dict[str, int] = {}
+    """Examples left out because they do not fit, by reason."""
+    cut: int = 0
+    """Examples whose abstract lost its left end."""
+    defective: dict[str, int] = {}
+    """Questions with defects, by kind."""
+    dropped_defective: int = 0
+    """Of them left out."""
+    contaminated: dict[str, int] = {}
+    """Examples that hold items of a benchmark, by benchmark."""
+    dropped_contaminated: int = 0
+    """Of them left out."""
+    not_looked_for: tuple[str, ...] = ()
+    """Benchmarks that were not to be had, and so were not looked for."""
+    template: str
+    """How the examples are written: plain text or the model's chat template."""
+
+
+class SeedRun(Frozen):
+    """One training run."""
+
+    seed: int
+    """Of the order of the examples, and of the adapters."""
+    status: Literal["trained", "already trained", "would train", "would continue"]
+    """What was done; `would ...` for a dry run."""
+    run_folder: Path
+    """Settings, metrics, loss curve and checkpoints."""
+    checkpoint: Path | None = None
+    """The best checkpoint where examples are held out, else the last: a model folder, or an adapter's."""
+    merged: Path | None = None
+    """A plain transformers folder with the adapters merged in."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    steps_done: int | None = None
+    """Steps that were taken; fewer where it ended early."""
+    resumed_step: int | None = None
+    """Step of the checkpoint that was continued, if any."""
+    best_step: int | None = None
+    """Step of the lowest held-out loss."""
+    validation_loss_before: float | None = None
+    """Mean loss per held-out target token before the first step (in nats)."""
+    validation_loss_best: float | None = None
+    """The lowest after a step."""
+    loss_first: float | None = None
+    """Training loss of the first step (in nats per target token)."""
+    loss_last: float | None = None
+    """Of the last."""
+    target_tokens_seen: int | None = None
+    """Target tokens trained on, over all passes."""
+    tokens_per_second: float | None = None
+    """Tokens of examples per second over all devices, padding not counted; of this start of the run."""
+    wall_seconds: float | None = None
+    """From loading the model to the last checkpoint; of this start of the run."""
+    loss_curve: Path | None = None
+    """Picture of the losses and the learning rate."""
+
+    def line(self) -> str:
+        """Return the run in one line for people."""
+        if self.status.startswith("would"):
+            after = f" after step {self.resumed_step}" if self.resumed_step else ""
+            return f"Seed {self.seed}: {self.status}{after}, {self.steps:,} steps, in {self.run_folder}."
+        line = f"Seed {self.seed}: {self.status}, {self.steps_done:,} of {self.steps:,} steps"
+        if self.loss_first is not None and self.loss_last is not None:
+            line += f", loss {self.loss_first:.3f} -> {self.loss_last:.3f}"
+        if self.validation_loss_before is not None and self.validation_loss_best is not None:
+            line += (
+                f", held-out loss {self.validation_loss_before:.3f} -> {self.validation_loss_best:.3f} "
+                f"(step {self.best_step})"
+            )
+        if self.tokens_per_second is not None:
+            line += f", {self.tokens_per_second:,.0f} tokens/s"
+        return line + f". Checkpoint: {self.merged or self.checkpoint}"
+
+
+class TuningReport(Frozen):
+    """What `finetune` and `instruct` have in common."""
+
+    dry_run: bool = False
+    """Whether nothing was done."""
+    model: str
+    """Model the runs started from."""
+    method: str
+    """Which weights were trained."""
+    parameters: int | None = None
+    """Parameters of the model, tied ones once, adapters included."""
+    trainable_parameters: int | None = None
+    """Those that were trained."""
+    data: TuningFacts
+    """What was trained on."""
+    sequence_length: int
+    """Longest example, and longest packed row (in tokens)."""
+    global_batch_size: int
+    """Examples per step over all ranks."""
+    epochs: float
+    """Passes over the examples."""
+    runs: tuple[SeedRun, ...]
+    """One per seed."""
+    world_size: int
+    """Processes."""
+    device: str
+    """Type of device trained on."""
+    settings: dict[str, Any]
+    """All settings of the command."""
+    versions: dict[str, str]
+    """Versions of this program and of the libraries that touch the result."""
+
+    def data_lines(self) -> list[str]:
+        """Return what was trained on, for people."""
+        data = self.data
+        share = data.target_tokens / data.tokens if data.tokens else 0.0
+        lines = [
+            f"{data.examples:,} examples ({data.tokens:,} tokens, {share:.1%} of them targets), {data.held_out:,} "
+            f"held out, template {data.template}; {self.epochs:g} epochs in steps of {self.global_batch_size} examples."
+        ]
+        if data.refused:
+            lines.append(f"Left out, too long for {self.sequence_length} tokens: {_list(data.refused)}.")
+        if data.cut:
+            lines.append(f"{data.cut:,} abstracts lost their left end.")
+        if data.defective:
+            fate = f"{data.dropped_defective:,} questions left out" if data.dropped_defective else "kept"
+            lines.append(f"Defects: {_list(data.defective)}; {fate}.")
+        if data.contaminated:
+            fate = f"{data.dropped_contaminated:,} examples left out" if data.dropped_contaminated else "kept"
+            lines.append(f"Benchmark items among the examples: {_list(data.contaminated)}; {fate}.")
+        if data.not_looked_for:
+            lines.append(f"Not looked for among the examples: {', '.join(data.not_looked_for)}.")
+        return lines
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+def load_seed_run(run_folder: Path) -> SeedRun | None:
+    """Return the report of a finished run, or None where there is none (any more)."""
+    try:
+        return SeedRun.model_validate(json.loads((run_folder / REPORT_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        return None

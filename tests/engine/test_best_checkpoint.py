@@ -1,0 +1,84 @@
+"""The best checkpoint is kept, a run that no longer gets better ends, and a resumed run decides the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biomedllama_cli.engine.checkpoint import find_checkpoint, list_checkpoints, load_progress, read_step
+from biomedllama_cli.engine.loop_parts import Best
+from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
+from biomedllama_cli.engine.validation import Validation
+from biomedllama_cli.errors import Resumable
+
+LOSSES = [4.0, 3.0, 2.0, 2.5, 2.2, 2.1, 1.0]
+
+
+class Scripted:
+    """A look at held-out text that finds the losses it is told, the first before the first step."""
+
+    def __init__(self, losses: list[float], done: int = 0) -> None:
+        self._losses = iter(losses[done:])
+
+    def run(self, accelerator: Any, model: Any) -> Validation:
+        return Validation(next(self._losses))
+
+
+def build_scripted(build_loop: Callable[..., Any], folder: Path, done: int = 0, **changes: Any) -> Any:
+    loop = build_loop(
+        folder, max_steps=24, validate_every_steps=4, keep_checkpoints=1, keep_best=True, **changes
+    )
+    object.__setattr__(loop._data, "validator", Scripted(LOSSES, done))
+    return loop
+
+
+def test_the_best_checkpoint_outlives_the_newest_ones(build_loop: Callable[..., Any], tmp_path: Path) -> None:
+    tally = build_scripted(build_loop, tmp_path, save_every_steps=8, patience=10).run()
+    assert (tally.step, tally.best) == (24, Best(24, 1.0))
+    assert [read_step(one) for one in list_checkpoints(tmp_path)] == [24]
+
+
+def test_a_run_ends_when_it_no_longer_gets_better(build_loop: Callable[..., Any], tmp_path: Path) -> None:
+    tally = build_scripted(build_loop, tmp_path, patience=2).run()
+    assert (tally.step, tally.best) == (16, Best(8, 2.0, looks_since=2))
+    assert [read_step(one) for one in list_checkpoints(tmp_path)] == [8, 16]
+    assert load_progress(tally.checkpoint).best == {"step": 8, "loss": 2.0, "looks_since": 2}
+    assert [line["step"] for line in iter_metrics(tmp_path / METRICS_FILE) if "train/loss" in line][-1] == 16
+
+
+def test_the_model_as_it_was_given_is_no_candidate(build_loop: Callable[..., Any], tmp_path: Path) -> None:
+    loop = build_scripted(build_loop, tmp_path, patience=3)
+    object.__setattr__(loop._data, "validator", Scripted([0.5, 3.0, 2.0, 2.5, 2.2, 2.1, 1.0]))
+    tally = loop.run()
+    assert tally.best == Best(8, 2.0, looks_since=3)
+
+
+def test_a_resumed_run_knows_its_best_and_its_patience(
+    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path
+) -> None:
+    whole = build_scripted(build_loop, tmp_path / "whole", patience=2).run()
+    halted = build_scripted(
+        build_loop,
+        tmp_path / "halted",
+        patience=2,
+        progress=after_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    )
+    with pytest.raises(Resumable):
+        halted.run()
+    checkpoint = find_checkpoint(tmp_path / "halted")
+    assert checkpoint is not None
+    resumed = build_scripted(build_loop, tmp_path / "halted", done=4, patience=2, resume=checkpoint).run()
+    assert (resumed.step, resumed.best) == (whole.step, whole.best)
+
+
+def test_a_run_that_ended_early_has_nothing_left_to_do(
+    build_loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    ended = build_scripted(build_loop, tmp_path, patience=2).run()
+    again = build_scripted(build_loop, tmp_path, done=7, patience=2, resume=ended.checkpoint).run()
+    assert (again.step, again.best) == (ended.step, ended.best)
