@@ -29,18 +29,21 @@ class Scripted:
         return Validation(next(self._losses))
 
 
-def build_scripted(build_loop: Callable[..., Any], folder: Path, done: int = 0, **changes: Any) -> Any:
+def build_scripted(
+    build_loop: Callable[..., Any], folder: Path, done: int = 0, losses: list[float] = LOSSES, **changes: Any
+) -> Any:
     loop = build_loop(
         folder, max_steps=24, validate_every_steps=4, keep_checkpoints=1, keep_best=True, **changes
     )
-    object.__setattr__(loop._data, "validator", Scripted(LOSSES, done))
+    object.__setattr__(loop._data, "validator", Scripted(losses, done))
     return loop
 
 
 def test_the_best_checkpoint_outlives_the_newest_ones(build_loop: Callable[..., Any], tmp_path: Path) -> None:
-    tally = build_scripted(build_loop, tmp_path, save_every_steps=8, patience=10).run()
-    assert (tally.step, tally.best) == (24, Best(24, 1.0))
-    assert [read_step(one) for one in list_checkpoints(tmp_path)] == [24]
+    losses = [4.0, 3.0, 2.0, 2.5, 2.2, 2.1, 2.05]
+    tally = build_scripted(build_loop, tmp_path, losses=losses, save_every_steps=12).run()
+    assert (tally.step, tally.best) == (24, Best(8, 2.0, looks_since=4))
+    assert [read_step(one) for one in list_checkpoints(tmp_path)] == [8, 24]
 
 
 def test_a_run_ends_when_it_no_longer_gets_better(build_loop: Callable[..., Any], tmp_path: Path) -> None:
@@ -52,9 +55,8 @@ def test_a_run_ends_when_it_no_longer_gets_better(build_loop: Callable[..., Any]
 
 
 def test_the_model_as_it_was_given_is_no_candidate(build_loop: Callable[..., Any], tmp_path: Path) -> None:
-    loop = build_scripted(build_loop, tmp_path, patience=3)
-    object.__setattr__(loop._data, "validator", Scripted([0.5, 3.0, 2.0, 2.5, 2.2, 2.1, 1.0]))
-    tally = loop.run()
+    losses = [0.5, 3.0, 2.0, 2.5, 2.2, 2.1, 1.0]
+    tally = build_scripted(build_loop, tmp_path, losses=losses, patience=3).run()
     assert tally.best == Best(8, 2.0, looks_since=3)
 
 
