@@ -1,0 +1,150 @@
+"""Which examples share a row, and which rows one forward pass takes.
+
+Best-fit decreasing finds how few rows of a given capacity hold some examples; spreading them over the rows that are
+computed anyway makes these equally long, so that neither padding nor a waiting rank is left.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+Pack = list[int]
+"""Numbers of the examples in one row, in the order they stand in it; an empty one is a row without targets."""
+
+LEAST_REAL_SHARE = 0.98
+"""Share of computed positions that must be real tokens for rows shorter than the capacity to be taken (a fraction)."""
+
+_PARTS = (8, 4, 2)  # of the capacity: shorter rows than an eighth save next to nothing
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[Pack]:
+    """Put examples into few rows by best-fit decreasing.
+
+    The longest comes first, and each goes into the fullest row that has room; among equals the lower number comes
+    first. At most 11/9 of the least possible rows, + 4 (Johnson et al., SIAM J. Comput. 3, 1974). O(n log n)
+    comparisons.
+
+    Args:
+        lengths: of the examples (in tokens).
+        capacity: of a row (in tokens).
+
+    Raises:
+        ValueError: a length is not between 1 and the capacity.
+
+    >>> pack([3, 6, 2, 5], capacity=8)
+    [[1, 2], [3, 0]]
+    """
+    if len(lengths) and not 1 <= min(lengths) <= max(lengths) <= capacity:
+        raise ValueError(f"lengths {min(lengths)} to {max(lengths)} do not fit rows of {capacity} tokens")
+    packs: list[Pack] = []
+    spaces: list[int] = []  # rooms that rows have left, sorted, each once
+    rows_with: dict[int, list[int]] = {}
+    for example in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        place = bisect_left(spaces, lengths[example])
+        if place == len(spaces):
+            row, space = len(packs), capacity
+            packs.append([])
+        else:
+            space = spaces[place]
+            row = rows_with[space].pop()
+            if not rows_with[space]:
+                del spaces[place], rows_with[space]
+        packs[row].append(example)
+        space -= lengths[example]
+        if space not in rows_with:
+            insort(spaces, space)
+            rows_with[space] = []
+        rows_with[space].append(row)
+    return packs
+
+
+def spread(lengths: Sequence[int], rows: int, capacity: int) -> list[Pack]:
+    """Put examples into at most `rows` rows whose longest is as short as can be.
+
+    MULTIFIT (Coffman, Garey and Johnson, SIAM J. Comput. 7, 1978): a binary search for the least capacity with which
+    packing still needs no more rows.
+
+    Args:
+        lengths: of the examples (in tokens).
+        rows: at least as many as `pack` needs with this capacity.
+        capacity: of a row (in tokens).
+
+    >>> spread([3, 6, 2, 5], rows=3, capacity=16)
+    [[1], [3], [0, 2]]
+    """
+    best = pack(lengths, capacity)
+    low, high = max([-(-sum(lengths) // rows), *lengths]), capacity
+    while low < high:
+        middle = (low + high) // 2
+        packs = pack(lengths, middle)
+        if len(packs) <= rows:
+            best, high = packs, middle
+        else:
+            low = middle + 1
+    return best
+
+
+def lay_out(
+    lengths: Sequence[int], *, capacity: int, rows_at_once: int, ranks: int, packing: bool = True
+) -> list[list[list[Pack]]]:
+    """Return every rank's micro-batches of one step, [rank][micro-batch][row].
+
+    All ranks have equally many; where examples do not suffice, the last are one empty row. A micro-batch has rows of
+    similar lengths and never more than `rows_at_once * capacity` positions; those of the same number are similar on all
+    ranks, the largest first. Packed rows take a half, a quarter or an eighth of the capacity, and more of them, where
+    that costs neither forward passes nor padding, because attention with a mask costs the square of a row's length.
+
+    Args:
+        lengths: of the step's examples (in tokens).
+        capacity: longest row (in tokens).
+        rows_at_once: rows of full length that one rank forwards at once.
+        ranks: that share the step.
+        packing: put several examples into one row.
+    """
+    if not packing:
+        singles = [[example] for example in range(len(lengths))]
+        return _deal(lengths, singles, rows_at_once, ranks)
+    longest, total = max(lengths, default=1), sum(lengths)
+    whole = _deal_packed(lengths, capacity, rows_at_once, ranks)
+    for parts in _PARTS:
+        if longest * parts > capacity:
+            continue
+        shorter = _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
+        if len(shorter[0]) == len(whole[0]) and total >= LEAST_REAL_SHARE * count_positions(lengths, shorter):
+            return shorter
+    return whole
+
+
+def count_positions(lengths: Sequence[int], layout: Sequence[Sequence[Sequence[Pack]]]) -> int:
+    """Return the positions that a layout computes, each micro-batch cut to its longest row.
+
+    >>> count_positions([3, 6, 2, 5], [[[[1, 2], [3, 0]]], [[[]]]])
+    17
+    """
+    return sum(
+        len(rows) * max(1, *(sum(lengths[example] for example in row) for row in rows))
+        for micro_batches in layout
+        for rows in micro_batches
+    )
+
+
+def _deal_packed(
+    lengths: Sequence[int], capacity: int, rows_at_once: int, ranks: int
+) -> list[list[list[Pack]]]:
+    at_once = rows_at_once * ranks
+    rounds = max(1, -(-len(pack(lengths, capacity)) // at_once))
+    return _deal(lengths, spread(lengths, rounds * at_once, capacity), rows_at_once, ranks)
+
+
+def _deal(
+    lengths: Sequence[int], packs: Sequence[Pack], rows_at_once: int, ranks: int
+) -> list[list[list[Pack]]]:
+    """Give packs out, the longest first: to micro-batches one after the other, and these to the ranks in turn."""
+    longest_first = sorted(packs, key=lambda row: -sum(lengths[example] for example in row))
+    micro_batches = [
+        longest_first[first : first + rows_at_once] for first in range(0, len(longest_first), rows_at_once)
+    ]
+    rounds = max(1, -(-len(micro_batches) // ranks))
+    micro_batches += [[[]] for _ in range(rounds * ranks - len(micro_batches))]
+    return [micro_batches[rank::ranks] for rank in range(ranks)]
