@@ -153,6 +153,20 @@ def show_options(prompt: PromptFormat) -> PromptFormat:
     )
 
 
+def show_context(prompt: PromptFormat) -> PromptFormat:
+    r"""Return a wording that shows the text a question is about before the question, under a heading `Context`.
+
+    >>> question = Question("1", "Which?", ("tin", "iron"), 0, "Tin and iron.")
+    >>> show_context(PromptFormat("### Question: {question}\n### Answer:")).ask(question)
+    '### Context: Tin and iron.\n### Question: Which?\n### Answer:'
+    """
+    before, _, after = prompt.template.partition("{question}")
+    start = before.rfind("\n") + 1
+    heading = before[start:].replace("Question", "Context") + "{abstract}"
+    gap = "\n\n" if after.startswith("\n\n") else "\n"
+    return replace(prompt, template=before[:start] + heading + gap + prompt.template[start:])
+
+
 def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
 

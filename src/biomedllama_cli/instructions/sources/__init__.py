@@ -1,0 +1,1 @@
+"""Readers of instruction data: one format each, every record an example or named as what it lacks."""

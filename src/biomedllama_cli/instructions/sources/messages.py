@@ -1,0 +1,79 @@
+"""Conversations as OpenAI's chat interface and its tuning files write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.instructions.example import Example, Role, Turn
+from biomedllama_cli.instructions.sources.findings import Findings, read_each
+from biomedllama_cli.instructions.sources.questions import read_id
+from biomedllama_cli.tasks.records import Record, check_encodable
+
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
+
+
+def iter_messages(records: Iterable[Record], source: str, findings: Findings) -> Iterator[Example]:
+    """Turn records of `messages`, a list of `role` and `content`, into examples.
+
+    First may stand one system message; then user and assistant in turn, the assistant last. Spaces around a content
+    are no part of it. Tools, images and messages without text are refused, not left out silently.
+
+    Raises:
+        DataError: records are wrong: the first five by file and line, and how many there are.
+    """
+    return read_each(records, lambda record: _read(record, source), findings)
+
+
+def _read(record: Record, source: str) -> Example:
+    messages: Any = record.field("messages")
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{record.where}: field `messages` must be a list of messages")
+    _refuse_tools(record.fields, record.where)
+    turns = tuple(
+        _read_message(message, f"{record.where}: messages[{place}]") for place, message in enumerate(messages)
+    )
+    _check_order(record, turns)
+    return Example(read_id(record), source, turns)
+
+
+def _read_message(message: Any, where: str) -> Turn:
+    if not isinstance(message, dict):
+        raise DataError(f"{where} is {type(message).__name__}; it must be an object with role and content")
+    _refuse_tools(message, where)
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise DataError(f"{where}: role is {role!r}; it must be system, user or assistant")
+    if message.get("weight", 1) != 1:
+        raise DataError(
+            f"{where}: weight is {message['weight']!r}; messages cannot be weighed one by one",
+            "Leave the field out; --train-on last-turn learns the last answer only.",
+        )
+    if not isinstance(content, str):
+        raise DataError(f"{where}: content is {type(content).__name__}; it must be text")
+    if not content.strip():
+        raise DataError(f"{where}: content is blank; it must be text with something in it")
+    return Turn(_ROLES[role], check_encodable(content, f"{where}: content").strip())
+
+
+def _refuse_tools(fields: Mapping[str, Any], where: str) -> None:
+    for name in _TOOL_FIELDS:
+        if fields.get(name):
+            raise DataError(f"{where}: field `{name}` is set; conversations with tools are not read")
+
+
+def _check_order(record: Record, turns: tuple[Turn, ...]) -> None:
+    begins = 1 if turns[0].role == "system" else 0
+    for place, turn in enumerate(turns[begins:], start=begins):
+        wanted = "assistant" if (place - begins) % 2 else "user"
+        if turn.role != wanted:
+            raise DataError(
+                f"{record.where}: messages[{place}] is the {turn.role}'s where the {wanted}'s must stand: one system "
+                "message or none, then user and assistant in turn"
+            )
+    if turns[-1].role != "assistant":
+        raise DataError(
+            f"{record.where}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be learnt"
+        )
