@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Frozen(BaseModel):
@@ -154,6 +154,11 @@ class Defect(Frozen):
     detail: str
 
 
+def _name_template(generation: dict[str, Any]) -> dict[str, Any]:
+    """Name the only template of results that were made before there were others."""
+    return {**generation, "template": generation.get("template", "plain")}
+
+
 class CellFacts(Frozen):
     """What a question cell's numbers depend on, besides the model.
 
@@ -174,7 +179,8 @@ class CellFacts(Frozen):
         corpus: which corpus that was and how it was found out: `path`, `manifest_sha256`, `documents` searched,
             items `listed` by prepare, items `searched` for, and `untestable` ones.
         published_items: items of the published test set that the profile scores (in items); None where none is known.
-        generation: `max_new_tokens`, `temperature`, `top_p`, `chains` and `backend` of generated answers.
+        generation: `max_new_tokens`, `temperature`, `top_p`, `chains` and `backend` of generated answers, and the
+            `template` of their prompts (plain or chat).
     """
 
     prompt: dict[str, Any]
@@ -192,7 +198,7 @@ class CellFacts(Frozen):
     contaminated: tuple[str, ...] | None = None
     corpus: dict[str, Any] | None = None
     published_items: int | None = None
-    generation: dict[str, Any] | None = None
+    generation: Annotated[dict[str, Any], AfterValidator(_name_template)] | None = None
 
 
 class QuestionCell(Frozen):

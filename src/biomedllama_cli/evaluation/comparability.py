@@ -133,13 +133,16 @@ def clusters_of(answers: Sequence[Answer]) -> list[str] | None:
     return clusters if len(set(clusters)) < len(clusters) else None
 
 
-def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = False) -> None:
+def check_same_protocol(
+    first: Entry, second: Entry, *, across_seeds: bool = False, across_items: bool = False
+) -> None:
     """Refuse two question cells that were not asked alike.
 
     Args:
         first: of the one run.
         second: of the other, the same profile and task.
         across_seeds: whether examples may differ, as they do between seeds.
+        across_items: whether items and examples may differ, as they do between the folds of a cross-validation.
 
     Raises:
         SettingsError: version, method, prompt, generation, shots, draws or BOS differ, or the context
@@ -158,8 +161,9 @@ def check_same_protocol(first: Entry, second: Entry, *, across_seeds: bool = Fal
         pairs.append(("bos", _without_id(a.facts.bos), _without_id(b.facts.bos)))
     if a.metrics.truncated_inputs or b.metrics.truncated_inputs:  # else the longest input decides nothing
         pairs.append(("context_length", a.facts.context_length, b.facts.context_length))
-    pairs.append(("items_sha256", a.facts.items_sha256, b.facts.items_sha256))
-    if not across_seeds:
+    if not across_items:
+        pairs.append(("items_sha256", a.facts.items_sha256, b.facts.items_sha256))
+    if not (across_seeds or across_items):
         pairs.append(("draw_rule", a.facts.draw_rule, b.facts.draw_rule))
         pairs.append(("draws_sha256", first.draws, second.draws))
     _refuse_differences(first.run, second.run, a, pairs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,52 +17,17 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.evaluation.prompting import (
+    EncodedPrompt,
+    GenerationRule,
+    Prompt,
+    encode_prompts,
+    find_truncated,
+)
 from biomedllama_cli.evaluation.sampling import ChainSampler, TextStop, chain_seed
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A finished prompt; `chain` numbers the samples drawn for one item."""
-
-    id: str
-    text: str
-    chain: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRule:
-    """How text is generated.
-
-    Attributes:
-        max_new_tokens: longest answer (in tokens).
-        temperature: 0 takes the likeliest token; above 0 samples.
-        top_p: smallest probability mass that is sampled from, in (0, 1].
-        seed: with an item's id and the chain's number, of the sampling.
-        stop: texts an answer ends before.
-        adds_bos: whether the tokenizer's BOS id stands first; a prompt that is cut keeps it.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 42
-    stop: tuple[str, ...] = ()
-    adds_bos: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A prompt as the ids that are fed; `number` is its place among the prompts."""
-
-    number: int
-    id: str
-    chain: int
-    token_ids: tuple[int, ...]
-    truncated: bool
 
 
 class Generator(Protocol):
@@ -92,36 +56,6 @@ class Generator(Protocol):
             DataError: a prompt has no tokens at all.
         """
         ...
-
-
-def encode_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[Prompt], rule: GenerationRule, context_length: int
-) -> list[EncodedPrompt]:
-    """Return the ids that are fed for each prompt: exactly those of its text, after BOS where the rule says so.
-
-    A prompt that leaves no room for `max_new_tokens` loses its left end (never BOS) and is marked.
-
-    Raises:
-        SettingsError: the context has no room for a prompt.
-        DataError: a prompt has no tokens at all.
-    """
-    prefix = (tokenizer.bos_id,) if rule.adds_bos and tokenizer.bos_id is not None else ()
-    room = context_length - rule.max_new_tokens - len(prefix)
-    if room < 1:
-        raise SettingsError(
-            f"max_new_tokens is {rule.max_new_tokens}, which leaves a context of {context_length} tokens no prompt.",
-            "Take fewer new tokens or a longer context.",
-        )
-    texts = list(dict.fromkeys(prompt.text for prompt in prompts))
-    ids_of = dict(zip(texts, tokenizer.encode_batch(texts) if texts else [], strict=True))
-    encoded = []
-    for number, prompt in enumerate(prompts):
-        ids = ids_of[prompt.text]
-        if not (prefix or ids):
-            raise DataError(f"{prompt.id}: the prompt is empty, and no BOS stands before it")
-        fed = (*prefix, *ids[-room:])
-        encoded.append(EncodedPrompt(number, prompt.id, prompt.chain, fed, len(ids) > room))
-    return encoded
 
 
 def decode_answer(
@@ -160,11 +94,6 @@ def plan_batches(
     ordered = sorted(encoded, key=lambda prompt: (-len(prompt.token_ids), prompt.token_ids, prompt.number))
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     return [batch for batch in batches[rank::ranks] if any(one.number not in finished for one in batch)]
-
-
-def find_truncated(encoded: Sequence[EncodedPrompt]) -> tuple[int, ...]:
-    """Return the numbers of the prompts that lost their left end."""
-    return tuple(prompt.number for prompt in encoded if prompt.truncated)
 
 
 class HuggingFaceGenerator:
@@ -211,6 +140,7 @@ class HuggingFaceGenerator:
 
     def _continue(self, batch: Sequence[EncodedPrompt], rule: GenerationRule) -> list[list[int]]:
         """Return the new ids of every row, up to the end of its answer."""
+        end_ids = sorted({*self.end_ids, *rule.end_ids})
         input_ids_BS, mask_BS = self._pad([prompt.token_ids for prompt in batch])
         processors = LogitsProcessorList()
         if rule.temperature > 0:
@@ -225,11 +155,11 @@ class HuggingFaceGenerator:
                 input_ids_BS,
                 attention_mask=mask_BS,
                 past_key_values=self._read_once(batch),
-                generation_config=self._config(rule.max_new_tokens),
+                generation_config=self._config(rule.max_new_tokens, end_ids),
                 logits_processor=processors,
                 stopping_criteria=criteria,
             )
-        return [self._cut(row) for row in rows[:, input_ids_BS.shape[1] :].tolist()]
+        return [_cut(row, end_ids) for row in rows[:, input_ids_BS.shape[1] :].tolist()]
 
     def _read_once(self, batch: Sequence[EncodedPrompt]) -> DynamicCache | None:
         """Return the keys and values of all but each row's last token, each distinct prompt read once.
@@ -243,7 +173,7 @@ class HuggingFaceGenerator:
         input_ids_BS, mask_BS = self._pad(distinct)
         if not bool(mask_BS[:, :-1].any(dim=1).all()):
             return None
-        config = self._config(1)
+        config = self._config(1, self.end_ids)
         config.return_dict_in_generate = True
         with _without_own_settings(self.model):
             output: Any = self.model.generate(
@@ -269,19 +199,20 @@ class HuggingFaceGenerator:
         device = self.model.device
         return torch.tensor(input_ids, device=device), torch.tensor(mask, device=device)
 
-    def _config(self, max_new_tokens: int) -> GenerationConfig:
+    def _config(self, max_new_tokens: int, end_ids: Collection[int]) -> GenerationConfig:
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             use_cache=True,
-            eos_token_id=list(self.end_ids),
+            eos_token_id=list(end_ids),
             pad_token_id=self.tokenizer.eos_id,
         )
 
-    def _cut(self, new_ids: Sequence[int]) -> list[int]:
-        ends = [place for place, token_id in enumerate(new_ids) if token_id in self.end_ids]
-        return list(new_ids[: ends[0]] if ends else new_ids)
+
+def _cut(new_ids: Sequence[int], end_ids: Collection[int]) -> list[int]:
+    ends = [place for place, token_id in enumerate(new_ids) if token_id in end_ids]
+    return list(new_ids[: ends[0]] if ends else new_ids)
 
 
 @contextmanager

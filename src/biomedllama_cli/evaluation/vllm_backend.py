@@ -8,13 +8,8 @@ from typing import Any
 import torch
 
 from biomedllama_cli.errors import UnavailableError
-from biomedllama_cli.evaluation.generation import (
-    GenerationRule,
-    Prompt,
-    decode_answer,
-    encode_prompts,
-    plan_batches,
-)
+from biomedllama_cli.evaluation.generation import decode_answer, plan_batches
+from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt, encode_prompts
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.tokenizer import Tokenizer
 
@@ -85,7 +80,7 @@ class VllmGenerator:
             )
             for prompt, output in zip(batch, outputs, strict=True):
                 new_ids = list(output.outputs[0].token_ids)
-                if new_ids and new_ids[-1] == self.tokenizer.eos_id:
+                if new_ids and new_ids[-1] in (self.tokenizer.eos_id, *rule.end_ids):
                     new_ids.pop()
                 if prompt.number not in finished:
                     yield prompt.number, decode_answer(self.tokenizer, prompt.token_ids, new_ids, rule.stop)
@@ -99,7 +94,7 @@ class VllmGenerator:
             top_p=rule.top_p if sampled else 1.0,
             seed=chain_seed(rule.seed, item_id, chain) if sampled else None,
             stop=list(rule.stop) or None,
-            stop_token_ids=[self.tokenizer.eos_id],
+            stop_token_ids=[self.tokenizer.eos_id, *rule.end_ids],
         )
 
 

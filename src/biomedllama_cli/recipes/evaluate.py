@@ -98,6 +98,7 @@ def _plan(settings: EvaluateSettings, row: PublishedRow | None) -> tuple[Evaluat
             "profile": (request.profile,),
             "context_length": request.context_length,
             "shots": max(request.shots.values()),
+            "template": "plain",
         }
     )
     settings = settings.model_copy(update={"protocol": protocol, "seed": PUBLISHED_SEED})
@@ -117,6 +118,7 @@ def _refuse_other_protocol(settings: EvaluateSettings, request: RunRequest) -> N
         ("protocol.shots", asked.shots, default.shots, max(request.shots.values())),
         ("protocol.context_length", asked.context_length, default.context_length, request.context_length),
         ("protocol.draw", asked.draw, default.draw, default.draw),
+        ("protocol.template", asked.template, default.template, "plain"),
         ("seed", settings.seed, PUBLISHED_SEED, PUBLISHED_SEED),
     )
     for name, value, unasked, published in fixed:

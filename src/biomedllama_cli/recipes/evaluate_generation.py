@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from biomedllama_cli.evaluation.generation import GenerationRule, Generator, Prompt
+from biomedllama_cli.evaluation.generation import Generator
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.journal import digest
 from biomedllama_cli.evaluation.profiles import Profile
+from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt
+from biomedllama_cli.models.tuning_facts import read_tuning_facts
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
+
+if TYPE_CHECKING:
+    from biomedllama_cli.models.chat_template import Template
 
 PUBLISHED_NEW_TOKENS = 128
 """Longest answer of the published evaluation (in tokens)."""
@@ -29,6 +34,7 @@ def build_rule(run: Run, profile: Profile) -> GenerationRule:
     """Return how a profile's answers are generated: greedy as published, chains of thought sampled."""
     generation = run.settings.generation
     chains = profile.name == "cot"
+    template = choose_run_template(run)
     return GenerationRule(
         max_new_tokens=generation.max_new_tokens or (CHAIN_NEW_TOKENS if chains else PUBLISHED_NEW_TOKENS),
         temperature=generation.temperature if chains else 0.0,
@@ -36,7 +42,29 @@ def build_rule(run: Run, profile: Profile) -> GenerationRule:
         seed=run.settings.seed,
         stop=CHAIN_STOPS if chains else (),
         adds_bos=profile.puts_bos(run.subject.tokenizer.adds_bos),
+        template=template,
+        end_ids=() if template is None else template.end_ids,
     )
+
+
+def choose_run_template(run: Run) -> Template | None:
+    """Return the chat template that prompts are wrapped in; None for plain text, as published.
+
+    `auto` takes one only where the checkpoint says that it was tuned with it: that a model brings a template does not
+    mean that its published results were had with it.
+
+    Raises:
+        SettingsError: a chat template is asked for, or the checkpoint was tuned with one, and it has none.
+    """
+    source, wanted = run.subject.facts.source, run.settings.protocol.template
+    if wanted == "auto":
+        facts = read_tuning_facts(source)
+        wanted = "plain" if facts is None else facts.template
+    if wanted == "plain":
+        return None
+    from biomedllama_cli.models.chat_template import choose_template  # loads jinja
+
+    return choose_template(run.subject.tokenizer, source, "chat")
 
 
 def describe_generation(run: Run, profile: Profile) -> dict[str, Any] | None:
@@ -50,6 +78,7 @@ def describe_generation(run: Run, profile: Profile) -> dict[str, Any] | None:
         "top_p": rule.top_p,
         "chains": _count_chains(run, profile),
         "backend": run.settings.generation.backend,
+        "template": "plain" if rule.template is None else "chat",
     }
 
 
@@ -72,20 +101,24 @@ def generate_texts(
     chains = _count_chains(run, profile)
     rule = build_rule(run, profile)
     prompts = [
-        Prompt(one.question.id, profile.prompt_of(one.question, one.examples), chain)
-        for one in asked
-        for chain in range(chains)
+        Prompt(one.question.id, _ask(profile, one, rule), chain) for one in asked for chain in range(chains)
     ]
     texts = _continue(run, f"{profile} {task}", prompts, rule, generator)
     closings = [profile.prompt_for(one.question).closing for one in asked for _ in range(chains)]
     if any(closings):
         # A chain of thought is asked for its answer, as in the work that introduced them (arXiv:2205.11916).
         led = [text.rstrip() + closing for text, closing in zip(texts, closings, strict=True)]
-        again = [replace(prompt, text=prompt.text + text) for prompt, text in zip(prompts, led, strict=True)]
+        again = [replace(prompt, begun=text) for prompt, text in zip(prompts, led, strict=True)]
         short = replace(rule, max_new_tokens=min(rule.max_new_tokens, CLOSING_NEW_TOKENS), temperature=0.0)
         answers = _continue(run, f"{profile} {task} closing", again, short, generator)
         texts = [text + answer for text, answer in zip(led, answers, strict=True)]
     return [texts[start : start + chains] for start in range(0, len(prompts), chains)]
+
+
+def _ask(profile: Profile, one: Asked, rule: GenerationRule) -> str:
+    """Return what is asked; in a chat template the answer's opening bracket is the assistant's, as in training."""
+    prompt = profile.prompt_of(one.question, one.examples)
+    return prompt if rule.template is None else prompt.removesuffix("(")
 
 
 def _continue(
@@ -93,7 +126,7 @@ def _continue(
 ) -> list[str]:
     """Return the text after each prompt; those that an earlier start finished are found again."""
     keys = [
-        f"{what} {number} " + digest([prompt.text, prompt.chain, str(rule)])[:16]
+        f"{what} {number} " + digest([rule.show(prompt), prompt.chain, str(rule)])[:16]
         for number, prompt in enumerate(prompts)
     ]
     found: dict[int, str] = {}

@@ -63,12 +63,15 @@ def describe_generation(generation: Mapping[str, Any]) -> str:
     '128 new tokens at most, greedy, 1 chain, backend hf'
     >>> describe_generation({"max_new_tokens": 12, "temperature": 0.7, "top_p": 0.9, "chains": 8, "backend": "vllm"})
     '12 new tokens at most, temperature 0.7, top p 0.9, 8 chains, backend vllm'
+    >>> describe_generation({"max_new_tokens": 9, "temperature": 0, "chains": 1, "backend": "hf", "template": "chat"})
+    "9 new tokens at most, greedy, 1 chain, backend hf, prompts in the model's chat template"
     """
     temperature, chains = generation["temperature"], generation["chains"]
     sampled = f"temperature {temperature:g}, top p {generation['top_p']:g}" if temperature else "greedy"
+    wrapped = ", prompts in the model's chat template" if generation.get("template") == "chat" else ""
     return (
         f"{generation['max_new_tokens']:,} new tokens at most, {sampled}, "
-        f"{chains:,} {'chain' if chains == 1 else 'chains'}, backend {generation['backend']}"
+        f"{chains:,} {'chain' if chains == 1 else 'chains'}, backend {generation['backend']}{wrapped}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from biomedllama_cli.evaluation.cells import Accuracy, Estimate, QuestionCell, Results, TextCell
 from biomedllama_cli.report.tables import Cell, Column, Table
 
-_GENERATION = ("max_new_tokens", "temperature", "top_p", "chains", "backend")
+_GENERATION = ("max_new_tokens", "temperature", "top_p", "chains", "backend", "template")
 _COLUMNS = (
     Column("model"),
     Column("revision"),

@@ -37,6 +37,9 @@ class ProtocolSettings(Settings):
     """Score only this many questions or documents per task (in items); few-shot draws do not change."""
     context_length: PositiveInt = 2048
     """Longest input (in tokens), lowered to the model's own limit; longer ones lose their left end."""
+    template: Literal["auto", "plain", "chat"] = "auto"
+    """How prompts of generated answers are written: plain as published, as a turn in the model's own chat template,
+    or so where the checkpoint was tuned so."""
     matrix: bool = False
     """Also score option letters, with and without a leading space, and domain-conditional scores."""
     permutations: NonNegativeInt = 0
