@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 _OPTION_FIELDS = ("opa", "opb", "opc", "opd")
 _LETTERS = ("a", "b", "c", "d")
+NO_ANSWER = -1
+"""`cop` of the test split, whose answers are kept secret."""
 
 
 def iter_medmcqa(records: Iterable[Record]) -> Iterator[Question]:
@@ -58,7 +60,7 @@ def _find_base(records: list[Record]) -> int:
         if isinstance(cop, str) and cop.lower() in _LETTERS:
             continue
         if isinstance(cop, bool) or not isinstance(cop, int) or not 0 <= cop <= 4:
-            hint = "This split carries no answers." if cop == -1 else ""
+            hint = "This split carries no answers." if cop == NO_ANSWER else ""
             raise DataError(
                 f"{record.where}: field `cop` is {cop!r}; it must be 0-3, 1-4 or a letter a-d", hint
             )

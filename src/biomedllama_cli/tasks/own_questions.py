@@ -4,7 +4,8 @@ A record (a line of a .jsonl file, or what else `iter_records` reads) has
 
 - `question`: text;
 - `options`: 2 to 26 texts, as a list, or by letter from A (`{"A": "...", "B": "..."}`);
-- `answer_index`: place of the right option, from 0; or `answer_idx`: its letter;
+- `answer_index`: place of the right option, from 0; or `answer_idx`: its letter; or `answer`: its text; where there are
+  several of them, they agree;
 - `context`, where there is one: text the question is about, such as an abstract;
 - `id`, where there is one: text or a number; else the number of the record, from 0.
 
@@ -14,22 +15,28 @@ Other fields are not read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.catalogue import QuestionTask
 from biomedllama_cli.tasks.options import LETTERS, read_letter, read_lettered_options, read_listed_options
-from biomedllama_cli.tasks.prompts import ABSTRACT_QUESTION, KNOWLEDGE_QUESTION, LABEL_SETS
+from biomedllama_cli.tasks.prompts import (
+    ABSTRACT_QUESTION,
+    KNOWLEDGE_QUESTION,
+    LABEL_QUESTION,
+    kind_of,
+    show_context,
+)
 from biomedllama_cli.tasks.question import Question
-from biomedllama_cli.tasks.records import MissingFieldError, Record, check_encodable, iter_records
+from biomedllama_cli.tasks.records import MissingFieldError, Record, iter_records
 
 PROBLEMS_TOLD = 5
 """Problems of a file that are told one by one; the others are counted."""
+_PROMPTS = {"options": KNOWLEDGE_QUESTION, "abstract": ABSTRACT_QUESTION, "label": LABEL_QUESTION}
 _SCHEMA = (
     "A record is an object with `question`, `options` (a list of texts, or texts by letter) and `answer_index` (from "
-    "0) or `answer_idx` (a letter); `context` and `id` may be there."
+    "0), `answer_idx` (a letter) or `answer` (the option's text); `context` and `id` may be there."
 )
 
 
@@ -58,7 +65,7 @@ def iter_own_questions(records: Iterable[Record]) -> Iterator[Question]:
             break
         read += 1
         try:
-            yield _read_question(record)
+            yield read_own_question(record)
         except DataError as error:
             problems.append(error)
     if problems:
@@ -85,11 +92,12 @@ def build_own_task(name: str, sample: Question, test_file: Path | None = None) -
         sample: one of its questions; it tells whether a context is asked about, and whether the options are labels.
         test_file: what is scored, or None where that is given later.
     """
-    prompt = ABSTRACT_QUESTION if sample.options in LABEL_SETS else KNOWLEDGE_QUESTION
-    known = ABSTRACT_QUESTION if sample.context is not None else KNOWLEDGE_QUESTION
+    prompt = _PROMPTS[kind_of(sample)]
+    if sample.context is not None and prompt is KNOWLEDGE_QUESTION:
+        prompt = show_context(prompt)
     return QuestionTask(
         name,
-        replace(prompt, template=known.template),
+        prompt,
         lambda records, _: iter_own_questions(records),
         test_file,
         None,
@@ -113,19 +121,41 @@ def check_contexts(items: Sequence[Question], where: str) -> None:
         )
 
 
-def _read_question(record: Record) -> Question:
-    question = record.text("question")
-    options = _read_options(record)
-    return Question(
-        _read_id(record), question, options, _read_answer(record, len(options)), _read_context(record)
-    )
+def read_own_question(record: Record) -> Question:
+    """Return the question of one record.
+
+    Raises:
+        DataError: a field is missing, does not fit or contradicts another.
+    """
+    question, options = record.text("question"), read_options(record)
+    answer_index = _read_answer(record, options)
+    context = record.text("context") if record.fields.get("context") not in (None, "") else None
+    return Question(read_id(record), question, options, answer_index, context)
 
 
-def _read_options(record: Record) -> tuple[str, ...]:
-    if isinstance(record.fields.get("options"), dict):
-        options = read_lettered_options(record, "options")
-    else:
-        options = read_listed_options(record, "options")
+def read_id(record: Record) -> str:
+    """Return the `id` of a record, or its key where it has none.
+
+    Raises:
+        DataError: it is neither text nor a whole number.
+    """
+    identifier: Any = record.fields.get("id")
+    if identifier is None or identifier == "":
+        return record.key
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+        raise DataError(f"{record.where}: field `id` is {identifier!r}; it must be text or a whole number")
+    return record.text("id") if isinstance(identifier, str) else str(identifier)
+
+
+def read_options(record: Record) -> tuple[str, ...]:
+    """Return the `options`: 2 to 26, none of them blank.
+
+    Raises:
+        DataError: there are others.
+    """
+    listed = record.field("options")
+    by_letter = not isinstance(listed, list) or any(isinstance(entry, dict) for entry in listed)
+    options = (read_lettered_options if by_letter else read_listed_options)(record, "options")
     if not 2 <= len(options) <= len(LETTERS):
         raise DataError(
             f"{record.where}: field `options` holds {len(options)} option{'' if len(options) == 1 else 's'}; "
@@ -139,47 +169,54 @@ def _read_options(record: Record) -> tuple[str, ...]:
     return options
 
 
-def _read_answer(record: Record, count: int) -> int:
-    number: Any = record.fields.get("answer_index")
-    letter = None if record.fields.get("answer_idx") is None else read_letter(record, "answer_idx", count)
-    if number is None and letter is None:
+def _read_answer(record: Record, options: tuple[str, ...]) -> int:
+    found = {
+        field: read(record, options)
+        for field, read in _ANSWER_READERS.items()
+        if record.fields.get(field) is not None
+    }
+    if not found:
         raise MissingFieldError(
-            f"{record.where}: field `answer_index` is missing, and so is `answer_idx`; one of them must name the "
-            "right option",
+            f"{record.where}: field `answer_index` is missing, and so are `answer_idx` and `answer`; one of them must "
+            "name the right option",
             _SCHEMA,
             frozenset(map(str, record.fields)),
         )
-    if number is None:
-        assert letter is not None
-        return letter
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
-        raise DataError(f"{record.where}: field `answer_index` is {number!r}; it must be 0 to {count - 1}")
-    if letter is not None and letter != number:
+    if len(set(found.values())) > 1:
+        named = ", ".join(f"`{field}` names option {LETTERS[index]}" for field, index in found.items())
+        raise DataError(f"{record.where}: {named}; they must name the same")
+    return next(iter(found.values()))
+
+
+def _read_index(record: Record, options: tuple[str, ...]) -> int:
+    index: Any = record.fields["answer_index"]
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
         raise DataError(
-            f"{record.where}: field `answer_index` is {number}, which is option {LETTERS[number]}, and `answer_idx` is "
-            f"{LETTERS[letter]}; both must name the same option"
+            f"{record.where}: field `answer_index` is {index!r}; it must be 0 to {len(options) - 1}"
         )
-    return number
+    return index
 
 
-def _read_context(record: Record) -> str | None:
-    context: Any = record.fields.get("context")
-    if context is None:
-        return None
-    if not isinstance(context, str):
-        raise DataError(f"{record.where}: field `context` is {type(context).__name__}; it must be text")
-    return check_encodable(context, f"{record.where}: field `context`")
+def _read_letter(record: Record, options: tuple[str, ...]) -> int:
+    return read_letter(record, "answer_idx", len(options))
 
 
-def _read_id(record: Record) -> str:
-    identifier: Any = record.fields.get("id")
-    if identifier is None or identifier == "":
-        return record.key
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        raise DataError(
-            f"{record.where}: field `id` is {type(identifier).__name__}; it must be text or a number"
-        )
-    return check_encodable(str(identifier), f"{record.where}: field `id`")
+def _read_text(record: Record, options: tuple[str, ...]) -> int:
+    answer = record.text("answer").strip()
+    equal = [index for index, option in enumerate(options) if option.strip() == answer]
+    if len(equal) == 1:
+        return equal[0]
+    # Two options of the same text are a defect that the audit names, and no matter where another field tells which.
+    named = record.fields.get("answer_index"), record.fields.get("answer_idx")
+    if equal and named != (None, None):
+        return next((index for index in equal if index in named or LETTERS[index] in named), equal[0])
+    raise DataError(
+        f"{record.where}: field `answer` is {answer[:60]!r}, the text of {len(equal) or 'none'} of the options; it "
+        "must be the text of one"
+    )
+
+
+_ANSWER_READERS = {"answer_index": _read_index, "answer_idx": _read_letter, "answer": _read_text}
 
 
 def _join_problems(problems: Sequence[DataError], read: int) -> DataError:

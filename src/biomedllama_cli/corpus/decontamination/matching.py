@@ -16,13 +16,14 @@ from biomedllama_cli.corpus.decontamination.index import BenchmarkIndex, Ids, Te
 from biomedllama_cli.corpus.decontamination.words import decode_words, split_words
 from biomedllama_cli.corpus.document import Metadata
 
-Kind = Literal["pmid", "13-gram", "question_and_answer", "near-duplicate"]
+Kind = Literal["pmid", "13-gram", "question_and_answer", "near-duplicate", "same_item"]
 
 NEAR_SHARE = 0.75
 """Share of an item's words that a near-duplicate holds in the same order; a tenth of the words changed leaves 0.9."""
 ANSWER_DISTANCE = 100
 """Words between a short question and its answer, at most: the options and an explanation fit in between."""
-_EVIDENCE_WORDS = 40
+EVIDENCE_WORDS = 40
+"""Words of a document that a report quotes, at most."""
 _MAX_PLACES = 16  # of one text in one piece whose overlaps are joined
 # A piece bounds memory whatever the length of a document; the overlap is longer than any vignette or abstract.
 _PIECE_CHARACTERS = 1 << 18
@@ -61,7 +62,7 @@ class _Piece:
     values: Hashes
 
     def quote(self, start: int, end: int) -> str:
-        return decode_words(self.words[max(start, 0) : min(end, max(start, 0) + _EVIDENCE_WORDS)])
+        return decode_words(self.words[max(start, 0) : min(end, max(start, 0) + EVIDENCE_WORDS)])
 
 
 def find_overlaps(index: BenchmarkIndex, text: str, metadata: Metadata | None = None) -> list[Overlap]:
@@ -75,7 +76,7 @@ def find_overlaps(index: BenchmarkIndex, text: str, metadata: Metadata | None = 
     overlaps: list[Overlap] = []
     if metadata is not None and metadata.pmid is not None:
         for number in index.pmids.get(metadata.pmid, ()):
-            overlaps.append(_build_overlap(index, number, "pmid", (1.0, f"PMID {metadata.pmid}")))
+            overlaps.append(build_overlap(index, number, "pmid", (1.0, f"PMID {metadata.pmid}")))
     found: dict[int, Overlap] = {}
     for part in _iter_parts(text):
         piece = _build_piece(index, split_words(part))
@@ -125,7 +126,8 @@ def _iter_parts(text: str) -> Iterator[str]:
         yield text[start : start + _PIECE_CHARACTERS]
 
 
-def _build_overlap(index: BenchmarkIndex, number: int, kind: Kind, found: tuple[float, str]) -> Overlap:
+def build_overlap(index: BenchmarkIndex, number: int, kind: Kind, found: tuple[float, str]) -> Overlap:
+    """Return how an item was found; `found` is the share of its words and the document's words there."""
     item = index.items[number]
     return Overlap(item.benchmark, item.item_id, kind, round(found[0], 3), found[1])
 
@@ -166,7 +168,7 @@ def _find_runs(index: BenchmarkIndex, piece: _Piece, found: dict[int, Overlap]) 
                 longest = max(longest, (end - start, diagonal + start))
         number = int(index.units.items[unit])
         evidence = (float(covered.mean()), piece.quote(longest[1], sum(longest)))
-        _keep(found, number, _build_overlap(index, number, "13-gram", evidence))
+        _keep(found, number, build_overlap(index, number, "13-gram", evidence))
 
 
 def _list_common_runs(words: Ids, ids: Ids, diagonal: int, length: int) -> list[tuple[int, int]]:
@@ -206,7 +208,7 @@ def _find_near(index: BenchmarkIndex, piece: _Piece, found: dict[int, Overlap]) 
             if not _has_answer(index, number, piece.ids, (diagonal, diagonal + len(words))):
                 continue
         evidence = (share, piece.quote(diagonal, diagonal + len(words)))
-        _keep(found, number, _build_overlap(index, number, kind, evidence))
+        _keep(found, number, build_overlap(index, number, kind, evidence))
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,14 +78,21 @@ def write_overlaps(
         metadata: what the source says of it.
         overlaps: what was found, at least one.
     """
-    line = {
+    line = describe_overlaps(document, where, metadata, overlaps)
+    file.write(json.dumps(line).encode() + b"\n")
+
+
+def describe_overlaps(
+    document: int | None, where: str, metadata: Metadata | None, overlaps: Sequence[Overlap]
+) -> dict[str, Any]:
+    """Return the line of one document that holds benchmark items (see `write_overlaps`)."""
+    return {
         "document": document,
         "where": where,
         "pmid": metadata.pmid if metadata else None,
         "pmcid": metadata.pmcid if metadata else None,
         "overlaps": [overlap.describe() for overlap in overlaps],
     }
-    file.write(json.dumps(line).encode() + b"\n")
 
 
 def write_report(
@@ -103,8 +110,19 @@ def write_report(
     Raises:
         DataError: a line of a task's file is not one that `write_overlaps` wrote.
     """
+    return write_findings(index, _iter_lines(tasks), folder, mode=mode)
+
+
+def write_findings(
+    index: BenchmarkIndex,
+    lines: Iterable[dict[str, Any]],
+    folder: Path,
+    *,
+    mode: Literal["report", "drop"],
+) -> DecontaminationSummary:
+    """Do what `write_report` does with what `describe_overlaps` says of the documents, in their order."""
     tally = _Tally()
-    for line in _iter_lines(tasks):
+    for line in lines:
         tally.add(line)
     folder.mkdir(parents=True, exist_ok=True)
     _write_items(index, tally, folder)

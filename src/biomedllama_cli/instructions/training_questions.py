@@ -1,0 +1,287 @@
+"""Questions to tune on: a task's training split or a file of one's own, with what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.settings.suggest import suggest
+from biomedllama_cli.tasks.audit import ItemDefect, drop_defective, find_defects
+from biomedllama_cli.tasks.catalogue import (
+    TASKS,
+    QuestionTask,
+    Source,
+    describe_source,
+    open_records,
+)
+from biomedllama_cli.tasks.own_questions import build_own_task, read_own_questions
+from biomedllama_cli.tasks.question import Question
+from biomedllama_cli.tasks.recognition import naming_other_task
+from biomedllama_cli.tasks.records import SUFFIXES, Record, file_sha256
+from biomedllama_cli.tasks.usable_records import iter_usable
+
+DataVersion = Literal["published", "cleaned"]
+AUDIT_FILE, DEFECTS_FILE = "training_audit.json", "training_defects.jsonl"
+
+
+@dataclass(frozen=True)
+class UnusableRecord:
+    """A record that is no question to learn from: where it stands, the kind of defect, and a sentence."""
+
+    where: str
+    kind: str
+    detail: str
+
+
+class TrainingAudit(BaseModel):
+    """What a training set held and what was taken: records = unusable + questions + dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    task: str
+    """Task, or name of the file of one's own questions."""
+    source: str
+    """File or hub split."""
+    sha256: str | None
+    """SHA-256 of the file."""
+    revision: str | None
+    """Commit of the hub's data set, where it can be told."""
+    data_version: DataVersion
+    """published keeps questions that have defects, cleaned drops them."""
+    records: int
+    """Records read."""
+    unusable: dict[str, int]
+    """Records without an answer or a question, by kind; never trained on."""
+    defects: dict[str, int]
+    """Questions by kind of defect; a question may have several."""
+    defective: int
+    """Questions that have any."""
+    dropped: int
+    """Defective questions left out: all of them when cleaned, none as published."""
+    questions: int
+    """Questions left."""
+    notes: tuple[str, ...]
+    """What else is to be known of this training set, as sentences."""
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        lines = [f"{self.task}: {self.questions:,} training questions from {self.source}"]
+        if self.unusable:
+            lines.append(
+                f"  {sum(self.unusable.values()):,} records cannot be learnt from ({_list(self.unusable)})"
+            )
+        if self.defective:
+            fate = "dropped" if self.dropped else "kept, as published (--data-version cleaned drops them)"
+            lines.append(f"  {self.defective:,} questions have defects ({_list(self.defects)}): {fate}")
+        return lines + [f"  {note}" for note in self.notes]
+
+
+@dataclass(frozen=True)
+class LoadedTraining:
+    """Questions to tune on.
+
+    Attributes:
+        name: of the task, or of the file of one's own questions without its suffix.
+        task: the task.
+        questions: what is trained on, in the order of the file.
+        source: where they came from; `rows` counts the questions that were read, dropped ones among them.
+        defects: of the questions that were read, by their place among them.
+        unusable: records that no question was made of.
+        dropped: questions left out because of their defects.
+        audit: all of it in numbers.
+    """
+
+    name: str
+    task: QuestionTask
+    questions: tuple[Question, ...]
+    source: Source
+    defects: tuple[ItemDefect, ...]
+    unusable: tuple[UnusableRecord, ...]
+    dropped: int
+    audit: TrainingAudit
+
+
+def load_training_questions(
+    task: str, train_file: Path | None = None, data_version: DataVersion = "published"
+) -> LoadedTraining:
+    """Read the training questions of a task and audit them.
+
+    Args:
+        task: name of a task of questions, or path of a file of one's own (schema: `tasks/own_questions.py`).
+        train_file: training questions in the task's original schema; None reads the hub's split.
+        data_version: `published` takes all questions that have an answer, `cleaned` only those without a defect.
+
+    Raises:
+        SettingsError: there is no such task, or a file is given to a task that is a file itself.
+        DataError: the file is missing, broken or of another task, or nothing is left to train on.
+        UnavailableError: the hub is needed and cannot be reached.
+    """
+    known = TASKS.get(task)
+    if known is None:
+        return _load_own(task, train_file, data_version)
+    if not isinstance(known, QuestionTask):
+        raise SettingsError(f"--task {task} is running text; a model is tuned on questions")
+    place = train_file or known.tuning or known.train
+    if place is None:
+        raise DataError(
+            f"{task} has no training questions on the hub, and no file was given",
+            f"Add --data {task}.train=FILE.",
+        )
+    unusable: list[UnusableRecord] = []
+    noted: list[tuple[int, str, str]] = []
+    questions: list[Question] = []
+    counter = _Counting(open_records(place, f"{task}.train"))
+    usable = iter_usable(
+        counter,
+        task,
+        lambda record, kind, detail: unusable.append(UnusableRecord(record.where, kind, detail)),
+    )
+    with naming_other_task(task):
+        for question in known.parse(
+            usable,
+            lambda record, kind, detail: noted.append((len(questions), kind, f"{record.where}: {detail}")),
+        ):
+            questions.append(question)
+    if unusable and not questions:
+        raise DataError(
+            f"{place}: none of the {counter.count:,} records has a question and an answer "
+            f"(the first: {unusable[0].detail})",
+            "Give a training split; test splits may come without answers.",
+        )
+    source = describe_source(place, counter.records, len(questions))
+    defects = [ItemDefect(index, questions[index].id, kind, detail) for index, kind, detail in noted]
+    return _finish(
+        known, questions, source, defects, _Choice(data_version, tuple(unusable), counter.list_notes(task))
+    )
+
+
+def write_audit(loaded: LoadedTraining, folder: Path) -> None:
+    """Write `training_audit.json` and, one defect per line, `training_defects.jsonl` into a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(loaded.audit.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / AUDIT_FILE).write_text(content + "\n", encoding="utf-8")
+    with (folder / DEFECTS_FILE).open("w", encoding="utf-8") as file:
+        for record in loaded.unusable:
+            line = {"where": record.where, "kind": record.kind, "detail": record.detail}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for defect in loaded.defects:
+            line = {"question": defect.id, "kind": defect.kind, "detail": defect.detail}
+            file.write(json.dumps({"place": defect.index} | line, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    data_version: DataVersion
+    unusable: tuple[UnusableRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class _Counting:
+    """Records on their way to a reader: how many they are, and what a reader does not keep."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = records
+        self.count = 0
+        self._several = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in self.records:
+            self.count += 1
+            self._several += record.fields.get("choice_type") == "multi"
+            yield record
+
+    def list_notes(self, task: str) -> tuple[str, ...]:
+        if task != "medmcqa" or not self._several:
+            return ()
+        return (
+            f"{self._several:,} of {self.count:,} records have the `choice_type` multi; each of them has one right "
+            "option all the same, and is trained on as such",
+        )
+
+
+def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> LoadedTraining:
+    path = Path(task)
+    if not path.is_file() and not task.lower().endswith(SUFFIXES):
+        names = [name for name, known in TASKS.items() if isinstance(known, QuestionTask)]
+        raise SettingsError(
+            f"--task {task}: there is no such task and no such file",
+            suggest(task, names) or f"Known: {', '.join(names)}, or a file of your own questions.",
+        )
+    if train_file is not None:
+        raise SettingsError(
+            f"--task {task} is a file of questions, and --data names another training file ({train_file})",
+            "Give one of them.",
+        )
+    questions = read_own_questions(path)
+    source = Source("file", str(path), len(questions), file_sha256(path))
+    own = build_own_task(_name_file(path), questions[0])
+    assert own.check is not None
+    own.check(questions, str(path))
+    return _finish(own, questions, source, (), _Choice(data_version))
+
+
+def _name_file(path: Path) -> str:
+    """Return a file's name without the suffixes of its kind, and apart from the known tasks'.
+
+    >>> _name_file(Path("a/triage.v2.jsonl.gz")), _name_file(Path("medqa.json"))
+    ('triage.v2', 'own-medqa')
+    """
+    suffix = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
+    name = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) or path.name
+    return f"own-{name}" if name in TASKS else name
+
+
+def _finish(
+    task: QuestionTask,
+    questions: Sequence[Question],
+    source: Source,
+    noted: Sequence[ItemDefect],
+    choice: _Choice,
+) -> LoadedTraining:
+    defects = tuple(sorted([*noted, *find_defects(questions)]))
+    kept = drop_defective(questions, defects) if choice.data_version == "cleaned" else tuple(questions)
+    if not kept:
+        raise DataError(
+            f"{source.location}: each of the {len(questions):,} questions has a defect, and --data-version cleaned "
+            "drops them all",
+            "Take --data-version published, or look at the file.",
+        )
+    notes = list(choice.notes)
+    if task.name == "pubmedqa" and not any(question.answer == "maybe" for question in kept):
+        notes.append(
+            "no question has the answer maybe (pqa_artificial has only yes and no), so a model tuned on these "
+            "questions learns never to give it"
+        )
+    defective = len({defect.index for defect in defects})
+    audit = TrainingAudit(
+        task=task.name,
+        source=source.location,
+        sha256=source.sha256,
+        revision=source.revision,
+        data_version=choice.data_version,
+        records=len(questions) + len(choice.unusable),
+        unusable=_count(record.kind for record in choice.unusable),
+        defects=_count(kind for _, kind in {(defect.index, defect.kind) for defect in defects}),
+        defective=defective,
+        dropped=len(questions) - len(kept),
+        questions=len(kept),
+        notes=tuple(notes),
+    )
+    return LoadedTraining(
+        task.name, task, kept, source, defects, choice.unusable, len(questions) - len(kept), audit
+    )
+
+
+def _count(kinds: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(kinds).items()))
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
