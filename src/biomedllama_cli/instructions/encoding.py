@@ -1,0 +1,165 @@
+"""All encoded examples of a run in flat arrays, and the count of those that could not be encoded."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.instructions.encoder import CannotFit, EncodedExample, Encoder, Row
+from biomedllama_cli.instructions.example import Example
+
+__all__ = ["CannotFit", "EncodedExample", "EncodedSet", "Encoder", "encode_examples"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 4096
+"""Examples whose texts are tokenised together: enough to keep all cores busy, a few tens of MB."""
+
+_HINTS = {
+    "too_long": "Take longer rows (--sequence-length)",
+    "conversation_too_long": "Take longer rows (--sequence-length)",
+    "too_long_without_its_context": "Take longer rows (--sequence-length)",
+    "empty_answer": "Give every assistant's turn an answer",
+    "empty_prompt": "Give every answer a question",
+    "does_not_end_with_an_answer": "Let every conversation end with the assistant's turn",
+    "broken_unicode": "Mend texts with half of a surrogate pair",
+    "holds_a_null_character": "Take null characters out of the texts",
+    "refused_by_chat_template": "Write plain text (--template plain)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSet:
+    """Rows of token ids, end to end.
+
+    Attributes:
+        token_ids: uint32 [tokens].
+        trained: bool [tokens]; whether a token is a target.
+        starts: int64 [rows + 1]; row i is `starts[i]:starts[i + 1]`.
+        ids: of the examples, by row.
+        sources: likewise.
+        cut_tokens: int64 [rows]; tokens that each lost to fit.
+        refused: examples left out, by reason.
+    """
+
+    token_ids: npt.NDArray[np.uint32]
+    trained: npt.NDArray[np.bool_]
+    starts: npt.NDArray[np.int64]
+    ids: list[str]
+    sources: list[str]
+    cut_tokens: npt.NDArray[np.int64]
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Return the tokens of each row, int64 [rows]."""
+        return np.diff(self.starts)
+
+    @property
+    def target_tokens(self) -> npt.NDArray[np.int64]:
+        """Return the trained tokens of each row, int64 [rows]."""
+        before = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
+        return np.asarray(before[self.starts[1:]] - before[self.starts[:-1]], np.int64)
+
+    @property
+    def cut_rows(self) -> int:
+        """Return how many rows lost a part to fit."""
+        return int(np.count_nonzero(self.cut_tokens))
+
+    def row(self, number: int) -> EncodedExample:
+        """Return one row."""
+        part = slice(self.starts[number], self.starts[number + 1])
+        return EncodedExample(
+            self.token_ids[part].tolist(), self.trained[part].tolist(), int(self.cut_tokens[number])
+        )
+
+
+def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refused: float) -> EncodedSet:
+    """Encode all examples.
+
+    Args:
+        examples: in the order of the rows.
+        encoder: of the model.
+        max_refused: share of them that may be left out (a fraction).
+
+    Raises:
+        DataError: more than that is left out, or no token of all of them carries loss.
+        SettingsError: the chat template cannot train some example's turns.
+    """
+    rows: list[Row] = []
+    ids: list[str] = []
+    sources: list[str] = []
+    refused: Counter[str] = Counter()
+    for batch in _iter_batches(examples):
+        for example, row in zip(batch, encoder.encode_batch(batch), strict=True):
+            if isinstance(row, CannotFit):
+                refused[row.reason] += 1
+                logger.debug("%s %s is left out: %s", example.source, example.id, row)
+                continue
+            rows.append(row)
+            ids.append(example.id)
+            sources.append(example.source)
+    _check_refused(len(rows), refused, encoder.sequence_length, max_refused)
+    lengths = [len(row.token_ids) for row in rows]
+    encoded = EncodedSet(
+        token_ids=np.concatenate([row.token_ids for row in rows]),
+        trained=np.concatenate([row.trained for row in rows]),
+        starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        ids=ids,
+        sources=sources,
+        cut_tokens=np.array([row.cut_tokens for row in rows], np.int64),
+        refused=refused,
+    )
+    if not encoded.trained.any():
+        raise DataError(
+            f"examples: none of the {encoded.token_ids.size:,} tokens of {len(rows):,} examples carries loss.",
+            "Look at the rows with --show-masks 3.",
+        )
+    return encoded
+
+
+def _check_refused(kept: int, refused: Counter[str], sequence_length: int, max_refused: float) -> None:
+    left_out = refused.total()
+    total = kept + left_out
+    if not total:
+        raise DataError(
+            "examples: there is none to train on.", "Check the data, and what was left out before."
+        )
+    if not left_out:
+        return
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in _by_count(refused))
+    hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason, _ in _by_count(refused)))
+    if not kept:
+        raise DataError(
+            f"examples: no token carries loss, since all {total:,} are left out at {sequence_length:,} tokens a row: "
+            f"{counts}.",
+            f"{hint}.",
+        )
+    if left_out > max_refused * total:
+        raise DataError(
+            f"max_refused: {left_out:,} of {total:,} examples ({left_out / total:.1%}) are left out at "
+            f"{sequence_length:,} tokens a row, above the limit of {max_refused:.1%}: {counts}.",
+            f"{hint}; or allow it (--max-refused).",
+        )
+    logger.warning("%d of %d examples are left out: %s", left_out, total, counts)
+
+
+def _by_count(refused: Counter[str]) -> Sequence[tuple[str, int]]:
+    return sorted(refused.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _iter_batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    remaining = iter(examples)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
