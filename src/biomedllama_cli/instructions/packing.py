@@ -111,7 +111,7 @@ def lay_out(
         if longest * parts > capacity:
             continue
         shorter = _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
-        if len(shorter[0]) == len(whole[0]) and total >= LEAST_REAL_SHARE * count_positions(lengths, shorter):
+        if len(shorter[0]) <= len(whole[0]) and total >= LEAST_REAL_SHARE * count_positions(lengths, shorter):
             return shorter
     return whole
 
