@@ -116,18 +116,19 @@ def write_report(
 def write_findings(
     index: BenchmarkIndex,
     lines: Iterable[dict[str, Any]],
-    folder: Path,
+    folder: Path | None,
     *,
     mode: Literal["report", "drop"],
 ) -> DecontaminationSummary:
-    """Do what `write_report` does with what `describe_overlaps` says of the documents, in their order."""
+    """Do what `write_report` does with what `describe_overlaps` says of the documents; without a folder only count."""
     tally = _Tally()
     for line in lines:
         tally.add(line)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_items(index, tally, folder)
-    _write_untestable(index, folder)
-    _write_looked_for(index, folder)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_items(index, tally, folder)
+        _write_untestable(index, folder)
+        _write_looked_for(index, folder)
     return DecontaminationSummary(
         mode=mode,
         index_sha256=index.sha256,
