@@ -12,7 +12,12 @@ import yaml
 from biomedllama_cli.corpus.card_text import escape, render_table, shorten
 from biomedllama_cli.instructions.licences import ACADEMIC, HUB_NAMES, UNKNOWN
 from biomedllama_cli.instructions.manifest import MixtureManifest, SourceDraws
-from biomedllama_cli.instructions.manifest_lines import describe_fit, format_passes, format_share
+from biomedllama_cli.instructions.manifest_lines import (
+    describe_fit,
+    format_passes,
+    format_share,
+    name_restricted,
+)
 
 CARD_FILE = "README.md"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -109,6 +114,8 @@ def _render_licence(manifest: MixtureManifest) -> list[str]:
         f"{meaning}. The licence of the base model applies besides.",
         "",
     ]
+    if restricted := name_restricted(manifest):
+        lines += [f"Restricted besides: {escape(restricted)}.", ""]
     if not manifest.redistributable:
         kept = [source.name for source in manifest.sources if source.draws and not source.redistributable]
         lines += [f"Examples that may not be passed on: {escape(', '.join(kept))}.", ""]

@@ -175,7 +175,8 @@ def _give_each_one(
     expected = compute_shares(strata, len(mixture.sources)) * len(rows)
     drawn = np.bincount(rows[:, 0], minlength=len(mixture.sources))
     without = [name for name in sorted(mixture.names) if not drawn[mixture.names.index(name)]]
-    without = [name for name in without if expected[mixture.names.index(name)] >= 1]
+    # Rounding: 49 draws at a share of 1/49 are one draw, not the 0.9999999999999999 of binary fractions.
+    without = [name for name in without if round(expected[mixture.names.index(name)], 9) >= 1]
     words = _make_words(3 * len(without), seed, _AT_LEAST_ONCE).reshape(-1, 3)
     for name, (place, first, second) in zip(without, words, strict=True):
         source = mixture.names.index(name)

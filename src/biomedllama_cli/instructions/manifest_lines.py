@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from biomedllama_cli.instructions.licences import allows_any_use
+
 if TYPE_CHECKING:
     from biomedllama_cli.instructions.manifest import MixtureManifest, SourceDraws
 
@@ -25,6 +27,7 @@ _TEXT_COLUMNS = (0, len(COLUMNS) - 1)
 def list_lines(manifest: MixtureManifest) -> list[str]:
     """Return a table of realised against published shares, and what to know of the sources."""
     rows = [COLUMNS, *map(list_cells, manifest.sources)]
+    restricted = name_restricted(manifest)
     return [
         f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs} x {manifest.draws:,}, "
         f"seed {manifest.seed}",
@@ -32,6 +35,7 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
         f"Draw against its shares: {describe_fit(manifest)}",
         f"Strictest licence: {manifest.strictest_licence}"
         + ("" if manifest.redistributable else "; not all examples may be passed on"),
+        *([f"Restricted besides: {restricted}"] if restricted else []),
         *(
             f"Substitute: {source.name}: {source.substitute}"
             for source in manifest.sources
@@ -68,6 +72,20 @@ def describe_fit(manifest: MixtureManifest) -> str:
     )
 
 
+def name_restricted(manifest: MixtureManifest) -> str:
+    """Return the sources that are less strict than the strictest and do not allow any use, or an empty string.
+
+    Where the strictest licence is not known, these are the restrictions that are.
+    """
+    return ", ".join(
+        f"{source.name} ({source.licence})"
+        for source in manifest.sources
+        if source.draws
+        and source.licence_code != manifest.strictest_licence
+        and not allows_any_use(source.licence)
+    )
+
+
 def format_share(share: float) -> str:
     """Return a fraction in percent, with more digits where it is small.
 
@@ -80,10 +98,10 @@ def format_share(share: float) -> str:
 def format_passes(passes: float) -> str:
     """Return passes with three significant digits.
 
-    >>> format_passes(3.1612), format_passes(0.2107), format_passes(12.6), format_passes(1234.0)
-    ('3.16', '0.211', '12.6', '1,234')
+    >>> format_passes(3.1612), format_passes(0.5), format_passes(12.6), format_passes(1234.0)
+    ('3.16', '0.500', '12.6', '1,234')
     """
-    return f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"
+    return f"{passes:,.0f}" if passes >= 100 else f"{passes:#.3g}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from biomedllama_cli.instructions.licences import UNKNOWN, allows_any_use, classify_licence, find_strictest
+from biomedllama_cli.instructions.licences import UNKNOWN, classify_licence, find_strictest
 from biomedllama_cli.settings.base import Settings
 
+# Those of `sources.catalogue.FORMATS`, which a test compares: written out so that settings and schemas can list them.
 Format = Literal[
     "medqa",
+    "medqa-5",
     "medmcqa",
     "pubmedqa",
     "alpaca",
@@ -154,13 +156,3 @@ class MixturePlan:
 
     name: str
     sources: tuple[MixtureSource, ...]
-
-    def lines(self) -> list[str]:
-        """Return the sources for people: weight, licence, and how to get each."""
-        lines = [f"{self.name}: {len(self.sources)} sources"]
-        for source in self.sources:
-            free = "any use" if allows_any_use(source.licence) else source.licence_code
-            samples = "" if source.published_samples is None else f"{source.published_samples:,} published, "
-            lines.append(f"  {source.source}  {samples}weight {source.weight:g}, {source.licence} ({free})")
-            lines += [f"    {text}" for text in (source.substitute, source.how_to_get) if text]
-        return lines
