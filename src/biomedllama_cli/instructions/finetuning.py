@@ -64,7 +64,7 @@ def chain_example(question: Question, chain: str, source: str) -> Example:
         source: what the example's source is called.
 
     >>> learnt = chain_example(Question("1", "Is tin a metal?", ("No", "Yes"), 1), "It conducts.", "mine")
-    >>> learnt.turns[0].text[-40:], learnt.turns[1].text
+    >>> learnt.turns[0].text[-37:], learnt.turns[1].text
     ("### Answer: Let's think step by step.", ' It conducts.\nTherefore, the answer is (B) Yes')
     """
     wording = _show_passage(_CHAINS[prompts.kind_of(question)], question)

@@ -8,7 +8,7 @@ from typing import Any
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.example import Example, make_pair
 from biomedllama_cli.instructions.sources.findings import Findings, LeftOutError, read_each
-from biomedllama_cli.instructions.sources.questions import read_id
+from biomedllama_cli.tasks.own_questions import read_id
 from biomedllama_cli.tasks.records import Record, check_encodable
 
 _NO_INPUT = "<noinput>"

@@ -9,16 +9,16 @@ from pathlib import Path
 from biomedllama_cli.errors import DataError, SettingsError, UnavailableError
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.sources.alpaca import iter_alpaca, iter_visual_med_alpaca
-from biomedllama_cli.instructions.sources.benchmarks import benchmark_reader
+from biomedllama_cli.instructions.sources.benchmarks import benchmark_reader, iter_own_examples
 from biomedllama_cli.instructions.sources.chains import iter_subject_chains, iter_text_chains
 from biomedllama_cli.instructions.sources.exemplars import iter_exemplars
 from biomedllama_cli.instructions.sources.findings import Findings
 from biomedllama_cli.instructions.sources.messages import iter_messages
-from biomedllama_cli.instructions.sources.questions import iter_examples
+from biomedllama_cli.instructions.training_questions import DataVersion
 from biomedllama_cli.settings.suggest import suggest
-from biomedllama_cli.tasks.catalogue import Source
-from biomedllama_cli.tasks.hub import HubRecords, HubSplit
-from biomedllama_cli.tasks.records import Record, file_sha256, iter_records
+from biomedllama_cli.tasks.catalogue import Source, describe_source, open_records
+from biomedllama_cli.tasks.hub import HubSplit
+from biomedllama_cli.tasks.records import Record
 
 Reader = Callable[[Iterable[Record], str, Findings], Iterator[Example]]
 """Turns records into examples of a source, told by its name."""
@@ -32,11 +32,19 @@ class SourceFormat:
         name: as in a mixture's `format`.
         schema: what its records hold, in one line.
         read: its reader.
+        read_cleaned: the reader that leaves out questions with defects; None where there are no questions to audit.
     """
 
     name: str
     schema: str
     read: Reader
+    read_cleaned: Reader | None = None
+
+
+def _benchmark(task_name: str, schema: str) -> SourceFormat:
+    return SourceFormat(
+        task_name, schema, benchmark_reader(task_name), benchmark_reader(task_name, cleaned=True)
+    )
 
 
 _LETTERED = "`question`, `options` by letter, `answer_idx`, `answer`; or BigBio's `choices` and `answer`"
@@ -48,15 +56,12 @@ _EXEMPLAR = (
 FORMATS: dict[str, SourceFormat] = {
     format.name: format
     for format in (
-        SourceFormat("medqa", f"four options: {_LETTERED}", benchmark_reader("medqa")),
-        SourceFormat("medqa-5", f"five options: {_LETTERED}", benchmark_reader("medqa-5")),
-        SourceFormat(
-            "medmcqa", "`id`, `question`, `opa` to `opd`, `cop`", benchmark_reader("medmcqa", whole=True)
-        ),
-        SourceFormat(
+        _benchmark("medqa", f"four options: {_LETTERED}"),
+        _benchmark("medqa-5", f"five options: {_LETTERED}"),
+        _benchmark("medmcqa", "`id`, `question`, `opa` to `opd`, `cop`"),
+        _benchmark(
             "pubmedqa",
             "by PMID `QUESTION`, `CONTEXTS`, `final_decision`; or the hub's `pubid`, `question`, `context`",
-            benchmark_reader("pubmedqa"),
         ),
         SourceFormat("alpaca", "`instruction`, `input` (may be empty), `output`", iter_alpaca),
         SourceFormat(
@@ -74,7 +79,7 @@ FORMATS: dict[str, SourceFormat] = {
         SourceFormat(
             "questions",
             "`question`, `options` (a list, or by letter), `answer_index`, `answer_idx` or `answer`, maybe `context`",
-            iter_examples,
+            iter_own_examples,
         ),
     )
 }
@@ -111,11 +116,13 @@ def find_format(name: str) -> SourceFormat:
 
 
 def read_source(format_name: str, location: Path | HubSplit, name: str) -> list[Example]:
-    """Return the examples of a source; see `load_source`."""
+    """Return the examples of a source as it was published; see `load_source`."""
     return load_source(format_name, location, name).examples
 
 
-def load_source(format_name: str, location: Path | HubSplit, name: str) -> LoadedSource:
+def load_source(
+    format_name: str, location: Path | HubSplit, name: str, data_version: DataVersion = "published"
+) -> LoadedSource:
     """Read a source whole. What was left out or noted is logged once by reason, and counted.
 
     Args:
@@ -123,32 +130,26 @@ def load_source(format_name: str, location: Path | HubSplit, name: str) -> Loade
         location: a file (.jsonl, .json, .parquet, .txt; the first two may be compressed by gzip or zstd), or a split
             on the hub.
         name: what the source is called, in its examples and in messages.
+        data_version: `published` takes all questions of a benchmark that have an answer, `cleaned` only those without
+            a defect; other formats are read alike.
 
     Raises:
         SettingsError: there is no such format.
         DataError: the file is missing or broken, records of it are wrong, or none gives an example.
         UnavailableError: the hub is needed and cannot be reached.
     """
-    reader, findings = find_format(format_name).read, Findings()
-    records = _open(location, name)
-    examples = list(_with_own_ids(_telling_where(reader(records, name, findings), name), findings))
-    findings.warn(name)
-    if not examples:
-        raise DataError(f"{name}: {location} holds no example", f"Its format must be {format_name}.")
-    return LoadedSource(
-        examples, _describe(location, records, len(examples)), dict(findings.left_out), dict(findings.noted)
-    )
-
-
-def _open(location: Path | HubSplit, name: str) -> HubRecords | Iterator[Record]:
-    if isinstance(location, HubSplit):
-        return HubRecords(location, name)
-    if not location.exists():
+    format, findings = find_format(format_name), Findings()
+    if isinstance(location, Path) and not location.exists():
         raise DataError(
             f"{name}: {location}: there is no such file",
             f"Give --source {name}=FILE the path of an existing file.",
         )
-    return iter_records(location)
+    records = open_records(location, name)
+    read = format.read_cleaned if data_version == "cleaned" and format.read_cleaned else format.read
+    examples = list(_with_own_ids(_telling_where(read(records, name, findings), name), findings))
+    findings.warn(name)
+    origin = describe_source(location, records, len(examples), "example")
+    return LoadedSource(examples, origin, dict(findings.left_out), dict(findings.noted))
 
 
 def _telling_where(examples: Iterator[Example], name: str) -> Iterator[Example]:
@@ -171,13 +172,6 @@ def _with_own_ids(examples: Iterator[Example], findings: Findings) -> Iterator[E
             own = f"{example.id}#{count}"
         seen.add(own)
         if count > 1:
-            findings.note(Record(f"id {example.id}", "", {}), "repeated_id", f"the second is called {own}")
+            findings.note_at(f"id {example.id}", "repeated_id", f"the second is called {own}")
             example = replace(example, id=own)
         yield example
-
-
-def _describe(location: Path | HubSplit, records: HubRecords | Iterator[Record], rows: int) -> Source:
-    if isinstance(records, HubRecords):
-        return Source("hub", str(location), rows, None, records.revision)
-    assert isinstance(location, Path)
-    return Source("file", str(location), rows, file_sha256(location))

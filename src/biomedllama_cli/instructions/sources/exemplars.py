@@ -21,7 +21,7 @@ from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.example import Example, make_pair
 from biomedllama_cli.instructions.finetuning import chain_example, question_example
 from biomedllama_cli.instructions.sources.findings import Findings, read_each
-from biomedllama_cli.instructions.sources.questions import read_id, read_question
+from biomedllama_cli.tasks.own_questions import read_id, read_own_question
 from biomedllama_cli.tasks.pubmedqa import LABELS
 from biomedllama_cli.tasks.records import Record
 
@@ -51,7 +51,7 @@ def _read(record: Record, source: str) -> Example:
         record.text("context")
         if record.fields.get("options") is None:
             record = replace(record, fields={**record.fields, "options": list(LABELS)})
-    asked = replace(read_question(record), id=identifier)
+    asked = replace(read_own_question(record), id=identifier)
     if record.fields.get("explanation") is None:
         return question_example(asked, source, "instructed")
     return chain_example(asked, record.text("explanation"), source)

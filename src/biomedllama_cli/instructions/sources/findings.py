@@ -42,8 +42,12 @@ class Findings:
 
     def note(self, record: Record, kind: str, detail: str) -> None:
         """Count a record that is kept; a `tasks.records.Note`."""
+        self.note_at(record.where, kind, detail)
+
+    def note_at(self, where: str, kind: str, detail: str) -> None:
+        """Count what is kept and stands there."""
         self.noted[kind] += 1
-        self._firsts.setdefault(kind, f"{record.where}: {detail}")
+        self._firsts.setdefault(kind, f"{where}: {detail}")
 
     def warn(self, source: str) -> None:
         """Log each reason once, with its count and its first record."""

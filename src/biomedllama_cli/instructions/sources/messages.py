@@ -8,7 +8,7 @@ from typing import Any
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.example import Example, Role, Turn
 from biomedllama_cli.instructions.sources.findings import Findings, read_each
-from biomedllama_cli.instructions.sources.questions import read_id
+from biomedllama_cli.tasks.own_questions import read_id
 from biomedllama_cli.tasks.records import Record, check_encodable
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
