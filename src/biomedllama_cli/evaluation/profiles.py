@@ -106,10 +106,11 @@ class Profile:
         return "EOS", eos_id
 
     def prompt_for(self, question: Question) -> PromptFormat:
-        """Return the wording that a question is asked in."""
+        """Return the wording that a question is asked in; it shows the context of who brings questions with one."""
         assert self.wordings is not None
         prompt: PromptFormat = getattr(self.wordings, prompts.kind_of(question))
-        return prompt
+        hides = question.context is not None and "{abstract}" not in prompt.template
+        return prompts.show_context(prompt) if hides else prompt
 
     def prompt_of(self, question: Question, examples: Sequence[Question] = ()) -> str:
         """Return the whole prompt of a question after its examples."""
