@@ -232,6 +232,7 @@ def _report(
         folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (folder / SUMMARY_FILE).write_text(content + "\n", encoding="utf-8")
+    if folder is not None and mode != "off":
         with (folder / WORDING_REPORT).open("w", encoding="utf-8") as file:
             for place, overlaps in findings.wording.items():
                 file.write(json.dumps(_describe(examples, place, overlaps, dropped=False)) + "\n")

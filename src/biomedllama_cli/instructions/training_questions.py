@@ -21,6 +21,7 @@ from biomedllama_cli.tasks.catalogue import (
     describe_source,
     open_records,
 )
+from biomedllama_cli.tasks.hub import HubRecords
 from biomedllama_cli.tasks.own_questions import build_own_task, read_own_questions
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import naming_other_task
@@ -186,7 +187,7 @@ class _Choice:
 class _Counting:
     """Records on their way to a reader: how many they are, and what a reader does not keep."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: HubRecords | Iterator[Record]) -> None:
         self.records = records
         self.count = 0
         self._several = 0

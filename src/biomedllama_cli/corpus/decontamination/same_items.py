@@ -159,12 +159,15 @@ def _find_places(same: SameItems, texts: Sequence[str]) -> dict[int, dict[int, s
             end = position + len(one.question)
             if tuple(words[position:end]) != one.question:
                 continue
-            text = bisect.bisect_right(starts, position) - 1
-            first, last = max(starts[text], position - one.reach), min(starts[text + 1] - 1, end + one.reach)
+            place = bisect.bisect_right(starts, position) - 1
+            first, last = (
+                max(starts[place], position - one.reach),
+                min(starts[place + 1] - 1, end + one.reach),
+            )
             around = _join(words[first:position]) + b"\n" + _join(words[end:last])
             if _holds(around, one):
                 quoted = decode_words(words[position : min(end, position + EVIDENCE_WORDS)])
-                found.setdefault(text, {}).setdefault(one.item, quoted)
+                found.setdefault(place, {}).setdefault(one.item, quoted)
     return found
 
 
