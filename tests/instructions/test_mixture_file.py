@@ -92,8 +92,8 @@ NOTES = {"source": "notes", "format": "messages", "path": "notes.jsonl"}
     ("content", "message", "hint"),
     [
         (
-            {"sources": [{**NOTES, "wieght": 2}]},
-            r"mine.yaml: source notes has the unknown field 'wieght'",
+            {"sources": [{**NOTES, "weights": 2}]},
+            r"mine.yaml: source notes has the unknown field 'weights'",
             "weight",
         ),
         (
@@ -132,6 +132,7 @@ NOTES = {"source": "notes", "format": "messages", "path": "notes.jsonl"}
         ({"base": "papers"}, r"`base` is 'papers', but must be paper or permissive", "paper"),
         ({"only": ["medqa"], "sources": [NOTES]}, r"`only` chooses sources of `base`", ""),
         ({"base": "paper", "only": ["medqq"]}, r"`only` names 'medqq', which paper does not have", "medqa"),
+        ({"base": "paper", "only": [{"medqa": 1}]}, r"`only` names {'medqa': 1}, which paper", ""),
         ({"base": "paper", "only": "medqa"}, r"`only` is 'medqa', but must be a list", ""),
         ("sources: [\n", r"mine.yaml is not valid YAML in line 2", ""),
         ("- notes\n", r"mine.yaml must be a mapping", ""),
@@ -256,7 +257,6 @@ def test_a_file_in_the_hubs_cache_is_found_offline_with_its_commit(
     file.write_text("[]", encoding="utf-8")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit, encoding="utf-8")
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "is_hub_reachable", lambda: False)
     mixture = load_mixture("paper", {}, True)
@@ -268,9 +268,9 @@ def test_a_file_in_the_hubs_cache_is_found_offline_with_its_commit(
 def test_a_file_is_fetched_where_the_hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(**place: object) -> str:
-        asked.append(place["repo_id"])
-        if place["repo_id"] == "qiaojin/PubMedQA":
+    def download(dataset: str, file: str, **_: object) -> str:
+        asked.append((dataset, file))
+        if dataset == "qiaojin/PubMedQA":
             raise PermissionError("gated\nask for access")
         path = tmp_path / "datasets--x" / "snapshots" / ("a" * 40) / "train"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,8 @@ def test_a_file_is_fetched_where_the_hub_answers(tmp_path: Path, monkeypatch: py
     assert {each.commit for each in mixture.sources} == {"a" * 40}
     reasons = {each.name: each.reason for each in mixture.missing}
     assert "cannot be fetched (PermissionError: gated)" in reasons["pubmedqa"]
-    assert len(asked) == 3
+    assert ("GBaker/MedQA-USMLE-4-options", "phrases_no_exclude_train.jsonl") in asked
+    assert len(asked) == 3  # codex-cot is on no hub
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_a_file_is_fetched_where_the_hub_answers(tmp_path: Path, monkeypatch: py
         ("proprietary", "unknown"),
         ("submit a request", "unknown"),
         ("not MIT", "unknown"),
-        ("CC BY or CC BY-NC", "unknown"),
+        ("CC BY or CC BY-NC", "CC BY-NC"),
     ],
 )
 def test_licences_are_known_by_many_names_and_what_is_not_known_is_strict(words: str, code: str) -> None:

@@ -44,12 +44,9 @@ def locate_sources(plan: MixturePlan, data: Mapping[str, Path], skip_missing: bo
             )
         if not path.is_file():
             raise DataError(f"mixture.source gives {path} for {name}, but there is no such file.")
-    found, missing = [], []
-    for source in plan.sources:
-        place = _locate(source, data.get(source.source))
-        (found if isinstance(place, LocatedSource) else missing).append(place)
-    located = tuple(place for place in found if isinstance(place, LocatedSource))
-    lost = tuple(place for place in missing if isinstance(place, MissingSource))
+    places = [_locate(source, data.get(source.source)) for source in plan.sources]
+    located = tuple(place for place in places if isinstance(place, LocatedSource))
+    lost = tuple(place for place in places if isinstance(place, MissingSource))
     if lost and (not skip_missing or not located):
         raise _unavailable(plan, lost)
     for each in lost:
@@ -88,20 +85,20 @@ def _fetch(source: MixtureSource, hub: str) -> LocatedSource | MissingSource:
     from biomedllama_cli.models.hub import is_hub_reachable
 
     assert source.file is not None
-    place = {"repo_id": hub, "filename": source.file, "repo_type": "dataset", "revision": source.revision}
-    cached = try_to_load_from_cache(**place)
+    cached = try_to_load_from_cache(hub, source.file, repo_type="dataset", revision=source.revision)
     if isinstance(cached, str):
         return _describe(source, Path(cached))
     named = f"{hub} ({source.file})"
     if not is_hub_reachable():
         return MissingSource(source, f"{named} is not in the hub's cache, and the hub cannot be reached")
     try:
-        return _describe(source, Path(hf_hub_download(**place)))
+        path = hf_hub_download(hub, source.file, repo_type="dataset", revision=source.revision)
     except (
         Exception
     ) as error:  # the client raises a dozen unrelated kinds for what is not there or not allowed
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         return MissingSource(source, f"{named} cannot be fetched ({type(error).__name__}: {reason})")
+    return _describe(source, Path(path))
 
 
 def _describe(source: MixtureSource, path: Path) -> LocatedSource:

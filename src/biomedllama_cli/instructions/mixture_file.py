@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -109,7 +110,7 @@ def _read_base(content: Mapping[str, Any], file: str) -> tuple[MixtureSource, ..
     if not isinstance(only, list):
         raise SettingsError(f"{file}: `only` is {show(only)}, but must be a list of names.")
     for name in only:
-        if name not in sources:
+        if not isinstance(name, str) or name not in sources:
             raise SettingsError(
                 f"{file}: `only` names {show(name)}, which {base} does not have.", suggest(str(name), sources)
             )
@@ -132,7 +133,7 @@ def _parse_source(entry: Any, number: int, file: str, folder: Path | None) -> Mi
     except ValidationError as error:
         raise _refuse(where, error) from error
     if source.path is not None and folder is not None:
-        source = source.model_copy(update={"path": folder / source.path.expanduser()})
+        source = source.model_copy(update={"path": folder / os.path.expanduser(source.path)})
     return source
 
 
