@@ -17,7 +17,7 @@ from biomedllama_cli.instructions.cutting import count_cuts, cut_turns
 from biomedllama_cli.instructions.example import Example, Turn
 from biomedllama_cli.models.chat_rendering import TemplateRefusal
 from biomedllama_cli.models.chat_template import Template, add_bos
-from biomedllama_cli.models.pieces import Piece, PieceEncoder
+from biomedllama_cli.models.pieces import Piece, build_piece_encoder
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 
@@ -80,7 +80,7 @@ class Encoder:
         self.template = template
         self.sequence_length = sequence_length
         self.train_on = train_on
-        self._pieces = PieceEncoder(tokenizer)
+        self._pieces = build_piece_encoder(tokenizer)
 
     def encode(self, example: Example) -> EncodedExample:
         """Return one example's tokens.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ from typing import Literal
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.models.chat_rendering import ChatRenderer, RewritesHistory, TemplateRefusal, Turns
 from biomedllama_cli.models.control_tokens import ControlText, list_control_tokens, name_special_tokens
-from biomedllama_cli.models.pieces import Piece, PieceEncoder
+from biomedllama_cli.models.pieces import Piece, build_piece_encoder
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
 TURN_SEPARATOR = "\n\n"
-PLAIN_INSTRUCTION = "### Instruction:\n{text}\n\n### Response:\n"
+PLAIN_HEADING = "### Instruction:\n"
+PLAIN_CUE = "\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Template:
         if self._renderer is not None:
             return self._renderer.render(turns, generation=add_generation_prompt, thinking=thinking)
         text = "".join(piece.text for piece in self._write_plain(turns, exact=exact))
-        return text if add_generation_prompt or exact else text.removesuffix("### Response:\n").rstrip("\n")
+        if add_generation_prompt or exact or not turns or turns[-1][0] == "assistant":
+            return text
+        return text.removesuffix(PLAIN_CUE)
 
     def write(
         self, turns: Turns, *, exact: bool = False, keep_history: bool = False, thinking: bool = False
@@ -90,32 +94,40 @@ class Template:
             ) from None
 
     def encode_prompt(
-        self, tokenizer: Tokenizer, turns: Turns, *, exact: bool = False, thinking: bool = False
+        self,
+        tokenizer: Tokenizer,
+        turns: Turns,
+        *,
+        exact: bool = False,
+        thinking: bool = False,
+        begun: str = "",
     ) -> list[int]:
         """Return the ids of a prompt as inference feeds it: BOS first where the tokenizer's default has it, and once.
+
+        Args:
+            tokenizer: of the model.
+            turns: (role, text) of each; the last is the user's.
+            exact: see `write`.
+            thinking: see `write`.
+            begun: what of the answer stands already.
 
         Raises:
             TemplateRefusal: the chat template does not take these turns.
         """
-        return self.encode_prompts(tokenizer, [turns], exact=exact, thinking=thinking)[0]
+        pieces = add_bos(self.write(turns, exact=exact, thinking=thinking), tokenizer)
+        if begun:
+            pieces.append(Piece(begun, None, len(turns)))
+        return [int(i) for ids in build_piece_encoder(tokenizer).encode([pieces])[0] for i in ids]
 
-    def encode_prompts(
-        self, tokenizer: Tokenizer, batch: Sequence[Turns], *, exact: bool = False, thinking: bool = False
-    ) -> list[list[int]]:
-        """Return the ids of many prompts: see `encode_prompt`."""
-        written = [self.write(turns, exact=exact, thinking=thinking) for turns in batch]
-        encoded = PieceEncoder(tokenizer).encode([add_bos(pieces, tokenizer) for pieces in written])
-        return [[int(i) for ids in parts for i in ids] for parts in encoded]
-
-    def find_end_id(self) -> int:
-        """Return the id that ends the assistant's turns: where generation has to stop, beside EOS."""
-        if self._renderer is None:
-            return self.eos[1]
-        try:
-            end = self._renderer.write([("user", "Hello"), ("assistant", "Hello")], keep_history=False)[-1]
-        except (TemplateRefusal, SettingsError):
-            return self.eos[1]
-        return self.eos[1] if end.token_id is None else end.token_id
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Return the ids that end the assistant's turns: where generation has to stop; EOS is among them."""
+        end_id = self.eos[1]
+        if self._renderer is not None:
+            with suppress(TemplateRefusal, SettingsError):
+                pieces = self._renderer.write([("user", "Hello"), ("assistant", "Hello")], keep_history=False)
+                end_id = pieces[-1].token_id or end_id
+        return tuple(sorted({end_id, self.eos[1]}))
 
     def save(self, folder: Path) -> None:
         """Write the chat template into a model folder, where transformers looks for it; plain text has no file."""
@@ -131,7 +143,7 @@ class Template:
                 pieces.append(Piece(*self.eos, number))
                 prompt = TURN_SEPARATOR if number + 1 < len(turns) else ""
             elif role == "user":
-                prompt += text if exact else PLAIN_INSTRUCTION.replace("{text}", text)
+                prompt += text if exact else PLAIN_HEADING + text + PLAIN_CUE
             else:
                 prompt += text + TURN_SEPARATOR
         return [*pieces, Piece(prompt)] if prompt else pieces

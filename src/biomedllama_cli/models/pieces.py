@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +127,12 @@ class PieceEncoder:
     def _encode_texts(self, texts: Iterable[str]) -> list[IdArray]:
         encoded = self.tokenizer.encode_bytes(list(texts), np.uint32)
         return [np.frombuffer(ids, np.uint32) for ids in encoded]
+
+
+@lru_cache(maxsize=4)
+def build_piece_encoder(tokenizer: Tokenizer) -> PieceEncoder:
+    """Return the encoder of a tokenizer's pieces; the last few are kept."""
+    return PieceEncoder(tokenizer)
 
 
 def _read_joint(job: tuple[str | None, str | None], ids_of: dict[str, IdArray]) -> IdArray | None:
