@@ -12,10 +12,10 @@ from collections.abc import Sequence
 Pack = list[int]
 """Numbers of the examples in one row, in the order they stand in it; an empty one is a row without targets."""
 
-LEAST_REAL_SHARE = 0.98
-"""Share of computed positions that must be real tokens for rows shorter than the capacity to be taken (a fraction)."""
+LEAST_SHARE = 0.98
+"""Of the positions that the best row length takes, to those that a shorter one may take (a fraction)."""
 
-_PARTS = (8, 4, 2)  # of the capacity: shorter rows than an eighth save next to nothing
+_PARTS = (8, 4, 2, 1)  # of the capacity: rows shorter than an eighth save next to nothing
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[Pack]:
@@ -93,7 +93,7 @@ def lay_out(
     All ranks have equally many; where examples do not suffice, the last are one empty row. A micro-batch has rows of
     similar lengths and never more than `rows_at_once * capacity` positions; those of the same number are similar on all
     ranks, the largest first. Packed rows take a half, a quarter or an eighth of the capacity, and more of them, where
-    that costs neither forward passes nor padding, because attention with a mask costs the square of a row's length.
+    that costs next to no positions and no forward pass: attention with a mask costs the square of a row's length.
 
     Args:
         lengths: of the step's examples (in tokens).
@@ -105,28 +105,34 @@ def lay_out(
     if not packing:
         singles = [[example] for example in range(len(lengths))]
         return _deal(lengths, singles, rows_at_once, ranks)
-    longest, total = max(lengths, default=1), sum(lengths)
-    whole = _deal_packed(lengths, capacity, rows_at_once, ranks)
-    for parts in _PARTS:
-        if longest * parts > capacity:
-            continue
-        shorter = _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
-        if len(shorter[0]) <= len(whole[0]) and total >= LEAST_REAL_SHARE * count_positions(lengths, shorter):
-            return shorter
-    return whole
+    longest = max(lengths, default=1)
+    layouts = [
+        _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
+        for parts in _PARTS
+        if longest * parts <= capacity
+    ]
+    # More forward passes than whole rows need would cost more than their rows save.
+    layouts = [layout for layout in layouts if len(layout[0]) <= len(layouts[-1][0])]
+    costs = [count_positions(lengths, layout) for layout in layouts]
+    return next(
+        layout for layout, cost in zip(layouts, costs, strict=True) if cost * LEAST_SHARE <= min(costs)
+    )
 
 
 def count_positions(lengths: Sequence[int], layout: Sequence[Sequence[Sequence[Pack]]]) -> int:
-    """Return the positions that a layout computes, each micro-batch cut to its longest row.
+    """Return the positions that a layout takes the time of, over all ranks.
+
+    Each micro-batch is cut to its longest row, and all ranks wait for the one with most positions.
 
     >>> count_positions([3, 6, 2, 5], [[[[1, 2], [3, 0]]], [[[]]]])
-    17
+    32
     """
-    return sum(
-        len(rows) * max(1, *(sum(lengths[example] for example in row) for row in rows))
-        for micro_batches in layout
-        for rows in micro_batches
-    )
+    rounds = zip(*layout, strict=True)
+    return len(layout) * sum(max(_positions(lengths, rows) for rows in of_all) for of_all in rounds)
+
+
+def _positions(lengths: Sequence[int], rows: Sequence[Pack]) -> int:
+    return len(rows) * max(1, *(sum(lengths[example] for example in row) for row in rows))
 
 
 def _deal_packed(
