@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,14 +23,14 @@ from biomedllama_cli.instructions.training_questions import DataVersion
 from biomedllama_cli.tasks.hub import HubSplit
 from biomedllama_cli.tasks.records import file_sha256
 
-MEDQA = {
+MEDQA: dict[str, Any] = {
     "question": "Which metal?",
     "answer": "Iron",
     "options": {"A": "Zinc", "B": "Iron", "C": "Lead", "D": "Tin"},
     "meta_info": "step1",
     "answer_idx": "B",
 }
-MEDMCQA = {
+MEDMCQA: dict[str, Any] = {
     "id": "a",
     "question": "Which?",
     "opa": "Zinc",
@@ -45,7 +45,7 @@ PQA_ORIGINAL = {
     "final_decision": "yes",
     "LONG_ANSWER": "It does.",
 }
-PQA_HUB = {
+PQA_HUB: dict[str, Any] = {
     "pubid": 7,
     "question": "Does it?",
     "context": {"contexts": ["First.", "Second."], "labels": ["A", "B"], "meshes": []},
@@ -53,7 +53,7 @@ PQA_HUB = {
     "final_decision": "no",
 }
 VERSIONS: tuple[DataVersion, ...] = ("published", "cleaned")
-ALPACA = {"instruction": "Name a metal.", "input": "", "output": "Iron."}
+ALPACA: dict[str, Any] = {"instruction": "Name a metal.", "input": "", "output": "Iron."}
 
 
 def write(path: Path, *records: object) -> Path:
@@ -76,7 +76,7 @@ def refusal(folder: Path, format_name: str, *records: object) -> DataError:
 
 
 def test_every_format_a_mixture_can_name_has_a_reader() -> None:
-    assert set(get_args(Format)) <= set(FORMATS)
+    assert set(get_args(Format)) == set(FORMATS)
     assert all(name == each.name and each.schema for name, each in FORMATS.items())
 
 
@@ -105,7 +105,7 @@ def test_an_artificial_pubmedqa_without_maybe_is_read_whole(tmp_path: Path) -> N
 
 def test_data_of_another_format_are_told_by_name(tmp_path: Path) -> None:
     assert "the format medmcqa" in refusal(tmp_path, "medqa", MEDMCQA).hint
-    five = MEDQA | {"options": {**dict(MEDQA["options"]), "E": "Gold"}}  # type: ignore[call-overload]
+    five = MEDQA | {"options": {**MEDQA["options"], "E": "Gold"}}
     error = refusal(tmp_path, "medqa", five, five)
     assert (error.message.splitlines()[0], error.hint) == ("2 records are wrong:", "Its format is medqa-5.")
     assert len(read(tmp_path, "medqa-5", five)) == 1
@@ -131,8 +131,8 @@ def test_training_records_without_an_answer_are_left_out_by_reason(tmp_path: Pat
 def test_defective_questions_are_noted_as_published_and_left_out_when_cleaned(
     tmp_path: Path, format_name: str
 ) -> None:
-    good: dict[str, object] = {"medqa": MEDQA, "medmcqa": MEDMCQA}[format_name]
-    twice = {
+    good = {"medqa": MEDQA, "medmcqa": MEDMCQA}[format_name]
+    twice: dict[str, dict[str, Any]] = {
         "medqa": {"options": {"A": "Tin", "B": "Iron", "C": "Lead", "D": "Tin"}},
         "medmcqa": {"opc": "Tin"},
     }

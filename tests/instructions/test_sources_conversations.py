@@ -22,15 +22,20 @@ TALK = [
     ("user", "Why?"),
     ("assistant", "So."),
 ]
-QUESTION = {"question": "Which metal?", "options": ["Zinc", "Iron"], "answer_index": 1}
-CHOICE = {
+QUESTION: dict[str, Any] = {"question": "Which metal?", "options": ["Zinc", "Iron"], "answer_index": 1}
+CHOICE: dict[str, Any] = {
     "dataset": "medqa",
     "question": "Which metal?",
     "options": {"A": "Zinc", "B": "Iron"},
     "answer_idx": "B",
 }
-ABSTRACT = {"dataset": "pubmedqa", "question": "Does tin help?", "context": "We gave tin.", "answer": "maybe"}
-LONG = {"dataset": "liveqa", "question": "What is tin?", "answer": "A metal."}
+ABSTRACT: dict[str, Any] = {
+    "dataset": "pubmedqa",
+    "question": "Does tin help?",
+    "context": "We gave tin.",
+    "answer": "maybe",
+}
+LONG: dict[str, Any] = {"dataset": "liveqa", "question": "What is tin?", "answer": "A metal."}
 
 
 def read(folder: Path, format_name: str, *records: object) -> list[Example]:
@@ -242,10 +247,10 @@ def test_lost_backslashes_are_put_back_and_noted(tmp_path: Path) -> None:
     ("text", "rule"),
     [
         ("No question at all.", "metals: the text holds no question"),
-        ("Q: Which?\n(A) Tin", r"metals: question 1 \(line 1 of its text\) has 0 answers"),
-        ("Q: a\nA: b\n\nQ: c\nA: d\nA: e", r"question 2 \(line 4 of its text\) has 2 answers"),
-        ("Q: a\nA: Let's think step by step. ", "text on both sides"),
-        ("Q: \nA: b", "text on both sides"),
+        ("Q: Which?\n(A) Tin", r"metals: question 1 \(line 1 of its text\).* has 0 such lines"),
+        ("Q: a\nA: b\n\nQ: c\nA: d\nA: e", r"question 2 \(line 4 of its text\).* has 2 such lines"),
+        ("Q: a\nA: Let's think step by step. ", "text behind that; it has 1 such lines"),
+        ("Q: \nA: b", "text behind that; it has 1 such lines"),
         (5, "field `text` is int"),
     ],
 )

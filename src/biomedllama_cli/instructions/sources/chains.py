@@ -76,8 +76,8 @@ def _iter_examples(record: Record, source: str, findings: Findings) -> Iterator[
         if len(answers) != 1 or not question.strip() or not answers[0].removeprefix(_THOUGHT).strip():
             line = text.count("\n", 0, start.end()) + 1
             raise DataError(
-                f"{record.where}: question {number} (line {line} of its text) has {len(answers)} answers; it must "
-                "have one line that begins with `A:` and text on both sides"
+                f"{record.where}: question {number} (line {line} of its text) must be text, one line that begins with "
+                f"`A:`, and text behind that; it has {len(answers)} such lines"
             )
         answer = answers[0].strip()
         cue = f" {_THOUGHT}" if answer.startswith(_THOUGHT) else ""
