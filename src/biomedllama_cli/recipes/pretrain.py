@@ -31,7 +31,7 @@ from biomedllama_cli.engine.validation import Validator, build_validator, score_
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
 from biomedllama_cli.models.loss import enable_summed_loss
-from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run, plan_world
+from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
     load_report,
@@ -43,6 +43,7 @@ from biomedllama_cli.recipes.training import (
     choose_attention,
     describe_mfu,
     open_progress,
+    plan_world,
 )
 from biomedllama_cli.report.plots import plot_loss_curve
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -69,7 +70,7 @@ def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainRe
         OutputError: the run folder holds something else.
         Resumable: a signal stopped the run after saving.
     """
-    plan = plan_run(settings, plan_world(settings, dry_run=dry_run))
+    plan = plan_run(settings, plan_world(settings.parallel, dry_run=dry_run))
     if dry_run:
         return report_dry_run(plan)
     if report := find_finished_run(plan):

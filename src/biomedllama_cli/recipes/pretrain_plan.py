@@ -10,12 +10,11 @@ from pathlib import Path
 
 from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_corpus, load_corpus
 from biomedllama_cli.corpus.merging import merge_corpora
-from biomedllama_cli.engine.launch import count_processes
 from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
-from biomedllama_cli.engine.sharding import World, read_world
+from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.settings.pretrain import PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
@@ -46,15 +45,6 @@ class Plan:
     job: Job
     start: RunStart
     world: World
-
-
-def plan_world(settings: PretrainSettings, *, dry_run: bool) -> World:
-    """Return the processes of this job; for a dry run outside a job, those that would be started."""
-    world = read_world()
-    if dry_run and world.world_size == 1:
-        processes = count_processes(settings.parallel)
-        return World(processes, processes)
-    return world
 
 
 def plan_run(settings: PretrainSettings, world: World) -> Plan:

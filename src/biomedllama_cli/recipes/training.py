@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
+from biomedllama_cli.engine.launch import count_processes
 from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter
+from biomedllama_cli.engine.sharding import World, read_world
 from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
@@ -62,6 +64,15 @@ class TrainingSections(Protocol):
     def numerics(self) -> NumericsSettings:
         """Return the section of precision."""
         ...
+
+
+def plan_world(parallel: ParallelSettings, *, dry_run: bool) -> World:
+    """Return the processes of this job; for a dry run outside a job, those that would be started."""
+    world = read_world()
+    if dry_run and world.world_size == 1:
+        processes = count_processes(parallel)
+        return World(processes, processes)
+    return world
 
 
 def choose_attention(numerics: NumericsSettings, device: torch.device) -> str:

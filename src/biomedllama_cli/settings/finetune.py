@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -46,6 +46,28 @@ class QuestionSettings(Settings):
     """Score the test questions before and after."""
     test_limit: PositiveInt | None = None
     """Score only this many test questions (in questions)."""
+
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        for entry in self.data:
+            name, equals, file = entry.partition("=")
+            if name not in (self.task, f"{self.task}.train") or not equals or not file:
+                raise ValueError(f"data is {entry!r}; it must be {self.task}=FILE or {self.task}.train=FILE")
+        return self
+
+    @property
+    def training_file(self) -> Path | None:
+        """Return the local file of training questions."""
+        return self._find_file(f"{self.task}.train")
+
+    @property
+    def test_file(self) -> Path | None:
+        """Return the local file of test questions."""
+        return self._find_file(self.task)
+
+    def _find_file(self, name: str) -> Path | None:
+        files = [entry.partition("=")[2] for entry in self.data if entry.startswith(f"{name}=")]
+        return Path(files[-1]) if files else None
 
 
 class FinetuneSettings(Settings):

@@ -126,6 +126,13 @@ _PUBMEDQA = QuestionTask(
     tuning=HubSplit("pubmed_qa", "train", "pqa_artificial"),
 )
 
+
+def _iter_own(records: Iterable[Record]) -> Iterator[Question]:
+    from biomedllama_cli.tasks.own_questions import iter_own_questions  # which builds tasks itself
+
+    return iter_own_questions(records)
+
+
 TASKS: dict[str, QuestionTask | TextTask] = {
     task.name: task
     for task in (
@@ -186,6 +193,7 @@ TASKS: dict[str, QuestionTask | TextTask] = {
         QuestionTask(
             "sample-questions", KNOWLEDGE_QUESTION, lambda records, _: iter_sample(records), SAMPLE_FILE, None
         ),
+        QuestionTask("questions", KNOWLEDGE_QUESTION, lambda records, _: _iter_own(records), None, None),
         TextTask("pubmed-abstracts", "PubMed Abstracts", _PILE_TEST),
         TextTask("pubmed-central", "PubMed Central", _PILE_TEST),
         TextTask("text", None, None),

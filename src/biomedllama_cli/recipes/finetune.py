@@ -1,0 +1,177 @@
+"""`biomedllama finetune`: tune a model on questions, with several seeds, and score it before and after."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.engine.accelerator import choose_device_type
+from biomedllama_cli.engine.order import epoch_permutation
+from biomedllama_cli.engine.run_folder import plan_start
+from biomedllama_cli.engine.sharding import World
+from biomedllama_cli.engine.tuning_data import order_examples
+from biomedllama_cli.instructions.benchmarks import gather_benchmarks
+from biomedllama_cli.instructions.decontamination import Decontaminated, decontaminate
+from biomedllama_cli.instructions.finetuning import question_example
+from biomedllama_cli.instructions.held_out import split_validation
+from biomedllama_cli.instructions.training_questions import load_training_questions, write_audit
+from biomedllama_cli.models.adapters import check_method
+from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
+from biomedllama_cli.recipes.evaluate_sources import model_name
+from biomedllama_cli.recipes.finetune_report import FinetuneReport
+from biomedllama_cli.recipes.finetune_tests import TestQuestions, load_test, score_before_and_after
+from biomedllama_cli.recipes.pretrain_report import read_versions
+from biomedllama_cli.recipes.training import plan_world
+from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning_inputs import (
+    MaskReport,
+    build_mask_report,
+    describe_decontamination,
+    encode_lessons,
+)
+from biomedllama_cli.recipes.tuning_plan import (
+    Lessons,
+    Pupil,
+    TuningPlan,
+    build_data,
+    check_patience,
+    describe_job,
+    load_pupil,
+)
+from biomedllama_cli.settings.finetune import FinetuneSettings
+
+__all__ = ["FinetuneReport", "finetune"]
+
+
+def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneReport | MaskReport:
+    """Tune a model on the questions of a task, once per seed, and score it before and after.
+
+    Args:
+        settings: the whole tree of this command.
+        dry_run: say what would be done; no weights are loaded and nothing is written.
+
+    Raises:
+        SettingsError: the settings contradict each other.
+        DataError: a file is missing, broken or of another task, or nothing is left to train on.
+        ModelError: the model cannot be used, or a loss is not finite.
+        UnavailableError: a hub, a device or a package is not to be had.
+        OutputError: a run folder holds something else.
+        Resumable: stopped by a signal after saving; the same command continues.
+    """
+    world = plan_world(settings.parallel, dry_run=dry_run)
+    check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
+    pupil = load_pupil(settings.model, settings.workspace)
+    test = load_test(settings.questions)
+    with tempfile.TemporaryDirectory() as reports:
+        lessons, task = load_lessons(settings, pupil, test, Path(reports))
+        if settings.show_masks:
+            return build_mask_report(lessons, pupil, settings.show_masks)
+        check_patience(settings, lessons.held_out)
+        folder = settings.output_dir or (
+            settings.workspace / "runs" / f"finetune-{task}-{model_name(pupil.source)}"
+        )
+        plans = [
+            plan_seed(settings, pupil, lessons, world, folder=folder, seed=seed)
+            for seed in settings.seed_list
+        ]
+        facts: dict[str, Any] = {
+            "model": pupil.source,
+            "task": task,
+            "method": settings.adapter.method,
+            "data": lessons.facts,
+            "sequence_length": settings.batch.sequence_length,
+            "global_batch_size": settings.batch.global_batch_size,
+            "epochs": settings.duration.epochs,
+            "world_size": world.world_size,
+            "device": choose_device_type(settings.parallel),
+            "settings": settings.model_dump(mode="json"),
+            "versions": read_versions(),
+        }
+        if dry_run:
+            return FinetuneReport(dry_run=True, runs=tuple(map(describe_start, plans)), **facts)
+        runs = []
+        for plan in plans:
+            finished = find_finished_run(plan)
+            if finished is None:
+                finished, measured = tune(plan)
+                facts |= measured
+            runs.append(finished)
+    gains = score_before_and_after(settings, pupil, test, runs, folder / "evaluation") if test else {}
+    return FinetuneReport(runs=tuple(runs), **facts, **gains)
+
+
+def load_lessons(
+    settings: FinetuneSettings, pupil: Pupil, test: TestQuestions | None, reports: Path
+) -> tuple[Lessons, str]:
+    """Read the training questions, take out what is tested, hold some out, and encode them.
+
+    Returns:
+        The lessons, and the name of the task.
+    """
+    section = settings.questions
+    training = load_training_questions(section.task, section.training_file, section.data_version)
+    write_audit(training, reports)
+    questions = training.questions
+    if section.limit is not None and section.limit < len(questions):
+        chosen = sorted(epoch_permutation(len(questions), 0, 0)[: section.limit].tolist())
+        questions = tuple(questions[place] for place in chosen)
+    found = take_out_benchmarks(
+        [question_example(question, training.name, "finetuned") for question in questions],
+        settings,
+        test,
+        reports,
+    )
+    kept = [questions[place] for place in found.places]
+    train, held_out = split_validation(kept, section.validation_fraction)
+    lessons = encode_lessons(
+        [question_example(question, training.name, "finetuned") for question in train],
+        [question_example(question, training.name, "finetuned") for question in held_out],
+        pupil,
+        settings,
+        reports,
+    )
+    audit = training.audit
+    facts = lessons.facts.model_copy(
+        update={
+            "defective": audit.unusable | audit.defects,
+            "dropped_defective": audit.dropped + sum(audit.unusable.values()),
+            **describe_decontamination(found.report),
+        }
+    )
+    return Lessons(lessons.train, lessons.held_out, facts, lessons.template, reports), training.name
+
+
+def take_out_benchmarks(
+    examples: list[Any], settings: FinetuneSettings, test: TestQuestions | None, reports: Path
+) -> Decontaminated:
+    """Return the examples without those that hold benchmark items, unless the settings say otherwise."""
+    section = settings.decontamination
+    looked_for = gather_benchmarks(
+        section.benchmark if section.decontaminate != "off" else (),
+        [test.loaded] if test is not None else [],
+    )
+    return decontaminate(examples, looked_for, mode=section.decontaminate, folder=reports)
+
+
+def plan_seed(
+    settings: FinetuneSettings, pupil: Pupil, lessons: Lessons, world: World, *, folder: Path, seed: int
+) -> TuningPlan:
+    """Lay out the run of one seed: its own folder where there are several."""
+    order = order_examples(len(lessons.train), epochs=settings.duration.epochs, seed=seed)
+    on_cuda = choose_device_type(settings.parallel) == "cuda"
+    job = describe_job("finetune", settings, pupil, lessons, order)
+    own = folder if len(settings.seed_list) == 1 else folder / f"seed-{seed}"
+    origin = TuningOrigin(lessons.template.name, settings.rows.train_on, pupil.source)
+    return TuningPlan(
+        command="finetune",
+        settings=settings,
+        every_setting=settings.model_dump(mode="json"),
+        pupil=pupil,
+        seed=seed,
+        data=build_data(lessons, pupil, settings, order, world, on_cuda=on_cuda),
+        job=job,
+        start=plan_start(own, job, resume=settings.resume, overwrite=settings.overwrite),
+        lessons=lessons,
+        write_files=lambda files: write_tuning_facts(files, origin),
+    )

@@ -1,0 +1,41 @@
+"""What `biomedllama finetune` hands back."""
+
+from __future__ import annotations
+
+from biomedllama_cli.evaluation.seed_results import SeedGains
+from biomedllama_cli.recipes.tuning_report import TuningReport
+from biomedllama_cli.report.seed_tables import gain_lines
+
+
+class FinetuneReport(TuningReport):
+    """The runs of all seeds, and the scores before and after."""
+
+    schema_version: str = "biomedllama.finetune/1"
+    """Changes when a reader of this report would have to."""
+    task: str
+    """Task, or name of the file of one's own questions."""
+    gains: SeedGains | None = None
+    """Generated answers before and after, scored as published; None where nothing was scored."""
+    likelihood_gains: SeedGains | None = None
+    """Likelihood of the options before and after: what the model knows, whether or not it has learnt the form."""
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        first = "Would fine-tune" if self.dry_run else "Fine-tuned"
+        size = (
+            ""
+            if self.parameters is None
+            else f" ({self.trainable_parameters:,} of {self.parameters:,} weights)"
+        )
+        lines = [f"{first} {self.model} on {self.task}, method {self.method}{size}.", *self.data_lines()]
+        lines += [run.line() for run in self.runs]
+        if self.dry_run:
+            return [*lines, "Nothing was written."]
+        for gains, what in (
+            (self.gains, "Generated answers"),
+            (self.likelihood_gains, "Likelihood of the options"),
+        ):
+            if gains is not None:
+                lines += ["", f"{what}:", *gain_lines(gains)]
+        best = self.runs[0].merged or self.runs[0].checkpoint
+        return [*lines, f"Next: biomedllama evaluate --model {best} --profile finetuned --task {self.task}"]

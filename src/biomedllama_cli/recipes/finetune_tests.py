@@ -1,0 +1,139 @@
+"""The test questions of a fine-tuned task, and what the model answers before and after."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.errors import SettingsError, UnavailableError
+from biomedllama_cli.evaluation.output import RESULTS_FILE
+from biomedllama_cli.evaluation.seed_results import load_gains
+from biomedllama_cli.recipes.evaluate import evaluate
+from biomedllama_cli.recipes.tuning_plan import Pupil
+from biomedllama_cli.recipes.tuning_report import SeedRun
+from biomedllama_cli.settings.evaluate import ComputeSettings, EvaluateSettings, ProtocolSettings
+from biomedllama_cli.settings.finetune import FinetuneSettings, QuestionSettings
+from biomedllama_cli.tasks.catalogue import TASKS, LoadedQuestions, QuestionTask, load_questions
+
+logger = logging.getLogger(__name__)
+
+OWN_TASK = "questions"
+"""The task of `evaluate` that reads one's own questions."""
+_RESULT_SETTINGS = ("protocol", "generation", "seed")
+
+
+@dataclass(frozen=True)
+class TestQuestions:
+    """What is scored before and after.
+
+    Attributes:
+        task: of `evaluate`.
+        file: local file, or None for the hub.
+        loaded: the questions.
+    """
+
+    __test__ = False  # pytest: this is no test
+
+    task: str
+    file: Path | None
+    loaded: LoadedQuestions
+
+
+def load_test(settings: QuestionSettings) -> TestQuestions | None:
+    """Read the test questions before anything is trained: they are also what training must not have seen.
+
+    Raises:
+        SettingsError: a test file is given twice, or to a task that has its own way.
+        DataError: the file is missing, broken or of another task.
+        UnavailableError: the hub is needed and cannot be reached.
+    """
+    known = TASKS.get(settings.task)
+    if isinstance(known, QuestionTask):
+        if settings.test is not None:
+            raise SettingsError(
+                f"questions.test is {settings.test}, but {settings.task} has a test set of its own.",
+                f"Use --data {settings.task}={settings.test}.",
+            )
+        file = settings.test_file
+        if file is None and not settings.evaluate:
+            return None
+        try:
+            return TestQuestions(settings.task, file, load_questions(known, shots=0, test_file=file))
+        except UnavailableError as error:
+            raise UnavailableError(
+                error.message,
+                f"Give the test file: --data {settings.task}=FILE; or --no-evaluate, and score the model later.",
+            ) from error
+    if settings.test is None:
+        if settings.evaluate:
+            logger.warning(
+                "no test questions were given (--test FILE): the model is not scored before and after"
+            )
+        return None
+    own = TASKS[OWN_TASK]
+    assert isinstance(own, QuestionTask)
+    return TestQuestions(OWN_TASK, settings.test, load_questions(own, shots=0, test_file=settings.test))
+
+
+def score_before_and_after(
+    settings: FinetuneSettings, pupil: Pupil, test: TestQuestions, runs: Sequence[SeedRun], folder: Path
+) -> dict[str, Any]:
+    """Score the model as it was and as each seed made it, and measure the gain.
+
+    What an earlier start of the same command scored is not scored again.
+
+    Returns:
+        The gains of a report; empty on all processes but the first, and where no scoring is asked for.
+    """
+    if not settings.questions.evaluate:
+        return {}
+    before = score(settings, pupil.source, test, folder / "before")
+    after = {
+        run.seed: [score(settings, str(run.merged or run.checkpoint), test, folder / f"seed-{run.seed}")]
+        for run in runs
+    }
+    if not (before / RESULTS_FILE).is_file():
+        return {}  # the first process writes the results, and tells
+    return {
+        "gains": load_gains([before], after),
+        "likelihood_gains": load_gains([before], after, score="option_likelihood"),
+    }
+
+
+def score(settings: FinetuneSettings, model: str, test: TestQuestions, folder: Path) -> Path:
+    """Score one model on the test questions as published for fine-tuned models, and return the results folder."""
+    request = EvaluateSettings(
+        workspace=settings.workspace,
+        model=(model,),
+        output_dir=folder,
+        overwrite=True,
+        protocol=ProtocolSettings(
+            profile=("finetuned",),
+            task=(test.task,),
+            data=(f"{test.task}={test.file}",) if test.file else (),
+            limit=settings.questions.test_limit,
+            context_length=settings.batch.sequence_length,
+        ),
+        compute=ComputeSettings(
+            device=settings.parallel.device, num_processes=settings.parallel.num_processes
+        ),
+    )
+    if not holds_the_same(folder, request, test):
+        evaluate(request)
+    return folder
+
+
+def holds_the_same(folder: Path, request: EvaluateSettings, test: TestQuestions) -> bool:
+    """Tell whether a folder holds the results of the same model, questions and protocol."""
+    try:
+        content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        asked = request.model_dump(mode="json")
+        same = all(content["settings"][name] == asked[name] for name in (*_RESULT_SETTINGS, "model"))
+        (cell,) = content["questions"]
+        return same and bool(cell["facts"]["source"]["sha256"] == test.loaded.source.sha256)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,118 @@
+"""From examples to rows: encoded for a model, counted for the report, and shown where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from biomedllama_cli.instructions.decontamination import TuningDecontamination
+from biomedllama_cli.instructions.encoding import EncodedSet, Encoder, encode_examples
+from biomedllama_cli.instructions.example import Example
+from biomedllama_cli.models.chat_template import choose_template
+from biomedllama_cli.recipes.tuning_plan import Lessons, Pupil, TuningSections
+from biomedllama_cli.recipes.tuning_report import TuningFacts
+from biomedllama_cli.report.mask_view import show_masks
+
+
+class MaskReport(BaseModel):
+    """Rows with what is trained of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    template: str
+    """How they are written."""
+    rows: tuple[dict[str, Any], ...]
+    """`source`, `id`, `token_ids`, `trained` (a flag per token), `cut_tokens`, and `trained_text`."""
+    view: str
+    """The rows for people, with terminal colours where there is a terminal."""
+
+    def lines(self) -> list[str]:
+        """Return the rows for people."""
+        return self.view.rstrip("\n").split("\n")
+
+
+def encode_lessons(
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    pupil: Pupil,
+    settings: TuningSections,
+    reports: Path,
+) -> Lessons:
+    """Encode examples for a model.
+
+    Args:
+        train: to learn from.
+        held_out: to choose the best checkpoint by; may be empty.
+        pupil: the model.
+        settings: the sections that are read.
+        reports: folder of files about the examples.
+
+    Raises:
+        DataError: too many examples do not fit, or no token carries loss.
+        SettingsError: the model has no chat template, or one that cannot be trained.
+    """
+    rows = settings.rows
+    template = choose_template(pupil.tokenizer, pupil.source, rows.template)
+    encoder = Encoder(pupil.tokenizer, template, settings.batch.sequence_length, rows.train_on)
+    encoded = encode_examples(train, encoder, max_refused=rows.max_refused)
+    looked_at = encode_examples(held_out, encoder, max_refused=1.0) if held_out else None
+    facts = TuningFacts(
+        examples=len(encoded),
+        held_out=len(looked_at) if looked_at is not None else 0,
+        tokens=int(encoded.token_ids.size),
+        target_tokens=int(encoded.trained.sum()),
+        refused=dict(sorted(encoded.refused.items())),
+        cut=encoded.cut_rows,
+        template=template.name,
+    )
+    return Lessons(encoded, looked_at, facts, template, reports)
+
+
+def describe_decontamination(report: TuningDecontamination) -> dict[str, Any]:
+    """Return the facts of a report about benchmark items among the examples."""
+    return {
+        "contaminated": {
+            name: counts.documents for name, counts in report.benchmarks.items() if counts.documents
+        },
+        "dropped_contaminated": report.dropped,
+        "not_looked_for": ("benchmarks at all",)
+        if report.mode == "off"
+        else report.missing + report.incomplete,
+    }
+
+
+def build_mask_report(lessons: Lessons, pupil: Pupil, count: int) -> MaskReport:
+    """Return the first rows with what is trained of them; coloured on a terminal."""
+    from rich.console import Console
+
+    terminal = Console()
+    paper = Console(
+        file=StringIO(),
+        force_terminal=terminal.is_terminal,
+        width=terminal.width,
+        no_color=terminal.no_color,
+        color_system=terminal.color_system,  # type: ignore[arg-type]
+    )
+    paper.print(show_masks(lessons.train, pupil.tokenizer, count))
+    assert isinstance(paper.file, StringIO)
+    rows = tuple(
+        _describe_row(lessons.train, pupil, number) for number in range(min(count, len(lessons.train)))
+    )
+    return MaskReport(template=lessons.template.name, rows=rows, view=paper.file.getvalue())
+
+
+def _describe_row(encoded: EncodedSet, pupil: Pupil, number: int) -> dict[str, Any]:
+    row = encoded.row(number)
+    trained = [token for token, is_target in zip(row.token_ids, row.trained, strict=True) if is_target]
+    return {
+        "source": encoded.sources[number],
+        "id": encoded.ids[number],
+        "token_ids": row.token_ids,
+        "trained": row.trained,
+        "cut_tokens": row.cut_tokens,
+        "trained_text": pupil.tokenizer.decode(trained),
+    }
