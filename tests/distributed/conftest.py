@@ -24,6 +24,7 @@ from biomedllama_cli.corpus.manifest import (
 from biomedllama_cli.corpus.shards import ShardWriter
 
 collect_ignore = [
+    "adapter_worker.py",
     "hybrid_worker.py",
     "launch_stub.py",
 ]  # programs that tests start, not modules to look for doctests in

@@ -78,11 +78,11 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
             ParallelSettings(device="cpu"), NumericsSettings(precision=changes.pop("precision", "fp32"))
         )
         optimizer_settings = OptimizerSettings(peak_learning_rate=changes.pop("peak_learning_rate", 3e-3))
-        model = load_model(
-            str(resume or "scratch:tiny"), attention="eager", vocabulary_size=64, eos_id=EOS, seed=0
-        )
+        source = changes.pop("source", resume or "scratch:tiny")
+        model = load_model(str(source), attention="eager", vocabulary_size=64, eos_id=EOS, seed=0)
         set_attention_dropout(model, changes.pop("dropout", 0.0))
         torch.manual_seed(0)
+        changes.pop("adapt", lambda model: None)(model)
         enable_summed_loss(model)
         optimizer = build_optimizer(model, optimizer_settings)
         model, optimizer = prepare(accelerator, model, optimizer)

@@ -2,6 +2,7 @@
 
     checkpoints/step-00000020/
         config.json, generation_config.json, model.safetensors (fp32), tokenizer files
+        (with adapters: adapter_config.json, adapter_model.safetensors, base_model.json, tokenizer files)
         training_state/optimizer.safetensors    moments by parameter name, whole tensors: any world size reads them
         training_state/rng.safetensors          random states of every rank
         training_state/progress.json            step, and what must not change on resuming
@@ -32,7 +33,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from biomedllama_cli.engine.step import full_tensor
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.models.adapters import has_adapter, save_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +92,14 @@ def save_checkpoint(
     """
     final = name_checkpoint(run.folder, progress.step)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
+    weights = gather_weights(model)
     moments = get_optimizer_state_dict(model, unwrap_optimizer(optimizer), options=options)
     random_states = gather_random_states(accelerator)
     if accelerator.is_main_process:
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(run.tokenizer_folder, temporary)
-        save_weights(model, weights, temporary)
+        (save_adapter if has_adapter(model) else save_weights)(model, weights, temporary)
         state = temporary / STATE
         state.mkdir()
         save_file(flatten_moments(moments), state / "optimizer.safetensors")
@@ -114,6 +117,18 @@ def save_checkpoint(
         flush_folder(final, deep=False)
     accelerator.wait_for_everyone()
     return final
+
+
+def gather_weights(model: torch.nn.Module) -> dict[str, Any]:
+    """Return the tensors a checkpoint holds, whole and on the CPU; every rank must call it.
+
+    With adapters those are the trained ones: gathering 7 billion frozen weights to save a few million would hold up
+    every rank.
+    """
+    if not has_adapter(model):
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    trained = ((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad)
+    return {name: full_tensor(tensor.detach()).cpu() for name, tensor in trained}
 
 
 def save_weights(model: PreTrainedModel, weights: dict[str, Any], folder: Path) -> None:
@@ -187,7 +202,7 @@ def load_progress(checkpoint: Path) -> Progress:
     """
     if not (checkpoint / MARKER).is_file():
         raise DataError(
-            f"resume: {checkpoint} is not a complete checkpoint of `biomedllama pretrain`.",
+            f"resume: {checkpoint} is not a complete checkpoint of a run.",
             hint="Give a folder such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
         )
     try:

@@ -1,4 +1,4 @@
-"""Load a causal language model from the hub, a folder, or a named configuration with random weights."""
+"""Load a causal language model from the hub, a folder, an adapter and its base, or a named configuration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ from transformers import (
 )
 
 from biomedllama_cli.errors import ModelError, UnavailableError
+from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.hub import is_hub_reachable
+from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 
@@ -54,13 +56,15 @@ def load_model(
     bos_id: int | None = None,
     eos_id: int | None = None,
     seed: int = 0,
+    quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Load a causal language model; of a multimodal one, its text part.
+    """Load a causal language model; of a multimodal one, its text part; an adapter is merged into its base.
 
     The result is a plain transformers model: `save_pretrained` writes a text-only folder.
 
     Args:
-        source: hub id, local folder, or `scratch:NAME` for a named LLaMA shape with random weights.
+        source: hub id, local folder (of a model or an adapter), or `scratch:NAME` for a named LLaMA shape with
+            random weights.
         dtype: of the weights.
         attention: `sdpa`, `eager` or `xformers` (an answer of `resolve_attention`).
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
@@ -68,6 +72,7 @@ def load_model(
         bos_id: written into the configuration of a `scratch:` model.
         eos_id: likewise.
         seed: of the random weights; the caller's random state is left alone.
+        quantization: arguments of `from_pretrained` that quantise the weights while they load; not for adapters.
 
     Raises:
         ModelError: the name is unknown, the folder is missing, broken or would run code, or the vocabulary is
@@ -81,7 +86,14 @@ def load_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _build_from_config(config, dtype, attention)
-    model = _load_pretrained(source, dtype, attention)
+    if (adapter := find_adapter(source)) is not None:
+        from biomedllama_cli.models.adapter_weights import merge_weights
+
+        model = load_model(adapter.base, dtype=dtype, attention=attention, vocabulary_size=vocabulary_size)
+        check_base(adapter, getattr(model.config, "_commit_hash", None))
+        merge_weights(model, adapter)
+        return model
+    model = _load_pretrained(source, dtype, attention, **(quantization or {}))
     _check_vocabulary(model, source, vocabulary_size)
     _make_saveable(model)
     return model
@@ -98,6 +110,8 @@ def load_text_config(
     """
     if source.startswith(SCRATCH_PREFIX):
         return build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
+    if (adapter := find_adapter(source)) is not None:
+        return load_text_config(adapter.base)
     folder = _find_folder(source)
     try:
         return _load_config(source, folder)[0].get_text_config(decoder=True)
@@ -117,7 +131,7 @@ def _build_from_config(config: Any, dtype: torch.dtype, attention: str) -> PreTr
     return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
-def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+def _load_pretrained(source: str, dtype: torch.dtype, attention: str, **quantization: Any) -> PreTrainedModel:
     folder = _find_folder(source)
     try:
         with _no_background_conversion():
@@ -133,6 +147,7 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str) -> PreTrai
                 # A .bin of a stranger is read by the restricted unpickler, which runs nothing.
                 weights_only=True,
                 output_loading_info=True,
+                **quantization,
             )
     except Exception as error:
         raise _explain(source, folder, error) from error

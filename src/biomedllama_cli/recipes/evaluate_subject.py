@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from biomedllama_cli.evaluation.cells import ModelFacts
-from biomedllama_cli.evaluation.provenance import hash_weights, locate_model
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
+from biomedllama_cli.models.adapter_folder import find_tokenizer_source
+from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
@@ -58,7 +59,7 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
     attention = resolve_attention(compute.attention, device, dtype)
     if not source.startswith(SCRATCH_PREFIX):
         load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(find_tokenizer_source(source))
     model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
     model.to(device)
     length = limit_context(model, context_length)
