@@ -211,8 +211,29 @@ def test_a_stock_sentence_is_wording_and_no_item(tmp_path):
     (line,) = map(json.loads, (tmp_path / "shared_wording.jsonl").open())
     assert line["overlaps"][0]["kind"] == "13-gram"
     assert "pulse is 96 min" in line["overlaps"][0]["evidence"]
-    assert "1 examples share stock phrases" in "\n".join(result.report.lines())
+    assert "1 examples share wording" in "\n".join(result.report.lines())
     assert search([sharing], looked_for, tmp_path, min_share=0.0) == {"x": ["vignette 13-gram"]}
+
+
+def test_a_short_question_in_nearly_the_same_words_counts_with_its_options(tmp_path):
+    item = replace(
+        SHORT,
+        question="All of the following are signs of blue fever except?",
+        options=("Rash", "Cough", "All of the above", "Hiccups"),
+        answer_index=2,
+    )
+    other = replace(
+        item,
+        question="All of the following are signs of green ague except?",
+        options=("Baldness", "Yawning", "All of the above", "Sneezing"),
+    )
+    copy = replace(item, question="All of these are signs of blue fever except?", options=item.options[::-1])
+    assert search([learn(copy, answer_index=1)], look_for([item]), tmp_path) == {
+        "x": ["short question_and_answer"]
+    }
+    assert search([learn(other)], look_for([item]), tmp_path) == {}
+    (line,) = map(json.loads, (tmp_path / "shared_wording.jsonl").open())
+    assert line["overlaps"][0]["item_id"] == "short"
 
 
 def test_every_turn_of_a_conversation_is_searched(tmp_path):

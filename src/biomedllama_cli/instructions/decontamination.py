@@ -19,7 +19,11 @@ from biomedllama_cli.corpus.decontamination.report import (
     describe_overlaps,
     write_findings,
 )
-from biomedllama_cli.corpus.decontamination.same_items import build_same_items, find_same_items
+from biomedllama_cli.corpus.decontamination.same_items import (
+    build_same_items,
+    find_same_items,
+    holds_options,
+)
 from biomedllama_cli.corpus.decontamination.screening import find_all_overlaps
 from biomedllama_cli.corpus.decontamination.shares import measure_share
 from biomedllama_cli.corpus.document import Metadata
@@ -54,7 +58,8 @@ class TuningDecontamination(BaseModel):
     by_source: dict[str, int]
     """Contaminated examples by their source."""
     shared_wording: int
-    """Examples that hold runs of 13 words of an item, but less than `min_share` of it; kept."""
+    """Examples that hold runs of 13 words of an item, but less than `min_share` of it, or ask a short question in
+    nearly the same words with other options; kept."""
     min_share: float
     """Share of an item's question or passage that a run of words must be."""
     benchmarks: dict[str, BenchmarkCounts]
@@ -82,9 +87,7 @@ class TuningDecontamination(BaseModel):
                 + (f"; {sum(counts.untestable.values()):,} not testable" if counts.untestable else "")
             )
         if self.shared_wording:
-            lines.append(
-                f"  {self.shared_wording:,} examples share stock phrases with some question and are kept"
-            )
+            lines.append(f"  {self.shared_wording:,} examples share wording with some question and are kept")
         lines += [f"  not looked for: {name}" for name in self.missing]
         return lines + [f"  looked for in part: {name}" for name in self.incomplete]
 
@@ -120,7 +123,8 @@ def decontaminate(
     beside its answer, or by its PMID. An item too short or too common for that counts where its question, its right
     answer and three quarters of its options stand together, in whatever order: examples are questions, not papers. A
     run of 13 words counts where such runs are `min_share` of the question or passage, or three quarters of its words
-    stand there in order; other examples share wording, no item.
+    stand there in order; a short question with words changed where its options stand there too. Other examples share
+    wording, no item.
 
     Args:
         examples: what would be trained on, each once: a drawn mixture is searched before it is drawn.
@@ -190,10 +194,14 @@ def _search(
 
 def _judge(index: BenchmarkIndex, overlap: Overlap, text: str, min_share: float) -> Overlap | None:
     """Return an overlap that counts, as a near-duplicate where it is one; None for shared wording."""
-    if overlap.share >= min_share:
+    changed = overlap.kind == "question_and_answer" and overlap.share < 1
+    if overlap.share >= min_share and not changed:
         return overlap
     named = (overlap.benchmark, overlap.item_id)
     numbers = [number for number, item in enumerate(index.items) if (item.benchmark, item.item_id) == named]
+    if changed:
+        # "All of the following are features of ..." is most of a short question, and "all of the above" its answer.
+        return overlap if any(holds_options(index.items[number], text) for number in numbers) else None
     share = max(measure_share(index, number, text) for number in numbers)
     return replace(overlap, kind="near-duplicate", share=round(share, 3)) if share >= NEAR_SHARE else None
 

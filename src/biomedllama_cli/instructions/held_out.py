@@ -60,10 +60,10 @@ def choose_held_out(contents: Sequence[bytes], fraction: float) -> frozenset[int
         groups[content].append(place)
     if fraction <= 0 or len(groups) < 2:
         return frozenset()
-    wanted = max(1, round(len(contents) * fraction))
+    wanted = min(max(1, round(len(contents) * fraction)), len(contents) - 1)
     ordered = sorted(groups, key=lambda content: (hash_content(content)[1], content))
     held_out: list[int] = []
-    for content in ordered[:-1]:
+    for content in ordered:
         if len(held_out) + len(groups[content]) <= wanted:
             held_out += groups[content]
     if not held_out:  # each content stands oftener than wanted

@@ -105,6 +105,15 @@ def find_same_items(same: SameItems, texts: Sequence[str]) -> list[list[Overlap]
     return found
 
 
+def holds_options(item: BenchmarkItem, text: str) -> bool:
+    """Tell whether a text holds most options of an item (`NEAR_SHARE` of them), the right one among them."""
+    options = {_join(words) for words in map(split_words, item.options) if words}
+    held = _join(split_words(text))
+    if _join(split_words(item.answer)) not in held:
+        return False
+    return sum(option in held for option in options) >= NEAR_SHARE * len(options)
+
+
 def _describe_item(number: int, item: BenchmarkItem) -> _Wanted | None:
     question = tuple(split_words(item.question))
     options = dict.fromkeys(_join(words) for words in map(split_words, item.options) if words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import string
 import unicodedata
 
@@ -70,7 +71,12 @@ def close_words(text: str) -> str:
     >>> close_words("follow-up at 3.5 years (n = 12)")
     'followup at 35 years n  12'
     """
-    return "".join(character for character in text if character.isspace() or split_words(character))
+    return "".join(character for character in text if not _separates(character))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _separates(character: str) -> bool:
+    return not character.isspace() and not split_words(character)
 
 
 def decode_words(words: list[bytes]) -> str:
