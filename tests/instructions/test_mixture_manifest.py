@@ -42,6 +42,8 @@ def mixture(tmp_path: Path) -> Mixture:
     )
     chat = make_source(
         "chat",
+        hub="someone/chat",
+        file="chat.json",
         weight=2,
         licence="CC BY-NC 4.0",
         licence_note="ask first",
@@ -199,6 +201,8 @@ def test_people_read_realised_beside_published_shares(mixture: Mixture, drawn: D
         f"{draws / 300:#.3g}",
         f"{7 * draws:,}",
         f"{100 * draws / 600:.2f}",
+        "%",
+        "58.25",
         "%",
         "60.00",
         "%",

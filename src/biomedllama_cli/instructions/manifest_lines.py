@@ -18,6 +18,7 @@ COLUMNS = (
     "passes",
     "target tokens",
     "realised",
+    "expected",
     "published",
     "licence",
 )
@@ -58,6 +59,7 @@ def list_cells(source: SourceDraws) -> tuple[str, ...]:
         format_passes(source.passes),
         "-" if source.target_tokens is None else f"{source.target_tokens:,}",
         format_share(source.realised_share),
+        format_share(source.expected_share),
         "-" if source.published_share is None else format_share(source.published_share),
         source.licence,
     )
