@@ -14,11 +14,10 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.evaluation.generation import (
+from biomedllama_cli.evaluation.generation import HuggingFaceGenerator, decode_answer
+from biomedllama_cli.evaluation.prompting import (
     GenerationRule,
-    HuggingFaceGenerator,
     Prompt,
-    decode_answer,
     encode_prompts,
     find_truncated,
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from biomedllama_cli.errors import UnavailableError
-from biomedllama_cli.evaluation.generation import GenerationRule, Prompt
+from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt
 from biomedllama_cli.evaluation.vllm_backend import VllmGenerator
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 

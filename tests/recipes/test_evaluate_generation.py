@@ -55,6 +55,7 @@ def test_chains_of_thought_vote(tmp_path, model, questions):
         "top_p": 1.0,
         "chains": 3,
         "backend": "hf",
+        "template": "plain",
     }
     assert metrics.headline == "majority_vote"
     assert set(metrics.vote_curve) == {1, 2, 3}

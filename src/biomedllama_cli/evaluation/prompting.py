@@ -5,13 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.models.chat_template import Template
 from biomedllama_cli.models.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from biomedllama_cli.models.chat_template import Template
 
 _ROOM_HINT = "Take fewer new tokens or a longer context."
 
@@ -123,26 +120,27 @@ def _encode_turns(
 ) -> list[EncodedPrompt]:
     """Encode every prompt as the user's turn, what its answer has begun with behind the assistant's heading."""
     room = context_length - rule.max_new_tokens
-    known: dict[str, list[int]] = {}
+    known: dict[tuple[str, str], list[int]] = {}
 
-    def ids_of(text: str) -> list[int]:
-        if text not in known:
-            known[text] = list(template.encode_prompt(tokenizer, [("user", text)]))
-        return known[text]
+    def ids_of(text: str, begun: str) -> list[int]:
+        if (text, begun) not in known:  # the chains of one item share their prompt
+            known[text, begun] = template.encode_prompt(tokenizer, [("user", text)], begun=begun)
+        return known[text, begun]
 
     encoded = []
     for number, prompt in enumerate(prompts):
-        begun = tokenizer.encode(prompt.begun) if prompt.begun else []
-        left = room - len(begun)
-        if len(ids_of("")) >= left:
+        text, begun = prompt.text, prompt.begun
+        if len(ids_of("", begun)) >= room:
             raise SettingsError(
                 f"max_new_tokens is {rule.max_new_tokens}, which leaves a context of {context_length} tokens no "
                 "prompt in the model's chat template.",
                 _ROOM_HINT,
             )
-        text, cut = prompt.text, 0
-        if len(ids_of(text)) > left:
-            cut = bisect_left(range(len(text)), True, key=lambda start: len(ids_of(text[start:])) <= left)
-        fed = (*ids_of(text[cut:]), *begun)
-        encoded.append(EncodedPrompt(number, prompt.id, prompt.chain, fed, cut > 0))
+        if truncated := len(ids_of(text, begun)) > room:
+            starts = range(len(text))
+            text = text[
+                bisect_left(starts, True, key=lambda start: len(ids_of(text[start:], begun)) <= room) :
+            ]
+        fed = tuple(ids_of(text, begun))
+        encoded.append(EncodedPrompt(number, prompt.id, prompt.chain, fed, truncated))
     return encoded

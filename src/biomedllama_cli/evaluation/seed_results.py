@@ -210,7 +210,7 @@ def _pool(key: Key, runs: Sequence[Run], score: str | None, like: _Pool | None =
         entries.append(Entry(run, cell, name))
     for entry in entries[1:]:
         check_same_protocol(entries[0], entry, across_items=True)
-    for entry, other in zip(like.entries, entries, strict=True) if like else ():
+    for other, entry in zip(like.entries, entries, strict=True) if like else ():
         check_same_protocol(other, entry)
         check_same_questions(other, entry)
     answers: dict[str, Answer] = {}

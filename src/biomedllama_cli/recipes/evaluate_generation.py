@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biomedllama_cli.evaluation.generation import Generator
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.journal import digest
 from biomedllama_cli.evaluation.profiles import Profile
 from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt
+from biomedllama_cli.models.chat_template import Template, choose_template
 from biomedllama_cli.models.tuning_facts import read_tuning_facts
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
-
-if TYPE_CHECKING:
-    from biomedllama_cli.models.chat_template import Template
 
 PUBLISHED_NEW_TOKENS = 128
 """Longest answer of the published evaluation (in tokens)."""
@@ -55,6 +53,7 @@ def choose_run_template(run: Run) -> Template | None:
 
     Raises:
         SettingsError: a chat template is asked for, or the checkpoint was tuned with one, and it has none.
+        DataError: its template takes no question of a user.
     """
     source, wanted = run.subject.facts.source, run.settings.protocol.template
     if wanted == "auto":
@@ -62,9 +61,9 @@ def choose_run_template(run: Run) -> Template | None:
         wanted = "plain" if facts is None else facts.template
     if wanted == "plain":
         return None
-    from biomedllama_cli.models.chat_template import choose_template  # loads jinja
-
-    return choose_template(run.subject.tokenizer, source, "chat")
+    template = choose_template(run.subject.tokenizer, source, "chat")
+    template.render([("user", "Hello")], add_generation_prompt=True)  # one that takes no question is told now
+    return template
 
 
 def describe_generation(run: Run, profile: Profile) -> dict[str, Any] | None:

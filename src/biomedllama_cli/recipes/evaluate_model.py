@@ -20,6 +20,7 @@ from biomedllama_cli.evaluation.plan import Plan
 from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.evaluation.vllm_backend import VllmGenerator, import_vllm
+from biomedllama_cli.recipes.evaluate_generation import choose_run_template
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
 from biomedllama_cli.recipes.evaluate_run import Run
@@ -121,6 +122,8 @@ def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
     generates = any(profile.method == "generation" for profile in profiles)
     if generates and run.settings.generation.backend == "vllm":
         import_vllm()  # that it is missing is found before hours of work
+    if generates:
+        choose_run_template(run)  # likewise that the model has none
     if plan.harness:  # first, so that a name that lm-eval lacks is found before hours of work
         run_harness(run, plan)
     scored: list[ScoredTask] = []

@@ -12,7 +12,8 @@ from biomedllama_cli.settings.base import Settings
 ProfileName = Literal["paper", "clean", "harness", "instructed", "finetuned", "cot"]
 TASK_NAMES = (
     *("medqa", "medqa-5", "medmcqa", "pubmedqa", "pubmedqa-no-context", "mmlu-medical", "medxpertqa"),
-    *("bioasq-yesno", "sample-questions", "pubmed-abstracts", "pubmed-central", "text"),
+    *("bioasq-yesno", "sample-questions", "questions", "pubmed-abstracts"),
+    *("pubmed-central", "text"),
     *("multimedqa", "mmlu-pro-health", "careqa", "headqa", "list"),
 )
 """What completion offers for `--task`; the catalogue, which decides, loads more than the settings may."""
@@ -38,8 +39,8 @@ class ProtocolSettings(Settings):
     context_length: PositiveInt = 2048
     """Longest input (in tokens), lowered to the model's own limit; longer ones lose their left end."""
     template: Literal["auto", "plain", "chat"] = "auto"
-    """How prompts of generated answers are written: plain as published, as a turn in the model's own chat template,
-    or so where the checkpoint was tuned so."""
+    """Prompts of generated answers: plain text (as published), the model's own chat template, or the latter only where
+    the checkpoint was tuned with it (auto)."""
     matrix: bool = False
     """Also score option letters, with and without a leading space, and domain-conditional scores."""
     permutations: NonNegativeInt = 0
