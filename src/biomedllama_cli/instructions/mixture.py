@@ -121,7 +121,7 @@ class MissingSource:
 
     def __str__(self) -> str:
         """Return name, reason and how to get it on one line."""
-        how = f"; {self.source.how_to_get}" if self.source.how_to_get else ""
+        how = f"; how to get it: {self.source.how_to_get}" if self.source.how_to_get else ""
         return f"{self.name}: {self.reason}{how}"
 
 
