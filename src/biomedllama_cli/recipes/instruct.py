@@ -1,0 +1,131 @@
+"""`biomedllama instruct`: tune a model to follow instructions, on a mixture of sources drawn with a seed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from biomedllama_cli.engine.accelerator import choose_device_type
+from biomedllama_cli.engine.run_folder import plan_start
+from biomedllama_cli.engine.sharding import World
+from biomedllama_cli.instructions.card import ModelFacts, write_model_card
+from biomedllama_cli.models.adapters import check_method
+from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
+from biomedllama_cli.recipes.evaluate_sources import model_name
+from biomedllama_cli.recipes.instruct_mixture import DrawnLessons, draw_lessons
+from biomedllama_cli.recipes.instruct_report import InstructReport
+from biomedllama_cli.recipes.pretrain_report import read_versions
+from biomedllama_cli.recipes.training import plan_world
+from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning_inputs import MaskReport, build_mask_report
+from biomedllama_cli.recipes.tuning_plan import (
+    Pupil,
+    TuningPlan,
+    build_data,
+    check_patience,
+    describe_job,
+    load_pupil,
+)
+from biomedllama_cli.settings.instruct import InstructSettings
+
+__all__ = ["InstructReport", "instruct"]
+
+
+def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructReport | MaskReport:
+    """Tune a model on a mixture of sources, or go on where the run folder's newest checkpoint stands.
+
+    Args:
+        settings: the whole tree of this command.
+        dry_run: draw the mixture and say what would be done; no weights are loaded and nothing is written.
+
+    Raises:
+        SettingsError: the settings contradict each other.
+        DataError: a source is broken, or nothing is left to train on.
+        ModelError: the model cannot be used, or a loss is not finite.
+        UnavailableError: a source, a hub, a device or a package is not to be had.
+        OutputError: the run folder holds something else.
+        Resumable: stopped by a signal after saving; the same command continues.
+    """
+    world, device = plan_world(settings.parallel, dry_run=dry_run), choose_device_type(settings.parallel)
+    check_method(settings.adapter.method, device, world_size=world.world_size)
+    pupil = load_pupil(settings.model, settings.workspace)
+    with tempfile.TemporaryDirectory() as reports:
+        drawn = draw_lessons(settings, pupil, Path(reports))
+        if settings.show_masks:
+            return build_mask_report(drawn.lessons, pupil, settings.show_masks)
+        check_patience(settings, drawn.lessons.held_out)
+        plan = plan_run(settings, pupil, drawn, world)
+        facts: dict[str, Any] = {
+            "model": pupil.source,
+            "method": settings.adapter.method,
+            "data": drawn.lessons.facts,
+            "mixture": drawn.manifest,
+            "without_example": drawn.without_example,
+            "sequence_length": settings.batch.sequence_length,
+            "global_batch_size": settings.batch.global_batch_size,
+            "epochs": settings.duration.epochs,
+            "world_size": world.world_size,
+            "device": device,
+            "settings": settings.model_dump(mode="json"),
+            "versions": read_versions(),
+        }
+        if dry_run:
+            return InstructReport(dry_run=True, runs=(describe_start(plan),), **facts)
+        run = find_finished_run(plan)
+        if run is None:
+            run, measured = tune(plan)
+            facts |= measured
+        return InstructReport(runs=(run,), **facts)
+
+
+def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, world: World) -> TuningPlan:
+    """Lay out the run."""
+    mixture = drawn.manifest.mixture
+    folder = settings.output_dir or (
+        settings.workspace / "runs" / f"instruct-{mixture}-{model_name(pupil.source)}"
+    )
+    job = describe_job("instruct", settings, pupil, drawn.lessons, drawn.order)
+    on_cuda = choose_device_type(settings.parallel) == "cuda"
+
+    def write_files(files: Path) -> None:
+        template = drawn.lessons.template.name
+        write_tuning_facts(files, TuningOrigin(template, settings.rows.train_on, pupil.source))
+        write_model_card(files, describe_model_card(settings, pupil, drawn, folder.name))
+
+    return TuningPlan(
+        command="instruct",
+        settings=settings,
+        every_setting=settings.model_dump(mode="json"),
+        pupil=pupil,
+        seed=settings.seed,
+        data=build_data(drawn.lessons, pupil, settings, drawn.order, world, on_cuda=on_cuda),
+        job=job,
+        start=plan_start(folder, job, resume=settings.resume, overwrite=settings.overwrite),
+        lessons=drawn.lessons,
+        write_files=write_files,
+    )
+
+
+def describe_model_card(
+    settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, name: str
+) -> ModelFacts:
+    """Return what the card of the tuned model says."""
+    facts = drawn.lessons.facts
+    notes = []
+    if facts.dropped_contaminated:
+        notes.append(f"{facts.dropped_contaminated:,} examples that hold benchmark questions were left out.")
+    if facts.not_looked_for:
+        notes.append(f"Examples were not searched for questions of {', '.join(facts.not_looked_for)}.")
+    return ModelFacts(
+        name=name,
+        base_model=pupil.source,
+        method=settings.adapter.method,
+        manifest=drawn.manifest,
+        command=shlex.join(["biomedllama", *sys.argv[1:]]),
+        versions=read_versions(),
+        adapter=settings.adapter.method != "full",
+        notes=tuple(notes),
+    )

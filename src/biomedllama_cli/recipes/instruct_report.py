@@ -1,0 +1,38 @@
+"""What `biomedllama instruct` hands back."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from biomedllama_cli.instructions.manifest import MixtureManifest
+from biomedllama_cli.recipes.tuning_report import TuningReport
+
+
+class InstructReport(TuningReport):
+    """The run, and the mixture it was trained on."""
+
+    schema_version: str = "biomedllama.instruct/1"
+    """Changes when a reader of this report would have to."""
+    mixture: MixtureManifest
+    """What was drawn from where, under which licences."""
+    without_example: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Records that gave no example, by source and reason."""
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        first = "Would tune" if self.dry_run else "Tuned"
+        size = (
+            ""
+            if self.parameters is None
+            else f" ({self.trainable_parameters:,} of {self.parameters:,} weights)"
+        )
+        lines = [f"{first} {self.model} on the mixture {self.mixture.mixture}, method {self.method}{size}."]
+        lines += [*self.mixture.lines(), *self.data_lines()]
+        for source, reasons in self.without_example.items():
+            told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+            lines.append(f"{source}: records without an example: {told}.")
+        lines += [run.line() for run in self.runs]
+        if self.dry_run:
+            return [*lines, "Nothing was written."]
+        best = self.runs[0].merged or self.runs[0].checkpoint
+        return [*lines, f"Next: biomedllama evaluate --model {best} --profile instructed --task medqa"]
