@@ -15,9 +15,8 @@ from chat_models import (
     CHATML,
     END,
     ENDLESS,
-    KINDS,
+    MODELS,
     REWRITING,
-    TEMPLATES,
     build_sentencepiece,
     load_chat_model,
     save_byte_level,
@@ -30,9 +29,6 @@ from biomedllama_cli.instructions.encoding import CannotFit, EncodedExample, Enc
 from biomedllama_cli.instructions.example import Example, Turn, make_pair
 from biomedllama_cli.models.chat_template import Template, choose_template
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
-
-# The SentencePiece kind has no tokens beside <s> and </s>: the other templates' would be plain text to it.
-MODELS = [(kind, name) for kind in KINDS for name in TEMPLATES if kind != "sentencepiece" or name == "llama2"]
 
 TWO_TURNS = Example(
     "1",
@@ -49,12 +45,15 @@ LoadModel = Callable[[str, str], tuple[Tokenizer, Template]]
 
 
 @pytest.fixture(scope="session")
-def load_model(tmp_path_factory: pytest.TempPathFactory) -> LoadModel:
+def load_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> LoadModel:
     root = tmp_path_factory.mktemp("chat")
 
     @cache
     def load(kind: str, name: str) -> tuple[Tokenizer, Template]:
-        return load_chat_model(kind, name, root / f"{kind}-{name}")
+        file = None
+        if kind == "llama":
+            file = request.getfixturevalue("shared_data") / "tokenizer" / "llama" / "tokenizer.model"
+        return load_chat_model(kind, name, root / f"{kind}-{name}", file)
 
     return load
 
@@ -452,5 +451,22 @@ def test_template_that_changes_answers_is_refused(tmp_path: Path) -> None:
         CHATML.replace("message['content']", "message['content'] | upper")
     )
     template = choose_template(tokenizer, str(tmp_path), "chat")
-    with pytest.raises(SettingsError, match="does not continue its own prompt"):
-        Encoder(tokenizer, template, 60).encode(make_pair("1", "mine", "Why?", "so", exact=False))
+    encoder = Encoder(tokenizer, template, 60)
+    with pytest.raises(CannotFit, match="does not continue its own prompt") as caught:
+        encoder.encode(make_pair("1", "mine", "Why?", "so", exact=False))
+    assert caught.value.reason == "changed_by_chat_template"
+    # A prompt with such an answer before it is fed as the template remembers it.
+    turns = [("user", "Why?"), ("assistant", "so"), ("user", "How?")]
+    assert "SO<|im_end|>" in tokenizer._backend.decode(template.encode_prompt(tokenizer, turns))
+
+
+def test_mask_equals_the_one_of_generation_markers(load_model: LoadModel) -> None:
+    tokenizer, template = load_model("byte-level", "chatml-marked")
+    row = Encoder(tokenizer, template, 512).encode(TWO_TURNS)
+    messages = [{"role": turn.role, "content": turn.text} for turn in TWO_TURNS.turns]
+    theirs = tokenizer._backend.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    # Theirs goes on after the last end of turn, with the template's line end.
+    assert theirs["input_ids"] == [*row.token_ids, *tokenizer.encode("\n")]
+    assert theirs["assistant_masks"] == [*map(int, row.trained), 0]

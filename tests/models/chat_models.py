@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,11 @@ MISTRAL = (
     "{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 """Leaves a system turn out without a word."""
+ZEPHYR = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+"""Writes no BOS, and names the roles in plain text."""
 ENDLESS = (
     "{% for message in messages %}{{ '### ' + message['role'] + ':\n' + message['content'] + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
@@ -100,6 +106,7 @@ TEMPLATES = {
     "qwen3": QWEN3,
     "gemma": GEMMA,
     "mistral": MISTRAL,
+    "zephyr": ZEPHYR,
 }
 AROUND = {"llama2": (" ", " ")}
 """White space that a template puts before and after an answer, where it puts any: the model has to write it too."""
@@ -113,9 +120,17 @@ TOKENS = {
     "qwen3": ["<|im_start|>", "<|im_end|>"],
     "gemma": ["<s>", "</s>", "<start_of_turn>", "<end_of_turn>"],
     "mistral": ["<s>", "</s>", "[INST]", "[/INST]"],
+    "zephyr": ["<s>", "</s>"],
 }
 END = {name: {"llama3": "<|eot_id|>", "gemma": "<end_of_turn>"}.get(name, TOKENS[name][1]) for name in TOKENS}
-KINDS = ("byte-level", "prefix", "prefix-first", "sentencepiece")
+KINDS = ("byte-level", "prefix", "prefix-first", "sentencepiece", "llama")
+MODELS = [
+    (kind, name)
+    for kind in KINDS
+    for name in TEMPLATES
+    if kind not in ("sentencepiece", "llama") or name in ("llama2", "zephyr")
+]
+"""The SentencePiece kinds have no tokens beside <s> and </s>: the other templates' would be plain text to them."""
 
 
 @cache
@@ -168,11 +183,17 @@ def save_prefixed(folder: Path, tokens: Sequence[str], trained: Tokenizer, *, fi
     return folder
 
 
-def load_chat_model(kind: str, name: str, folder: Path) -> tuple[Tokenizer, Template]:
-    """Return a tokenizer of a kind and the template of a name, both read from a folder."""
+def load_chat_model(
+    kind: str, name: str, folder: Path, model_file: Path | None = None
+) -> tuple[Tokenizer, Template]:
+    """Return a tokenizer of a kind and the template of a name, both read from a folder; `llama` needs its file."""
     tokens = TOKENS[name]
     if kind == "byte-level":
         save_byte_level(folder, tokens, adds_bos=tokens[0] == "<s>")
+    elif kind == "llama":
+        assert model_file is not None
+        folder.mkdir()
+        shutil.copyfile(model_file, folder / "tokenizer.model")
     else:
         trained = build_sentencepiece(folder.parent / "trained")
         if kind == "sentencepiece":

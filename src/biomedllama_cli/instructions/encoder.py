@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from biomedllama_cli.instructions.cutting import count_cuts, cut_turns
 from biomedllama_cli.instructions.example import Example, Turn
-from biomedllama_cli.models.chat_rendering import TemplateRefusal
+from biomedllama_cli.models.chat_rendering import ChangesAnswer, TemplateRefusal
 from biomedllama_cli.models.chat_template import Template, add_bos
 from biomedllama_cli.models.pieces import Piece, build_piece_encoder
 from biomedllama_cli.models.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ class Encoder:
         Raises:
             CannotFit: question, answer and end do not fit even without the text that may be cut, or the example
                 has no answer.
-            SettingsError: the chat template cannot train these turns.
+            SettingsError: the chat template rewrites earlier turns, so they cannot be trained.
         """
         row = self.encode_batch([example])[0]
         if isinstance(row, CannotFit):
@@ -99,7 +99,7 @@ class Encoder:
         """Return a row, or why there is none, for each example; texts are tokenised together.
 
         Raises:
-            SettingsError: the chat template cannot train some example's turns.
+            SettingsError: the chat template rewrites earlier turns, so they cannot be trained.
         """
         results: list[Row | CannotFit] = []
         written: list[list[Piece]] = []
@@ -127,7 +127,10 @@ class Encoder:
                 keep_history=self.train_on == "all-turns",
             )
         except TemplateRefusal as refusal:
-            return CannotFit("refused_by_chat_template", refusal.message)
+            changes = isinstance(refusal, ChangesAnswer)
+            return CannotFit(
+                "changed_by_chat_template" if changes else "refused_by_chat_template", refusal.message
+            )
         return add_bos(pieces, self.tokenizer)
 
     def _mask(self, pieces: Sequence[Piece], ids: Sequence[npt.NDArray[np.uint32]]) -> Row | CannotFit:

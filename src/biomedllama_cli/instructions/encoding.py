@@ -31,6 +31,7 @@ _HINTS = {
     "does_not_end_with_an_answer": "Let every conversation end with the assistant's turn",
     "broken_unicode": "Mend texts with half of a surrogate pair",
     "holds_a_null_character": "Take null characters out of the texts",
+    "changed_by_chat_template": "Write plain text (--template plain)",
     "refused_by_chat_template": "Write plain text (--template plain)",
 }
 
@@ -95,7 +96,7 @@ def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refuse
 
     Raises:
         DataError: more than that is left out, or no token of all of them carries loss.
-        SettingsError: the chat template cannot train some example's turns.
+        SettingsError: the chat template rewrites earlier turns, so they cannot be trained.
     """
     rows: list[Row] = []
     ids: list[str] = []
@@ -104,8 +105,9 @@ def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refuse
     for batch in _iter_batches(examples):
         for example, row in zip(batch, encoder.encode_batch(batch), strict=True):
             if isinstance(row, CannotFit):
+                level = logging.DEBUG if refused[row.reason] else logging.WARNING
                 refused[row.reason] += 1
-                logger.debug("%s %s is left out: %s", example.source, example.id, row)
+                logger.log(level, "%s %s is left out: %s", example.source, example.id, row)
                 continue
             rows.append(row)
             ids.append(example.id)

@@ -28,6 +28,10 @@ class TemplateRefusal(DataError):
     """A template does not take a conversation."""
 
 
+class ChangesAnswer(TemplateRefusal):
+    """A template writes something else than the answer after its own prompt for generation."""
+
+
 class RewritesHistory(Exception):
     """A template writes an earlier turn of the assistant in another way than the model said it."""
 
@@ -92,8 +96,8 @@ class ChatRenderer:
         Raises:
             TemplateRefusal: the template does not take these turns.
             RewritesHistory: it rewrites earlier turns, and `keep_history` forbids that.
-            SettingsError: it changes what the assistant says, or begins its turns in a way of which the prompt for
-                generation knows nothing.
+            ChangesAnswer: it changes what the assistant says in the last turn, or begins that turn in a way of which
+                its prompt for generation knows nothing.
         """
         marks = Marks.absent_from(text for _, text in turns)
         marked = [(role, self.control.mark(text, marks)) for role, text in turns]
@@ -112,7 +116,12 @@ class ChatRenderer:
         for number, (role, text) in enumerate(turns):
             if role != "assistant" or (not history and number < last):
                 continue
-            prompt, target = self._read_turn(turns[: number + 1], marks)
+            try:
+                prompt, target = self._read_turn(turns[: number + 1], marks)
+            except ChangesAnswer:
+                if number < last:
+                    raise RewritesHistory from None
+                raise
             pieces += self._continue(done, prompt, marks)
             said = _end_of_answer(target, text)
             end = self.control.find_first(target, marks, said)
@@ -149,7 +158,7 @@ class ChatRenderer:
                 if behind is not None:
                     return prompt, behind
         shown = marks.remove(whole[-60:])
-        raise SettingsError(
+        raise ChangesAnswer(
             f"template: the model's chat template writes the assistant's turn as {shown!r}, which does not continue "
             f"its own prompt {marks.remove(prompt[-40:])!r} with the answer as it is.",
             _PLAIN_HINT,
@@ -192,6 +201,8 @@ class ChatRenderer:
 
 def _fold_system(turns: Turns) -> list[tuple[str, str]]:
     system, rest = turns[0][1], list(turns[1:])
+    if not system.strip():
+        return rest
     if not rest or rest[0][0] != "user":
         return [("user", system), *rest]
     return [("user", f"{system}\n\n{rest[0][1]}"), *rest[1:]]

@@ -77,8 +77,8 @@ class Template:
             thinking: whether the model is to think aloud in the turn that the pieces end before.
 
         Raises:
-            TemplateRefusal: the chat template does not take these turns.
-            SettingsError: it rewrites earlier turns and `keep_history` forbids that, or changes what is said.
+            TemplateRefusal: the chat template does not take these turns, or changes the last answer.
+            SettingsError: it rewrites earlier turns, and `keep_history` forbids that.
         """
         if self._renderer is None:
             return self._write_plain(turns, exact=exact)
@@ -124,7 +124,7 @@ class Template:
         """Return the ids that end the assistant's turns: where generation has to stop; EOS is among them."""
         end_id = self.eos[1]
         if self._renderer is not None:
-            with suppress(TemplateRefusal, SettingsError):
+            with suppress(TemplateRefusal):
                 pieces = self._renderer.write([("user", "Hello"), ("assistant", "Hello")], keep_history=False)
                 end_id = pieces[-1].token_id or end_id
         return tuple(sorted({end_id, self.eos[1]}))
@@ -154,7 +154,7 @@ def add_bos(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Piece]:
     bos_id = tokenizer.bos_id
     if not tokenizer.adds_bos or bos_id is None or (pieces and pieces[0].token_id == bos_id):
         return list(pieces)
-    return [Piece(name_special_tokens(tokenizer).get("bos_token", ""), bos_id), *pieces]
+    return [Piece("", bos_id), *pieces]
 
 
 def choose_template(tokenizer: Tokenizer, source: str, wanted: Literal["auto", "plain", "chat"]) -> Template:

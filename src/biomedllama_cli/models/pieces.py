@@ -28,7 +28,7 @@ class Piece:
     """A part of a conversation: text, or one control token.
 
     Attributes:
-        text: what it says.
+        text: what it says; of a BOS that no template wrote, nothing.
         token_id: of a control token; None for text.
         turn: number of the assistant's turn that it is the target of, its end included; None for everything else.
     """
@@ -113,7 +113,8 @@ class PieceEncoder:
         if before is not None and before.token_id is None:
             return before.text + piece.text, before.text
         # A text after a token is its own to the tokenizer; the assistant's words always continue something.
-        if piece.turn is None and (before is None or self._adds_prefix_after_tokens or not self.adds_prefix):
+        begins = before is None or not before.text
+        if piece.turn is None and (begins or self._adds_prefix_after_tokens or not self.adds_prefix):
             return piece.text, None
         return None, None
 
