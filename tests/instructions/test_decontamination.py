@@ -125,6 +125,11 @@ def test_a_question_is_found_however_it_is_spelt(tmp_path, item, spelling, form)
         replace(TINY, options=("Limes", "Rest", "Salt", "Sun")),
         replace(TINY, options=("Vitamin C", "Limes", "Salt", "Sun")),
         replace(TINY, options=("Vitamin A", "Vitamin D", "Biotin", "Vitamin K")),
+        # A text with all of them, far from each other.
+        replace(
+            TINY,
+            question="Which vitamin prevents scurvy? Sailors asked that. " + "They ate what they had. " * 12,
+        ),
         # A short question whose right answer is another.
         replace(SHORT, options=("Cyanase", "Indigase", "Violase", "Sepiase")),
         replace(

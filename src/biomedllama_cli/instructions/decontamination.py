@@ -37,6 +37,8 @@ MIN_SHARE = 0.5
 """Share of an item's question or passage that a run of words must be. Vignettes have stock sentences in common ("pulse
 is 83/min, respirations are 13/min, ..."): runs of 13 words and more, up to a quarter of questions that are no copies
 of each other. For these `prepare` drops a document; of 320 questions of MedQA it would drop 5 for 320 others."""
+PMID_SOURCES = ("pubmedqa", "pubmedqa-no-context")
+"""Sources whose ids are PMIDs, as the tasks are called."""
 _STEP = 4096  # examples between two words of progress
 
 
@@ -113,7 +115,7 @@ def decontaminate(
     *,
     mode: Mode,
     folder: Path | None = None,
-    pmid_sources: Collection[str] = ("pubmedqa",),
+    pmid_sources: Collection[str] = PMID_SOURCES,
     min_share: float = MIN_SHARE,
     on_examples: Callable[[int], None] | None = None,
 ) -> Decontaminated:

@@ -28,6 +28,7 @@ from biomedllama_cli.corpus.decontamination.words import decode_words, split_wor
 
 _BATCH_CHARACTERS = 1 << 20
 _LEAST_OPTIONS = 2
+_HEADING_WORDS = 16  # between a question and its options, at most
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,20 @@ class _Wanted:
     Attributes:
         item: its number.
         question: the words of its question.
-        options: its options, each as words between spaces; `NEAR_SHARE` of them must be there.
-        needed: the right one and the passages, all of which must be there.
-        reach: how many words before and after the question they may stand in.
+        options: its options, each as words between spaces; `NEAR_SHARE` of them must stand near the question.
+        answer: the right one, which must be among those; nothing but spaces where it has no words.
+        passages: its passages, all of which must be there.
+        reach: how many words before and after the question the options may stand in.
+        far: likewise the passages.
     """
 
     item: int
     question: tuple[bytes, ...]
     options: tuple[bytes, ...]
-    needed: tuple[bytes, ...]
+    answer: bytes
+    passages: tuple[bytes, ...]
     reach: int
+    far: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,21 +112,29 @@ def find_same_items(same: SameItems, texts: Sequence[str]) -> list[list[Overlap]
 
 def holds_options(item: BenchmarkItem, text: str) -> bool:
     """Tell whether a text holds most options of an item (`NEAR_SHARE` of them), the right one among them."""
-    options = {_join(words) for words in map(split_words, item.options) if words}
-    held = _join(split_words(text))
-    if _join(split_words(item.answer)) not in held:
-        return False
-    return sum(option in held for option in options) >= NEAR_SHARE * len(options)
+    return _holds(_list_options(item), _join(split_words(item.answer)), _join(split_words(text)))
 
 
 def _describe_item(number: int, item: BenchmarkItem) -> _Wanted | None:
-    question = tuple(split_words(item.question))
-    options = dict.fromkeys(_join(words) for words in map(split_words, item.options) if words)
-    needed = [_join(words) for words in map(split_words, (item.answer, *item.passages)) if words]
+    question, options = tuple(split_words(item.question)), _list_options(item)
     if not question or len(options) < _LEAST_OPTIONS:
         return None
-    words = sum(part.count(b" ") for part in (*options, *needed))
-    return _Wanted(number, question, tuple(options), tuple(needed), ANSWER_DISTANCE + words)
+    passages = tuple(_join(words) for words in map(split_words, item.passages) if words)
+    near, far = (sum(part.count(b" ") - 1 for part in parts) for parts in (options, passages))
+    reach = near + len(options) + _HEADING_WORDS  # a letter before each option
+    return _Wanted(
+        item=number,
+        question=question,
+        options=options,
+        answer=_join(split_words(item.answer)),
+        passages=passages,
+        reach=reach,
+        far=reach + far + ANSWER_DISTANCE,
+    )
+
+
+def _list_options(item: BenchmarkItem) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(_join(words) for words in map(split_words, item.options) if words))
 
 
 def _join(words: Sequence[bytes]) -> bytes:
@@ -169,18 +182,21 @@ def _find_places(same: SameItems, texts: Sequence[str]) -> dict[int, dict[int, s
             if tuple(words[position:end]) != one.question:
                 continue
             place = bisect.bisect_right(starts, position) - 1
-            first, last = (
-                max(starts[place], position - one.reach),
-                min(starts[place + 1] - 1, end + one.reach),
-            )
-            around = _join(words[first:position]) + b"\n" + _join(words[end:last])
-            if _holds(around, one):
+            bounds = starts[place], starts[place + 1] - 1
+            near, far = (_cut(words, bounds, (position, end), reach) for reach in (one.reach, one.far))
+            if _holds(one.options, one.answer, near) and all(part in far for part in one.passages):
                 quoted = decode_words(words[position : min(end, position + EVIDENCE_WORDS)])
                 found.setdefault(place, {}).setdefault(one.item, quoted)
     return found
 
 
-def _holds(around: bytes, one: _Wanted) -> bool:
-    if not all(part in around for part in one.needed):
+def _holds(options: Sequence[bytes], answer: bytes, words: bytes) -> bool:
+    if answer.strip() and answer not in words:
         return False
-    return sum(option in around for option in one.options) >= NEAR_SHARE * len(one.options)
+    return sum(option in words for option in options) >= NEAR_SHARE * len(options)
+
+
+def _cut(words: Sequence[bytes], bounds: tuple[int, int], question: tuple[int, int], reach: int) -> bytes:
+    """Return the words before and after a question that are within reach and belong to the same text."""
+    before = words[max(bounds[0], question[0] - reach) : question[0]]
+    return _join(before) + b"\n" + _join(words[question[1] : min(bounds[1], question[1] + reach)])
