@@ -98,7 +98,8 @@ def measure_gain(
         else np.unique(np.asarray(clusters), return_inverse=True)[1]
     )
     sizes = np.bincount(members)
-    sums_CS = np.stack([np.bincount(members, weights=steps) for steps in steps_SN], axis=1)
+    by_seed = [np.bincount(members, weights=steps).astype(np.float64) for steps in steps_SN]
+    sums_CS = np.stack(by_seed, axis=1)
     paired = tuple(
         compare_answers(list(before), [bool(right) for right in answers], clusters, seed=seed)
         for answers in right_SN
