@@ -15,8 +15,7 @@ from biomedllama_cli.instructions.finetuning import question_example
 from biomedllama_cli.instructions.held_out import choose_held_out, split_examples, split_validation
 from biomedllama_cli.instructions.training_questions import load_training_questions, write_audit
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask, load_questions
-from biomedllama_cli.tasks.own_questions import build_own_task, read_own_questions
-from biomedllama_cli.tasks.prompts import ABSTRACT_QUESTION, KNOWLEDGE_QUESTION
+from biomedllama_cli.tasks.own_questions import read_own_questions
 from biomedllama_cli.tasks.question import Question
 
 SOUND = {"question": "Which metal carries oxygen in blood?", "options": ["Zinc", "Iron"], "answer_index": 1}
@@ -119,22 +118,16 @@ def test_a_file_without_questions_is_an_error(tmp_path):
         read_own_questions(write_lines(tmp_path / "own.jsonl", []))
 
 
-def test_own_questions_become_a_task_that_can_be_scored(tmp_path):
-    path = write_lines(tmp_path / "triage.jsonl", [SOUND, SOUND | {"question": "Which metal is a poison?"}])
+def test_own_questions_are_trained_on_and_scored_alike(tmp_path):
+    path = write_lines(
+        tmp_path / "triage.jsonl", [SOUND, SOUND | {"question": "Which?", "context": "Two metals."}]
+    )
     loaded = load_training_questions(str(path))
     assert (loaded.name, loaded.source.rows, loaded.audit.questions) == ("triage", 2, 2)
-    assert load_questions(loaded.task, shots=0, test_file=path).items == loaded.questions
-    assert loaded.task.prompt is KNOWLEDGE_QUESTION
-    about = Question("1", "Is it?", ("yes", "no", "maybe"), 0, "It is.")
-    assert build_own_task("mine", about).prompt is ABSTRACT_QUESTION
-    shown = build_own_task("mine", replace(about, options=("red", "blue"))).prompt.ask(about)
-    assert shown == "Context: It is.\nQuestion: Is it?\nAnswer:"
-
-
-def test_own_questions_have_all_a_context_or_none(tmp_path):
-    path = write_lines(tmp_path / "own.jsonl", [SOUND, SOUND | {"context": "Blood."}, SOUND | {"id": "c"}])
-    with pytest.raises(DataError, match=r"1 of 3 questions have a `context` \(question 1 has one\)"):
-        load_training_questions(str(path))
+    for task in ("questions", "sample-questions"):
+        known = TASKS[task]
+        assert isinstance(known, QuestionTask)
+        assert load_questions(known, shots=0, test_file=path).items == loaded.questions
 
 
 @pytest.mark.parametrize(

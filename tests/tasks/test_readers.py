@@ -161,7 +161,7 @@ def test_real_files_are_read_whole(shared_data):
         ("medmcqa", MEDMCQA | {"opc": None, "cop": 0}, "field `opc`"),
         ("pubmedqa", HUB_PQAL | {"final_decision": "perhaps"}, "field `final_decision`"),
         ("pubmedqa", HUB_PQAL | {"context": "text"}, "field `context.contexts`"),
-        ("sample-questions", {"question": "?", "options": ["a"], "answer_index": 1}, "`answer_index`"),
+        ("sample-questions", {"question": "?", "options": ["a", "b"], "answer_index": 2}, "`answer_index`"),
         ("medqa", ["not", "an", "object"], "must be an object"),
     ],
 )

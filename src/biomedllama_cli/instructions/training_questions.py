@@ -22,7 +22,7 @@ from biomedllama_cli.tasks.catalogue import (
     open_records,
 )
 from biomedllama_cli.tasks.hub import HubRecords
-from biomedllama_cli.tasks.own_questions import build_own_task, read_own_questions
+from biomedllama_cli.tasks.own_questions import read_own_questions
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import naming_other_task
 from biomedllama_cli.tasks.records import SUFFIXES, Record, file_sha256
@@ -90,7 +90,6 @@ class LoadedTraining:
 
     Attributes:
         name: of the task, or of the file of one's own questions without its suffix.
-        task: the task.
         questions: what is trained on, in the order of the file.
         source: where they came from; `rows` counts the questions that were read, dropped ones among them.
         defects: of the questions that were read, by their place among them.
@@ -100,7 +99,6 @@ class LoadedTraining:
     """
 
     name: str
-    task: QuestionTask
     questions: tuple[Question, ...]
     source: Source
     defects: tuple[ItemDefect, ...]
@@ -159,7 +157,7 @@ def load_training_questions(
     source = describe_source(place, counter.records, len(questions))
     defects = [ItemDefect(index, questions[index].id, kind, detail) for index, kind, detail in noted]
     return _finish(
-        known, questions, source, defects, _Choice(data_version, tuple(unusable), counter.list_notes(task))
+        task, questions, source, defects, _Choice(data_version, tuple(unusable), counter.list_notes(task))
     )
 
 
@@ -222,10 +220,7 @@ def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> 
         )
     questions = read_own_questions(path)
     source = Source("file", str(path), len(questions), file_sha256(path))
-    own = build_own_task(_name_file(path), questions[0])
-    assert own.check is not None
-    own.check(questions, str(path))
-    return _finish(own, questions, source, (), _Choice(data_version))
+    return _finish(_name_file(path), questions, source, (), _Choice(data_version))
 
 
 def _name_file(path: Path) -> str:
@@ -240,7 +235,7 @@ def _name_file(path: Path) -> str:
 
 
 def _finish(
-    task: QuestionTask,
+    name: str,
     questions: Sequence[Question],
     source: Source,
     noted: Sequence[ItemDefect],
@@ -255,14 +250,14 @@ def _finish(
             "Take --data-version published, or look at the file.",
         )
     notes = list(choice.notes)
-    if task.name == "pubmedqa" and not any(question.answer == "maybe" for question in kept):
+    if name == "pubmedqa" and not any(question.answer == "maybe" for question in kept):
         notes.append(
             "no question has the answer maybe (pqa_artificial has only yes and no), so a model tuned on these "
             "questions learns never to give it"
         )
     defective = len({defect.index for defect in defects})
     audit = TrainingAudit(
-        task=task.name,
+        task=name,
         source=source.location,
         sha256=source.sha256,
         revision=source.revision,
@@ -275,9 +270,7 @@ def _finish(
         questions=len(kept),
         notes=tuple(notes),
     )
-    return LoadedTraining(
-        task.name, task, kept, source, defects, choice.unusable, len(questions) - len(kept), audit
-    )
+    return LoadedTraining(name, kept, source, defects, choice.unusable, len(questions) - len(kept), audit)
 
 
 def _count(kinds: Iterable[str]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from biomedllama_cli.tasks.medmcqa import iter_medmcqa
 from biomedllama_cli.tasks.medqa import iter_medqa
 from biomedllama_cli.tasks.medxpertqa import iter_medxpertqa
 from biomedllama_cli.tasks.mmlu import DEV_SPLIT, TEST_SPLIT, iter_mmlu
+from biomedllama_cli.tasks.own_questions import iter_own_questions
 from biomedllama_cli.tasks.prompts import ABSTRACT_QUESTION, KNOWLEDGE_QUESTION, PromptFormat
 from biomedllama_cli.tasks.pubmedqa import check_labelled, iter_pubmedqa
 from biomedllama_cli.tasks.question import Document, Question
@@ -27,7 +28,7 @@ from biomedllama_cli.tasks.records import (
     iter_records,
     warn_of_defect,
 )
-from biomedllama_cli.tasks.sample import SAMPLE_FILE, iter_sample
+from biomedllama_cli.tasks.sample import SAMPLE_FILE
 
 DrawRule = Literal["train split", "train file", "the test items without the item itself"]
 
@@ -127,12 +128,6 @@ _PUBMEDQA = QuestionTask(
 )
 
 
-def _iter_own(records: Iterable[Record]) -> Iterator[Question]:
-    from biomedllama_cli.tasks.own_questions import iter_own_questions  # which builds tasks itself
-
-    return iter_own_questions(records)
-
-
 TASKS: dict[str, QuestionTask | TextTask] = {
     task.name: task
     for task in (
@@ -191,9 +186,15 @@ TASKS: dict[str, QuestionTask | TextTask] = {
             None,
         ),
         QuestionTask(
-            "sample-questions", KNOWLEDGE_QUESTION, lambda records, _: iter_sample(records), SAMPLE_FILE, None
+            "sample-questions",
+            KNOWLEDGE_QUESTION,
+            lambda records, _: iter_own_questions(records),
+            SAMPLE_FILE,
+            None,
         ),
-        QuestionTask("questions", KNOWLEDGE_QUESTION, lambda records, _: _iter_own(records), None, None),
+        QuestionTask(
+            "questions", KNOWLEDGE_QUESTION, lambda records, _: iter_own_questions(records), None, None
+        ),
         TextTask("pubmed-abstracts", "PubMed Abstracts", _PILE_TEST),
         TextTask("pubmed-central", "PubMed Central", _PILE_TEST),
         TextTask("text", None, None),

@@ -19,21 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from biomedllama_cli.errors import DataError
-from biomedllama_cli.tasks.catalogue import QuestionTask
 from biomedllama_cli.tasks.options import LETTERS, read_letter, read_lettered_options, read_listed_options
-from biomedllama_cli.tasks.prompts import (
-    ABSTRACT_QUESTION,
-    KNOWLEDGE_QUESTION,
-    LABEL_QUESTION,
-    kind_of,
-    show_context,
-)
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.records import MissingFieldError, Record, iter_records
 
 PROBLEMS_TOLD = 5
 """Problems of a file that are told one by one; the others are counted."""
-_PROMPTS = {"options": KNOWLEDGE_QUESTION, "abstract": ABSTRACT_QUESTION, "label": LABEL_QUESTION}
 _SCHEMA = (
     "A record is an object with `question`, `options` (a list of texts, or texts by letter) and `answer_index` (from "
     "0), `answer_idx` (a letter) or `answer` (the option's text); `context` and `id` may be there."
@@ -82,43 +73,6 @@ def read_own_questions(path: Path) -> tuple[Question, ...]:
     if not questions:
         raise DataError(f"{path}: the file holds no question", _SCHEMA)
     return questions
-
-
-def build_own_task(name: str, sample: Question, test_file: Path | None = None) -> QuestionTask:
-    """Return the task of a file of one's own questions, for `load_questions` and everything that takes a task.
-
-    Args:
-        name: of the task, for reports; it must be none of the known tasks'.
-        sample: one of its questions; it tells whether a context is asked about, and whether the options are labels.
-        test_file: what is scored, or None where that is given later.
-    """
-    prompt = _PROMPTS[kind_of(sample)]
-    if sample.context is not None and prompt is KNOWLEDGE_QUESTION:
-        prompt = show_context(prompt)
-    return QuestionTask(
-        name,
-        prompt,
-        lambda records, _: iter_own_questions(records),
-        test_file,
-        None,
-        check=check_contexts,
-    )
-
-
-def check_contexts(items: Sequence[Question], where: str) -> None:
-    """Check that all questions of a task have a context, or none: one prompt asks them all.
-
-    Raises:
-        DataError: some have one and some have none.
-    """
-    having = sum(item.context is not None for item in items)
-    if 0 < having < len(items):
-        first = next(item for item in items if (item.context is None) == (having * 2 > len(items)))
-        raise DataError(
-            f"{where}: {having:,} of {len(items):,} questions have a `context` (question {first.id} "
-            f"{'has one' if first.context is not None else 'has none'}); either all of them have one, or none",
-            "Make two files of them.",
-        )
 
 
 def read_own_question(record: Record) -> Question:
