@@ -108,7 +108,8 @@ def train(plan: Plan) -> PretrainReport:
     check_model_fits(source, model.config, manifest, settings.batch.sequence_length)
     description = describe_model(model)
     trainee = build_trainee(accelerator, model, plan)
-    data = RunData(plan.rows, plan.order, plan.batch, build_run_validator(plan))
+    validator = build_run_validator(plan)
+    data = RunData(plan.rows, plan.order, plan.batch, validator)
     loop_settings = build_loop_settings(settings, description, accelerator)
     if loop_settings.peak_flops is not None:
         logger.info("%s", describe_mfu(loop_settings, description))
@@ -122,8 +123,8 @@ def train(plan: Plan) -> PretrainReport:
         facts |= measure(plan, loop, tally, wall_seconds=time.perf_counter() - began)
         if loop_settings.peak_flops is not None:
             facts["mfu_formula"] = describe_mfu(loop_settings, description)
-        if data.validator is not None:
-            facts |= {"bits_per_byte_unigram": unigram, "validation_is_sampled": data.validator.is_sampled}
+        if validator is not None:
+            facts |= {"bits_per_byte_unigram": unigram, "validation_is_sampled": validator.is_sampled}
         report = PretrainReport(
             status="trained", **facts, **read_validations(plan.start.folder / METRICS_FILE)
         )
