@@ -63,6 +63,8 @@ def test_the_model_as_it_was_given_is_no_candidate(build_loop: Callable[..., Any
 def test_a_resumed_run_knows_its_best_and_its_patience(
     build_loop: Callable[..., Any], after_step: Any, tmp_path: Path
 ) -> None:
+    for name in ("whole", "halted"):
+        (tmp_path / name).mkdir()
     whole = build_scripted(build_loop, tmp_path / "whole", patience=2).run()
     halted = build_scripted(
         build_loop,
