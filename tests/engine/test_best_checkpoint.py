@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from biomedllama_cli.engine.checkpoint import find_checkpoint, list_checkpoints, load_progress, read_step
+from biomedllama_cli.engine.checkpoint import (
+    find_checkpoint,
+    find_newest_result,
+    list_checkpoints,
+    load_progress,
+    read_step,
+)
 from biomedllama_cli.engine.loop_parts import Best
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.validation import Validation
@@ -86,3 +94,22 @@ def test_a_run_that_ended_early_has_nothing_left_to_do(
     ended = build_scripted(build_loop, tmp_path, patience=2).run()
     again = build_scripted(build_loop, tmp_path, done=7, patience=2, resume=ended.checkpoint).run()
     assert (again.step, again.best) == (ended.step, ended.best)
+
+
+def test_a_run_has_its_best_checkpoint_or_merged_folder_to_show(
+    build_loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    build_scripted(build_loop, run, patience=2).run()
+    assert find_newest_result(tmp_path) == run / "checkpoints" / "step-00000016"
+    best = run / "checkpoints" / "step-00000008"
+    report = {
+        "checkpoint": "elsewhere/runs/mine/checkpoints/step-00000008"
+    }  # the folder has been moved since
+    (run / "report.json").write_text(json.dumps(report))
+    assert find_newest_result(tmp_path) == best
+    (run / "report.json").write_text(json.dumps(report | {"merged": "merged"}))
+    assert find_newest_result(tmp_path) == run / "checkpoints" / "step-00000016"  # it is gone
+    shutil.copytree(best, run / "merged")
+    assert find_newest_result(tmp_path) == run / "merged"

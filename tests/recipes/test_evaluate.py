@@ -238,7 +238,7 @@ def test_a_plan_is_made_without_the_heavy_libraries(tmp_path):
 def test_without_a_model_the_newest_checkpoint_is_taken(tmp_path, model, monkeypatch, caplog):
     from biomedllama_cli.engine import checkpoint
 
-    monkeypatch.setattr(checkpoint, "find_newest_checkpoint", lambda workspace: model)
+    monkeypatch.setattr(checkpoint, "find_newest_result", lambda workspace: model)
     with caplog.at_level(logging.INFO):
         report = run(tmp_path, None, task=["sample-questions"], limit=1)
     assert report.models == (str(model),)

@@ -33,7 +33,7 @@ from biomedllama_cli.corpus.manifest import (
     load_corpus,
 )
 from biomedllama_cli.corpus.shards import ShardWriter
-from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_checkpoint, load_progress
+from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_result, load_progress
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
@@ -153,7 +153,7 @@ def test_it_trains_and_leaves_a_plain_transformers_folder(
     assert report.bits_per_byte_after < report.bits_per_byte_before
     assert report.loss_curve is not None
     assert report.loss_curve.read_bytes().startswith(b"\x89PNG")
-    assert report.checkpoint == find_newest_checkpoint(build().workspace)
+    assert report.checkpoint == find_newest_result(build().workspace)
     model = AutoModelForCausalLM.from_pretrained(report.checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(report.checkpoint)
     assert model.config.vocab_size == len(tokenizer)

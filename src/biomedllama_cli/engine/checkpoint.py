@@ -40,6 +40,7 @@ from biomedllama_cli.models.adapters import has_adapter, save_adapter
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, STATE, MARKER, PREFIX = "checkpoints", "training_state", "COMPLETE", "step-"
+REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -239,11 +240,28 @@ def find_checkpoint(run_folder: Path) -> Path | None:
     return next(reversed(list_checkpoints(run_folder)), None)
 
 
-def find_newest_checkpoint(workspace: Path) -> Path | None:
-    """Return the checkpoint saved last in any run of a workspace."""
+def find_result(run_folder: Path) -> Path | None:
+    """Return the model a run has to show: what its report names (the best checkpoint, or merged adapters), else the
+    newest complete checkpoint.
+    """
+    try:
+        report = json.loads((run_folder / REPORT_FILE).read_text(encoding="utf-8"))
+        chosen = Path(str(report.get("merged") or report["checkpoint"])).name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return find_checkpoint(run_folder)
+    # By its name: a run folder may have been moved since.
+    places = [run_folder / CHECKPOINTS / chosen, run_folder / chosen]
+    there = [place for place in places if (place / MARKER).is_file() or (place / "config.json").is_file()]
+    return next(iter(there), find_checkpoint(run_folder))
+
+
+def find_newest_result(workspace: Path) -> Path | None:
+    """Return what the run of a workspace that saved last has to show."""
     runs = [*(workspace / "runs").glob("*"), *(workspace / "runs").glob("*/seed-*")]
-    newest = [folder for run in runs if (folder := find_checkpoint(run))]
-    return max(newest, key=lambda folder: (folder / MARKER).stat().st_mtime_ns, default=None)
+    saved = [(newest / MARKER, run) for run in runs if (newest := find_checkpoint(run))]
+    if not saved:
+        return None
+    return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])
 
 
 def remove_old_checkpoints(run_folder: Path, keep: int, best_step: int | None = None) -> None:

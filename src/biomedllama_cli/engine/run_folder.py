@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from biomedllama_cli.engine.checkpoint import (
     MARKER,
+    REPORT_FILE,
     Progress,
     find_checkpoint,
     list_checkpoints,
@@ -31,7 +32,7 @@ from biomedllama_cli.errors import DataError, OutputError
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE, REPORT_FILE, LOCK_FILE = "settings.json", "report.json", ".lock"
+SETTINGS_FILE, LOCK_FILE = "settings.json", ".lock"
 SCHEMA = "biomedllama.run/1"
 
 

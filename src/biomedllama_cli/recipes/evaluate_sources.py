@@ -20,7 +20,7 @@ _SCRATCH_PREFIX = "scratch:"  # of models.scratch, which loads transformers
 
 
 def find_models(settings: EvaluateSettings) -> list[str]:
-    """Return the models given (of a run folder its newest checkpoint), else the newest of the workspace.
+    """Return the models given (of a run folder what it has to show: its best or newest checkpoint), else the newest.
 
     Raises:
         ModelError: none is given and the workspace has no checkpoint, or a given one cannot be there.
@@ -30,9 +30,9 @@ def find_models(settings: EvaluateSettings) -> list[str]:
         for source in sources:
             _check_source(source)
         return sources
-    from biomedllama_cli.engine.checkpoint import find_newest_checkpoint  # loads torch
+    from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
 
-    checkpoint = find_newest_checkpoint(settings.workspace)
+    checkpoint = find_newest_result(settings.workspace)
     if checkpoint is None:
         raise ModelError(
             f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
@@ -110,9 +110,9 @@ def _newest_of_run(source: str) -> str:
     folder = Path(source).expanduser()
     if not (folder / "checkpoints").is_dir():
         return source
-    from biomedllama_cli.engine.checkpoint import find_checkpoint  # loads torch
+    from biomedllama_cli.engine.checkpoint import find_result  # loads torch
 
-    newest = find_checkpoint(folder)
+    newest = find_result(folder)
     if newest is not None:
-        logger.info("the model given is a run folder: taking its newest checkpoint, %s", newest)
+        logger.info("the model given is a run folder: taking %s", newest)
     return str(newest or source)

@@ -20,11 +20,11 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
-from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer, name_checkpoint
+from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder, load_optimizer, name_checkpoint
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally, Trainee
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.optimizer import build_optimizer
-from biomedllama_cli.engine.run_folder import REPORT_FILE, open_run_folder, write_atomically
+from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.models.loss import enable_summed_loss

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from biomedllama_cli.engine.run_folder import REPORT_FILE
+from biomedllama_cli.engine.checkpoint import REPORT_FILE
 
 
 class Frozen(BaseModel):
