@@ -110,6 +110,6 @@ def test_a_run_has_its_best_checkpoint_or_merged_folder_to_show(
     (run / "report.json").write_text(json.dumps(report))
     assert find_newest_result(tmp_path) == best
     (run / "report.json").write_text(json.dumps(report | {"merged": "merged"}))
-    assert find_newest_result(tmp_path) == run / "checkpoints" / "step-00000016"  # it is gone
+    assert find_newest_result(tmp_path) == best  # there is no merged folder
     shutil.copytree(best, run / "merged")
     assert find_newest_result(tmp_path) == run / "merged"

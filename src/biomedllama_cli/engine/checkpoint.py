@@ -246,11 +246,11 @@ def find_result(run_folder: Path) -> Path | None:
     """
     try:
         report = json.loads((run_folder / REPORT_FILE).read_text(encoding="utf-8"))
-        chosen = Path(str(report.get("merged") or report["checkpoint"])).name
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        named = [Path(name).name for name in (report.get("merged"), report.get("checkpoint")) if name]
+    except (OSError, ValueError, TypeError, AttributeError):
         return find_checkpoint(run_folder)
     # By its name: a run folder may have been moved since.
-    places = [run_folder / CHECKPOINTS / chosen, run_folder / chosen]
+    places = [parent / name for name in named for parent in (run_folder, run_folder / CHECKPOINTS)]
     there = [place for place in places if (place / MARKER).is_file() or (place / "config.json").is_file()]
     return next(iter(there), find_checkpoint(run_folder))
 
