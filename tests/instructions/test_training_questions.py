@@ -181,32 +181,36 @@ def test_published_keeps_defective_questions_and_cleaned_drops_them(tmp_path):
             medqa("Which is yellow?", ["Iron", "Neon", "Gold", "Lead"], None),
             medqa("Which is grey?", ["Iron", "Neon", "Gold", "Lead"], "E"),
             medqa("Which is yellow?", ["Iron", "Neon", "Gold", "Lead"], "C"),
+            medqa("Which is heavy?", ["Iron", "Neon", " ", "Tin"], "C") | {"answer": "Lead"},
+            medqa("Which is light?", ["Iron", "Neon", "Gold", "Tin"], "B") | {"answer": "Helium"},
         ],
     )
     published = load_training_questions("medqa", path)
     cleaned = load_training_questions("medqa", path, "cleaned")
-    assert [question.id for question in published.questions] == ["0", "1", "2", "3", "4", "7"]
+    assert [question.id for question in published.questions] == ["0", "1", "2", "3", "4", "7", "9"]
     assert [question.id for question in cleaned.questions] == ["0", "7"]
     kinds = {
         "answer_repeated": 1,
+        "answer_text_differs": 1,
         "conflicting_answer": 1,
         "duplicate_options": 1,
         "duplicate_question": 1,
     }
-    for loaded, dropped in ((published, 0), (cleaned, 4)):
+    for loaded, dropped in ((published, 0), (cleaned, 5)):
         audit = loaded.audit
-        assert audit.unusable == {"answer_not_an_option": 1, "no_answer": 1}
+        assert audit.unusable == {"answer_not_an_option": 1, "blank_answer": 1, "no_answer": 1}
         assert audit.defects == kinds
-        assert (audit.defective, audit.dropped, loaded.dropped) == (4, dropped, dropped)
-        assert audit.records == sum(audit.unusable.values()) + audit.questions + audit.dropped == 8
+        assert (audit.defective, audit.dropped, loaded.dropped) == (5, dropped, dropped)
+        assert audit.records == sum(audit.unusable.values()) + audit.questions + audit.dropped == 10
     assert "kept, as published" in "\n".join(published.audit.lines())
-    assert "4 questions have defects" in "\n".join(cleaned.audit.lines())
+    assert "5 questions have defects" in "\n".join(cleaned.audit.lines())
     write_audit(cleaned, tmp_path / "run")
     listed = [json.loads(line) for line in (tmp_path / "run" / "training_defects.jsonl").open()]
     assert [line["kind"] for line in listed[:2]] == ["no_answer", "answer_not_an_option"]
     assert f"{path} line 6" in listed[0]["where"]
-    assert len(listed) == 2 + 4
-    assert json.loads((tmp_path / "run" / "training_audit.json").read_text())["dropped"] == 4
+    assert len(listed) == 3 + 5
+    assert [line["question"] for line in listed if line["kind"] == "answer_text_differs"] == ["9"]
+    assert json.loads((tmp_path / "run" / "training_audit.json").read_text())["dropped"] == 5
 
 
 def test_medmcqa_without_keys_is_counted_and_several_right_statements_are_noted(tmp_path):

@@ -133,32 +133,18 @@ def load_training_questions(
             f"{task} has no training questions on the hub, and no file was given",
             f"Add --data {task}.train=FILE.",
         )
-    unusable: list[UnusableRecord] = []
-    noted: list[tuple[int, str, str]] = []
-    questions: list[Question] = []
-    counter = _Counting(open_records(place, f"{task}.train"))
-    usable = iter_usable(
-        counter,
-        task,
-        lambda record, kind, detail: unusable.append(UnusableRecord(record.where, kind, detail)),
-    )
+    reading = _Reading(open_records(place, f"{task}.train"))
     with naming_other_task(task):
-        for question in known.parse(
-            usable,
-            lambda record, kind, detail: noted.append((len(questions), kind, f"{record.where}: {detail}")),
-        ):
-            questions.append(question)
-    if unusable and not questions:
+        reading.read(known)
+    if reading.unusable and not reading.questions:
         raise DataError(
-            f"{place}: none of the {counter.count:,} records has a question and an answer "
-            f"(the first: {unusable[0].detail})",
+            f"{place}: none of the {reading.count:,} records has a question and an answer "
+            f"(the first: {reading.unusable[0].detail})",
             "Give a training split; test splits may come without answers.",
         )
-    source = describe_source(place, counter.records, len(questions))
-    defects = [ItemDefect(index, questions[index].id, kind, detail) for index, kind, detail in noted]
-    return _finish(
-        task, questions, source, defects, _Choice(data_version, tuple(unusable), counter.list_notes(task))
-    )
+    source = describe_source(place, reading.records, len(reading.questions))
+    choice = _Choice(data_version, tuple(reading.unusable), reading.list_notes(task))
+    return _finish(task, reading.questions, source, reading.defects, choice)
 
 
 def write_audit(loaded: LoadedTraining, folder: Path) -> None:
@@ -182,19 +168,32 @@ class _Choice:
     notes: tuple[str, ...] = ()
 
 
-class _Counting:
-    """Records on their way to a reader: how many they are, and what a reader does not keep."""
+class _Reading:
+    """Records on their way to questions: what is made of them, and what is wrong with them."""
 
     def __init__(self, records: HubRecords | Iterator[Record]) -> None:
         self.records = records
         self.count = 0
+        self.questions: list[Question] = []
+        self.defects: list[ItemDefect] = []
+        self.unusable: list[UnusableRecord] = []
         self._several = 0
 
-    def __iter__(self) -> Iterator[Record]:
-        for record in self.records:
-            self.count += 1
-            self._several += record.fields.get("choice_type") == "multi"
-            yield record
+    def read(self, task: QuestionTask) -> None:
+        """Read all records."""
+        pending: list[tuple[str, str]] = []  # said of a record before its question comes
+        usable = iter_usable(self._iter_counted(), task.name, self._leave_out)
+        for question in task.parse(
+            usable, lambda record, kind, detail: pending.append((kind, f"{record.where}: {detail}"))
+        ):
+            if question.answer.strip():
+                place = len(self.questions)
+                self.defects += [ItemDefect(place, question.id, kind, detail) for kind, detail in pending]
+                self.questions.append(question)
+            else:
+                where = f"question {question.id}"
+                self.unusable.append(UnusableRecord(where, "blank_answer", "the right option is blank"))
+            pending.clear()
 
     def list_notes(self, task: str) -> tuple[str, ...]:
         if task != "medmcqa" or not self._several:
@@ -203,6 +202,15 @@ class _Counting:
             f"{self._several:,} of {self.count:,} records have the `choice_type` multi; each of them has one right "
             "option all the same, and is trained on as such",
         )
+
+    def _iter_counted(self) -> Iterator[Record]:
+        for record in self.records:
+            self.count += 1
+            self._several += record.fields.get("choice_type") == "multi"
+            yield record
+
+    def _leave_out(self, record: Record, kind: str, detail: str) -> None:
+        self.unusable.append(UnusableRecord(record.where, kind, detail))
 
 
 def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> LoadedTraining:
