@@ -90,7 +90,6 @@ def test_the_first_page_lists_the_commands_in_the_words_of_their_settings(proces
     for command in TREES:
         assert f"{command}" in page
         assert (load_tree(command).__doc__ or "") in page
-    assert "finetune" not in page
 
 
 def test_no_arguments_show_the_help(process: Any) -> None:

@@ -1,4 +1,4 @@
-"""The three commands as real processes, where they stop before any work."""
+"""The commands as real processes, where they stop before any work."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ STOPS = [
         "missing.jsonl",
     ),
     (["pretrain"], 3, "biomedllama prepare"),
+    (["finetune"], 4, "--model"),
+    (["instruct"], 4, "--model"),
     (["evaluate"], 4, "--model"),
 ]
 

@@ -9,7 +9,7 @@ import pytest
 
 REFUSED = [
     (["pretian"], "No such command 'pretian'.", "Did you mean 'pretrain'?"),
-    (["finetune"], "No such command 'finetune'.", "Run `biomedllama --help`."),
+    (["quantise"], "No such command 'quantise'.", "Run `biomedllama --help`."),
     (
         ["prepare", "--sedee", "3"],
         "--sedee is not an option of `biomedllama prepare`.",

@@ -31,6 +31,10 @@ def test_the_presets_are_the_promised_ones() -> None:
         ("pretrain", "demo"),
         ("pretrain", "published"),
         ("pretrain", "published-script"),
+        ("finetune", "laptop"),
+        ("finetune", "published"),
+        ("instruct", "laptop"),
+        ("instruct", "published"),
         ("evaluate", "demo"),
         ("evaluate", "published"),
     ]
@@ -54,6 +58,25 @@ def test_the_script_differs_from_the_table_in_its_rate_and_its_checkpoints() -> 
     assert (script.checkpoint.save_every_steps, script.checkpoint.keep_checkpoints) == (3000, 3)
     same = {"optimizer": table.optimizer, "checkpoint": table.checkpoint}
     assert script.model_copy(update=same) == table
+
+
+@pytest.mark.parametrize("command", ["finetune", "instruct"])
+def test_published_tuning_is_the_published_recipe(command: str) -> None:
+    settings = load(command, "published")
+    assert settings.model == "huggyllama/llama-7b"
+    assert (settings.batch.sequence_length, settings.batch.global_batch_size) == (2048, 128)
+    assert settings.duration.epochs == 3
+    optimizer = settings.optimizer
+    assert (optimizer.peak_learning_rate, optimizer.weight_decay) == (2e-5, 1e-4)
+    assert (optimizer.adam_beta1, optimizer.adam_beta2) == (0.9, 0.999)
+    assert (settings.schedule.warmup_fraction, settings.schedule.final_learning_rate_fraction) == (0.03, 0)
+    assert (settings.adapter.method, settings.rows.template) == ("full", "plain")
+    assert (settings.numerics.precision, settings.numerics.tf32) == ("bf16", True)
+
+
+def test_published_instruction_tuning_draws_as_often_as_published() -> None:
+    mixture = load("instruct", "published").mixture
+    assert (mixture.mixture, mixture.draws, mixture.validation_fraction) == ("paper", 50_000, 0)
 
 
 def test_published_evaluation_is_the_published_protocol() -> None:

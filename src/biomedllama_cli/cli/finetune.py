@@ -10,7 +10,7 @@ from biomedllama_cli.cli.output import Report
 
 
 def finetune(context: typer.Context) -> Report | None:
-    """Fine-tune a causal language model on multiple-choice questions, and score it before and after."""
+    """Fine-tune a causal language model on multiple-choice questions; score it before and after."""
     from biomedllama_cli.settings.finetune import FinetuneSettings
 
     call = read_call(context, FinetuneSettings)

@@ -17,6 +17,12 @@ def instruct(context: typer.Context) -> Report | None:
     if call.answer is not None:  # --preset list, --print-config
         return call.answer
 
+    from biomedllama_cli.recipes.instruct_answers import answer_without_model
+
+    answer = answer_without_model(call.settings)
+    if answer is not None:  # --mixture list
+        return answer
+
     def story() -> Report:
         from biomedllama_cli.recipes.instruct import instruct as recipe
 

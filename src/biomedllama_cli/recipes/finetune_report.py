@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 from biomedllama_cli.evaluation.seed_results import SeedGains
+from biomedllama_cli.recipes.finetune_tests import OWN_TASK
 from biomedllama_cli.recipes.tuning_report import TuningReport
 from biomedllama_cli.report.seed_tables import gain_lines
+from biomedllama_cli.settings.finetune import QuestionSettings
+from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask
 
 
 class FinetuneReport(TuningReport):
@@ -37,5 +42,14 @@ class FinetuneReport(TuningReport):
         ):
             if gains is not None:
                 lines += ["", f"{what}:", *gain_lines(gains)]
-        best = self.runs[0].merged or self.runs[0].checkpoint
-        return [*lines, f"Next: biomedllama evaluate --model {best} --profile finetuned --task {self.task}"]
+        return [*lines, f"Next: {shlex.join(self._next_command())}"]
+
+    def _next_command(self) -> list[str]:
+        """Return a command that scores the tuned model on the test questions, which of one's own need their file."""
+        model = self.runs[0].merged or self.runs[0].checkpoint
+        command = ["biomedllama", "evaluate", "--model", str(model), "--profile", "finetuned"]
+        questions = QuestionSettings.model_validate(self.settings["questions"])
+        if isinstance(TASKS.get(questions.task), QuestionTask):
+            file = questions.test_file
+            return [*command, "--task", self.task, *(["--data", f"{self.task}={file}"] if file else [])]
+        return [*command, "--task", OWN_TASK, "--data", f"{OWN_TASK}={questions.test or 'FILE'}"]
