@@ -238,7 +238,7 @@ def _name_file(path: Path) -> str:
     ('triage.v2', 'own-medqa')
     """
     suffix = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
-    name = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) or path.name
+    name = path.name[: len(path.name) - len(suffix)] or path.name
     return f"own-{name}" if name in TASKS else name
 
 
