@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["evaluate_forks.py"]  # a program that tests start, not a module to look for doctests in
+collect_ignore = ["evaluate_forks.py", "tuning_forks.py"]  # programs that tests start: no doctests in them
 
 # VmHWM and not ru_maxrss, which begins with what the test's own process needed.
 _READ = """

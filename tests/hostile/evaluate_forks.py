@@ -53,10 +53,12 @@ class Ended:
 class Forks:
     """The program below, from the side of a test."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, environment: dict[str, str], folder: Path, program: Path = Path(__file__).resolve()
+    ) -> None:
         self._folder, self._started = folder, 0
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [sys.executable, str(program)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -181,10 +183,9 @@ def wait(order: dict[str, Any]) -> None:
         time.sleep(0.01)
 
 
-def main() -> None:
-    """Load everything once, then fork for every order."""
-    import biomedllama_cli.recipes.evaluate_model  # noqa: F401
-
+def serve(preloaded: str, follow: Callable[[dict[str, Any]], None]) -> None:
+    """Load a module with everything under it once, then fork for every order, which a child follows."""
+    importlib.import_module(preloaded)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         order = json.loads(line)
@@ -194,11 +195,11 @@ def main() -> None:
             answer = os.fork()
             if answer == 0:
                 try:
-                    obey(order)
+                    follow(order)
                 finally:
                     os._exit(99)
         print(answer, file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve("biomedllama_cli.recipes.evaluate_model", obey)

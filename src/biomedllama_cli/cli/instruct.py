@@ -24,9 +24,12 @@ def instruct(context: typer.Context) -> Report | None:
         return answer
 
     def story() -> Report:
-        from biomedllama_cli.recipes.instruct import instruct as recipe
+        from biomedllama_cli.engine.signals import Resumption
 
-        return recipe(call.settings, dry_run=call.dry_run)
+        with Resumption():  # from before the seconds that the imports take
+            from biomedllama_cli.recipes.instruct import instruct as recipe
+
+            return recipe(call.settings, dry_run=call.dry_run)
 
     alone = call.dry_run or bool(call.settings.show_masks)
     return run_job(context, call.settings.parallel, story, alone=alone)

@@ -33,7 +33,7 @@ from biomedllama_cli.engine.rank import (
     slurm_to_torch,
 )
 from biomedllama_cli.engine.sharding import World, choose_mesh
-from biomedllama_cli.errors import ExitCode, SettingsError, UserError, WorkerError
+from biomedllama_cli.errors import ExitCode, Resumable, SettingsError, UserError, WorkerError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 logger = logging.getLogger(__name__)
@@ -200,8 +200,8 @@ class _Job:
             outcomes = self._read_outcomes()
             if len(outcomes) == self._processes:
                 return
-            # A rank that has saved waits for the others without limit; one that failed or is gone, for a moment.
-            failed = any(outcome.exit_code != ExitCode.RESUMABLE for outcome in outcomes)
+            # A rank that has saved waits for the others without limit; one that failed or saved nothing, a moment.
+            failed = any(outcome.kind != Resumable.__name__ for outcome in outcomes)
             if failed or self._find_lost_ranks():
                 patience -= POLL_SECONDS
             if patience <= 0:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.engine.checkpoint import (
     MARKER,
     REPORT_FILE,
@@ -139,7 +140,9 @@ def _read_job(folder: Path) -> dict[str, Any] | None:
     Raises:
         OutputError: the folder holds files that no run of ours wrote.
     """
-    if not folder.exists() or (folder.is_dir() and not any(f.name != LOCK_FILE for f in folder.iterdir())):
+    # A start that was killed may have left no more than its lock and a beginning of the settings.
+    ours = {LOCK_FILE, _name_temporary(folder / SETTINGS_FILE).name}
+    if not folder.exists() or (folder.is_dir() and all(file.name in ours for file in folder.iterdir())):
         return None
     try:
         content = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
@@ -164,7 +167,7 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
         facts: written beside it (all settings, versions, command).
 
     Raises:
-        OutputError: the folder cannot be written, or another process is using it.
+        OutputError: the folder cannot be written, its disk is full, or another process is using it.
     """
     folder = start.folder
     try:
@@ -172,7 +175,7 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
         lock = (folder / LOCK_FILE).open("w")
     except OSError as error:
         raise OutputError(f"output_dir {folder} cannot be written: {error.strerror}.") from error
-    with lock:
+    with lock, explain_full_disk(folder):
         take_lock(lock, folder, fcntl.LOCK_EX)
         if start.replaces:
             clear_run_folder(folder)
@@ -244,9 +247,13 @@ def remove_later_checkpoints(start: RunStart) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _name_temporary(path)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _name_temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")

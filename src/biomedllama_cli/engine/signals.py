@@ -1,4 +1,7 @@
-"""Stop politely: the first signal asks for a checkpoint, a second Ctrl-C stops at once."""
+"""Stop politely: the first signal asks for a checkpoint, a second Ctrl-C stops at once.
+
+A command with several stages is stopped by `Resumption` where no stage listens: nothing is to be saved there.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from biomedllama_cli.engine.rank import die_with_parent
+from biomedllama_cli.engine.sharding import read_world
+from biomedllama_cli.errors import Resumable
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +58,59 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the former handlers back."""
+        """Put the former handlers back, and hand a signal that came too late for an answer on to the command's."""
+        between = any(
+            isinstance(getattr(each, "__self__", None), Resumption) for each in self._previous.values()
+        )
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        if between and error is None and self.signal_name is not None:
+            signal.raise_signal(signal.Signals[self.signal_name])
+
+
+class StoppedAlone(Resumable):
+    """A process of a job was stopped where nothing is saved together: the others, which may wait for it, end too."""
+
+
+class Resumption:
+    """Turn SIGTERM and SIGINT between the stages of a command into its end, which the same command continues.
+
+    A context manager around all of a command whose stages have a `StopRequest` of their own. Everything such a
+    command writes must be whole or absent after a kill, since the end comes at once, wherever the command is.
+    """
+
+    def __init__(self) -> None:
+        self._signal_name: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Resumption:
+        """Install the handlers; outside the main thread, where Python allows none, signals keep their meaning."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._signal_name = signal.Signals(number).name
+        raise KeyboardInterrupt  # which, unlike an error, nobody on the way catches
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former handlers back.
+
+        Raises:
+            Resumable: a signal ended the body.
+        """
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+        if self._signal_name is not None and isinstance(error, KeyboardInterrupt):
+            stopped = Resumable if read_world().world_size == 1 else StoppedAlone
+            raise stopped(
+                f"Stopped by {self._signal_name}; what is finished is kept.", "The same command continues."
+            ) from None
 
 
 def keep_signals_from_loader(worker: int) -> None:

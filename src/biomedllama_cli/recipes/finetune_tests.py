@@ -13,6 +13,7 @@ from biomedllama_cli.errors import SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import RESULTS_FILE
 from biomedllama_cli.evaluation.seed_results import load_gains
 from biomedllama_cli.recipes.evaluate import evaluate
+from biomedllama_cli.recipes.evaluate_sources import was_interrupted_after
 from biomedllama_cli.recipes.tuning_plan import Pupil
 from biomedllama_cli.recipes.tuning_report import SeedRun
 from biomedllama_cli.settings.evaluate import ComputeSettings, EvaluateSettings, ProtocolSettings
@@ -122,7 +123,8 @@ def score(settings: FinetuneSettings, model: str, test: TestQuestions, folder: P
             device=settings.parallel.device, num_processes=settings.parallel.num_processes
         ),
     )
-    if not holds_the_same(folder, request, test):
+    # An evaluation that was killed after its last word is taken up once more: it removes its work folder.
+    if was_interrupted_after(folder) or not holds_the_same(folder, request, test):
         evaluate(request)
     return folder
 

@@ -59,7 +59,8 @@ def find_finished_run(plan: TuningPlan) -> SeedRun | None:
     report = load_seed_run(start.folder)
     if report is None or report.checkpoint is None or not report.checkpoint.is_dir():
         return None
-    if report.merged is None and plan.settings.adapter.merge and plan.settings.adapter.method != "full":
+    merges = plan.settings.adapter.merge and plan.settings.adapter.method != "full"
+    if merges and (report.merged is None or not report.merged.is_dir()):
         return None
     logger.info("%s is finished: nothing to do", start.folder)
     return report.model_copy(update={"status": "already trained"})
@@ -197,7 +198,12 @@ def build_run_folder(plan: TuningPlan) -> RunFolder:
     """Return where the loop writes and what it continues."""
     start = plan.start
     return RunFolder(
-        start.folder, start.folder / FILES_FOLDER, plan.job.order, start.checkpoint, start.progress
+        start.folder,
+        start.folder / FILES_FOLDER,
+        plan.job.order,
+        start.checkpoint,
+        start.progress,
+        same_command_restarts=plan.every_setting["resume"] != "auto",
     )
 
 

@@ -1,0 +1,156 @@
+"""`finetune` and `instruct` killed, stopped and without room, wherever they are: the same command ends as if undisturbed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluate_forks import Ended, Forks
+from tuning_forks import write_questions
+
+RESUMABLE = 75
+LOOP, CHECKPOINT = "biomedllama_cli.engine.loop", "biomedllama_cli.engine.checkpoint"
+RECIPE, FINETUNE = "biomedllama_cli.recipes.tuning", "biomedllama_cli.recipes.finetune"
+EVALUATE = "biomedllama_cli.recipes.evaluate"
+Stop = tuple[str, str, int, str]
+
+FULL = ("--seeds", "3,4")
+LORA = ("--method", "lora", "--merge", "--lora-rank", "2", "--peak-learning-rate", "1e-2")
+
+
+@dataclass
+class Material:
+    """A model, questions, what an undisturbed run of each command gives, and the program that forks."""
+
+    folder: Path
+    forks: Forks
+    expected: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = field(default_factory=dict)
+
+    def arguments(self, output: Path, *options: str) -> list[str]:
+        """Return the command line of a run of 2 x 8 steps with three evaluations, or as the options say."""
+        line = ["finetune", "--task", str(self.folder / "train.jsonl"), "--model", str(self.folder / "model")]
+        line += ["--json", "--output-dir", str(output), "--test", str(self.folder / "test.jsonl")]
+        line += ["--device", "cpu", "--precision", "fp32", "--decontaminate", "off", "--data-workers", "0"]
+        line += ["--validation-fraction", "0.2", "--epochs", "2", "--global-batch-size", "8"]
+        line += ["--sequence-length", "256", "--save-every-steps", "2", "--validate-every-steps", "3"]
+        return [*line, *options]
+
+    def reference(self, *options: str) -> tuple[Path, dict[str, Any]]:
+        """Return the run folder and the report of an undisturbed run."""
+        if options not in self.expected:
+            output = self.folder / f"expected-{len(self.expected)}" / "out"
+            ended = self.forks.run(self.arguments(output, *options))
+            assert ended.code == 0, ended.errors
+            self.expected[options] = output, json.loads(ended.out)
+        return self.expected[options]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Material]:
+    folder = tmp_path_factory.mktemp("material")
+    name = "biomedllama_tests_evaluation_conftest"
+    spec = importlib.util.spec_from_file_location(name, repository / "tests" / "evaluation" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    sys.modules[name].build_tiny_model(folder / "model", adds_bos=False)
+    write_questions(folder / "train.jsonl", 40)
+    write_questions(folder / "test.jsonl", 6, first=100)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        environment.pop(name, None)
+    paths = os.pathsep.join([str(repository / "src"), environment.get("PYTHONPATH", "")])
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+    forks = Forks(environment, folder, repository / "tests" / "hostile" / "tuning_forks.py")
+    yield Material(folder, forks)
+    forks.close()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return every file of a finished run by its place: tensors as bytes, metrics without the times."""
+    content: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        place = str(path.relative_to(folder))
+        content[place] = path.read_bytes() if path.suffix == ".safetensors" else None
+        if path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            content[place] = [{k: v for k, v in line.items() if "per_second" not in k} for line in lines]
+    return content
+
+
+def read_report(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what must be the same in the report of a run that was interrupted."""
+    told = json.loads(json.dumps(report).replace(str(folder), "RUN"))
+    for name in ("parameters", "trainable_parameters"):  # not known where nothing was left to train
+        del told[name]
+    for run in told["runs"]:
+        for name in ("status", "resumed_step", "wall_seconds", "tokens_per_second"):
+            del run[name]
+    return told
+
+
+def assert_finished(material: Material, output: Path, ended: Ended, *options: str) -> None:
+    """Check that a run is that of an undisturbed one, and lies alone; once more, nothing is left to do."""
+    folder, report = material.reference(*options)
+    assert ended.code == 0, ended.errors
+    assert read_report(json.loads(ended.out), output) == read_report(report, folder)
+    assert read_run(output) == read_run(folder)
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+# Where each run of two seeds is, with the number of the call: 8 steps of each seed, 5 checkpoints and a best one.
+PLACES: dict[str, Stop] = {
+    "encoding": ("biomedllama_cli.recipes.tuning_inputs", "encode_examples", 2, ""),
+    "loading": (RECIPE, "build_model", 1, ""),
+    "settings": ("os", "fsync", 1, ""),
+    "first look": ("biomedllama_cli.engine.tuning_validation", "TuningValidator.run", 1, ""),
+    "step": (LOOP, "train_step", 5, ""),
+    "checkpoint, weights": (CHECKPOINT, "save_weights", 2, ""),
+    "checkpoint, moments": (CHECKPOINT, "save_file", 5, ""),
+    "checkpoint, unmarked": (CHECKPOINT, "flush_folder", 5, ""),
+    "checkpoint, old ones": (LOOP, "remove_old_checkpoints", 4, ""),
+    "last step": (LOOP, "train_step", 8, ""),
+    "loss curve": (RECIPE, "plot_loss_curve", 1, ""),
+    "report": (RECIPE, "write_atomically", 1, ""),
+    "between seeds": (FINETUNE, "tune", 2, ""),
+    "second seed": (LOOP, "train_step", 12, ""),
+    "evaluation before": ("biomedllama_cli.evaluation.journal", "Journal.append", 3, ""),
+    "evaluation after": ("biomedllama_cli.evaluation.journal", "Journal.append", 20, ""),
+    "results": ("biomedllama_cli.evaluation.output", "_replace", 2, ""),
+    "results written": (EVALUATE, "remove_journal", 1, ""),
+    "table": ("biomedllama_cli.recipes.finetune_tests", "load_gains", 1, ""),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
+    material: Material, tmp_path: Path, place: str
+) -> None:
+    arguments, stop = material.arguments(tmp_path / "out", *FULL), (*PLACES[place][:3], "SIGKILL")
+    assert material.forks.run(arguments, stop=stop).code == -signal.SIGKILL
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *FULL)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_asked_to_stop_anywhere_it_says_so_and_the_same_command_continues(
+    material: Material, tmp_path: Path, place: str
+) -> None:
+    sent = random.Random(place).choice(["SIGTERM", "SIGINT"])
+    arguments, stop = material.arguments(tmp_path / "out", *FULL), (*PLACES[place][:3], sent)
+    stopped = material.forks.run(arguments, stop=stop)
+    error = json.loads(stopped.out)["error"]
+    assert (stopped.code, error["kind"]) == (RESUMABLE, "Resumable"), stopped.errors
+    assert "The same command continues" in error["hint"]
+    assert "Traceback" not in stopped.errors
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *FULL)
