@@ -411,9 +411,10 @@ def test_real_questions_are_found_when_planted_and_nowhere_else(shared_data, tmp
                 answer_index=order.index(item.answer_index),
             )
         )
-    examples = [question_example(item, task, "instructed") for item in [*learnt, *planted]]
-    result = decontaminate(examples, looked_for, mode="drop", folder=tmp_path)
-    untestable = sum(result.report.benchmarks[task].untestable.values())
-    assert untestable <= 1
-    assert result.report.dropped >= len(planted) - untestable
-    assert result.places == tuple(range(len(learnt)))
+    for form in ("finetuned", "instructed"):
+        examples = [question_example(item, task, form) for item in [*learnt, *planted]]
+        result = decontaminate(examples, looked_for, mode="drop", folder=tmp_path)
+        untestable = sum(result.report.benchmarks[task].untestable.values())
+        assert untestable <= 1
+        assert result.report.dropped >= len(planted) - untestable
+        assert result.places == tuple(range(len(learnt)))

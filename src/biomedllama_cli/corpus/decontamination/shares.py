@@ -29,7 +29,8 @@ def measure_share(index: BenchmarkIndex, number: int, text: str) -> float:
 
 
 def _slide(words: Ids, ids: Ids) -> float:
-    # Windows of twice the length, half a length apart: whatever is not much longer lies whole within one.
-    length, step = 2 * len(words), max(1, len(words) // 2)
-    starts = range(0, max(1, len(ids) - length + step), step)
+    # As wide as where near-duplicates are compared: twice the width would find the common words of any two vignettes.
+    slack = 2 + len(words) // 8
+    length = len(words) + 2 * slack
+    starts = range(0, max(1, len(ids) - length + slack), slack)
     return max(measure_similarity(words, ids[start : start + length]) for start in starts)
