@@ -88,7 +88,12 @@ def write_mixture(shared: Path, folder: Path, fold: Fold) -> tuple[Path, Path]:
     learnt.write_text("\n".join(ordered[MEDQA_HELD_OUT:]) + "\n", encoding="utf-8")
     sources: list[dict[str, Any]] = [
         {"source": "pubmedqa", "format": "pubmedqa", "path": str(fold.train.resolve())},
-        {"source": "medqa", "format": "medqa", "path": str(learnt.resolve()), "substitute": "test questions"},
+        {
+            "source": "medqa",
+            "format": "medqa-5",
+            "path": str(learnt.resolve()),
+            "substitute": "test questions",
+        },
     ]
     for name, (form, file, substitute) in INSTRUCT_SOURCES.items():
         path = str((shared / "instruct" / file).resolve())

