@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from itertools import groupby
@@ -470,3 +471,50 @@ def test_mask_equals_the_one_of_generation_markers(load_model: LoadModel) -> Non
     # Theirs goes on after the last end of turn, with the template's line end.
     assert theirs["input_ids"] == [*row.token_ids, *tokenizer.encode("\n")]
     assert theirs["assistant_masks"] == [*map(int, row.trained), 0]
+
+
+def test_real_abstracts_lose_only_their_beginning(load_plain: Any, shared_data: Path) -> None:
+    records = json.loads((shared_data / "pubmedqa" / "ori_pqal_nontest500.json").read_text())
+    tokenizer = load_plain("llama")
+    template = choose_template(tokenizer, "", "plain")
+    examples = []
+    for pmid, record in sorted(records.items())[:40]:
+        abstract = " ".join(record["CONTEXTS"])
+        prompt = f"### Context: {abstract}\n### Question: {record['QUESTION']}\n### Answer:"
+        cuttable = (13, 13 + len(abstract))
+        answer = f" {record['final_decision']}"
+        examples.append(make_pair(pmid, "pubmedqa", prompt, answer, exact=True, cuttable=cuttable))
+    encoded = encode_examples(examples, Encoder(tokenizer, template, 256), max_refused=0)
+    assert encoded.cut_rows > 30
+    assert int(encoded.lengths.max()) <= 256
+    for number, example in enumerate(examples):
+        row = encoded.row(number)
+        prompt, answer = (turn.text for turn in example.turns)
+        text = tokenizer.decode(row.token_ids)
+        head, tail = prompt[:13], prompt[prompt.index("\n### Question: ") :]
+        assert text.startswith(head)
+        assert text.endswith(tail + answer)
+        assert prompt.endswith(text[len(head) : -len(answer)])
+        check_row(
+            row,
+            tokenizer,
+            template,
+            make_pair("1", "mine", text[: -len(answer)], answer, exact=True),
+            [answer],
+            tokenizer.eos_id,
+        )
+
+
+@pytest.mark.parametrize("name", ["llama2", "zephyr"])
+def test_real_instructions_are_trained_to_the_character(
+    name: str, load_model: LoadModel, shared_data: Path
+) -> None:
+    tokenizer, template = load_model("llama", name)
+    encoder = Encoder(tokenizer, template, 2048)
+    records = json.loads((shared_data / "instruct" / "alpaca_format_roleplay300.json").read_text())[:40]
+    before, after = AROUND.get(name, ("", ""))
+    for record in records:
+        example = make_pair("1", "alpaca", record["instruction"], record["output"], exact=False)
+        answer = record["output"].strip() if before else record["output"]
+        row = encoder.encode(example)
+        check_row(row, tokenizer, template, example, [f"{before}{answer}{after}"], tokenizer.eos_id)
