@@ -11,7 +11,6 @@ from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.run_folder import plan_start
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import order_examples
-from biomedllama_cli.instructions.benchmarks import gather_benchmarks
 from biomedllama_cli.instructions.decontamination import Decontaminated, decontaminate
 from biomedllama_cli.instructions.finetuning import question_example
 from biomedllama_cli.instructions.held_out import split_validation
@@ -29,6 +28,7 @@ from biomedllama_cli.recipes.tuning_inputs import (
     build_mask_report,
     describe_decontamination,
     encode_lessons,
+    find_benchmarks,
 )
 from biomedllama_cli.recipes.tuning_plan import (
     Lessons,
@@ -147,10 +147,7 @@ def take_out_benchmarks(
 ) -> Decontaminated:
     """Return the examples without those that hold benchmark items, unless the settings say otherwise."""
     section = settings.decontamination
-    looked_for = gather_benchmarks(
-        section.benchmark if section.decontaminate != "off" else (),
-        [test.loaded] if test is not None else [],
-    )
+    looked_for = find_benchmarks(section, [test.loaded] if test is not None else [])
     return decontaminate(examples, looked_for, mode=section.decontaminate, folder=reports)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.errors import SettingsError
-from biomedllama_cli.instructions.benchmarks import gather_benchmarks
 from biomedllama_cli.instructions.decontamination import decontaminate
 from biomedllama_cli.instructions.drawing import draw, find_parts
 from biomedllama_cli.instructions.example import Example
@@ -20,7 +19,7 @@ from biomedllama_cli.instructions.manifest import DrawnRows, MixtureManifest, bu
 from biomedllama_cli.instructions.mixture import Mixture
 from biomedllama_cli.instructions.mixture_file import load_mixture
 from biomedllama_cli.instructions.sources.catalogue import load_source
-from biomedllama_cli.recipes.tuning_inputs import describe_decontamination, encode_lessons
+from biomedllama_cli.recipes.tuning_inputs import describe_decontamination, encode_lessons, find_benchmarks
 from biomedllama_cli.recipes.tuning_plan import Lessons, Pupil
 from biomedllama_cli.settings.instruct import InstructSettings
 
@@ -63,7 +62,7 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
     rules = settings.decontamination
     found = decontaminate(
         every,
-        gather_benchmarks(rules.benchmark if rules.decontaminate != "off" else ()),
+        find_benchmarks(rules),
         mode=rules.decontaminate,
         folder=reports,
         pmid_sources={each.name for each in mixture.sources if each.source.format == "pubmedqa"},

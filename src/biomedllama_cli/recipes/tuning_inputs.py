@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from biomedllama_cli.instructions.benchmarks import LookedFor, gather_benchmarks
 from biomedllama_cli.instructions.decontamination import TuningDecontamination
 from biomedllama_cli.instructions.encoding import EncodedSet, Encoder, encode_examples
 from biomedllama_cli.instructions.example import Example
@@ -16,6 +17,8 @@ from biomedllama_cli.models.chat_template import choose_template
 from biomedllama_cli.recipes.tuning_plan import Lessons, Pupil, TuningSections
 from biomedllama_cli.recipes.tuning_report import TuningFacts
 from biomedllama_cli.report.mask_view import show_masks
+from biomedllama_cli.settings.tuning import DecontaminationSettings
+from biomedllama_cli.tasks.catalogue import LoadedQuestions
 
 
 class MaskReport(BaseModel):
@@ -70,6 +73,19 @@ def encode_lessons(
         template=template.name,
     )
     return Lessons(encoded, looked_at, facts, template, reports)
+
+
+def find_benchmarks(settings: DecontaminationSettings, tests: Sequence[LoadedQuestions] = ()) -> LookedFor:
+    """Return what examples are searched for: nothing where that is not asked for, not even on the hub.
+
+    Raises:
+        SettingsError: a benchmark's name is unknown or comes twice.
+        DataError: a file is missing or broken.
+        UnavailableError: a benchmark named without a file cannot be had.
+    """
+    if settings.decontaminate == "off":
+        return LookedFor()
+    return gather_benchmarks(settings.benchmark, tests)
 
 
 def describe_decontamination(report: TuningDecontamination) -> dict[str, Any]:
