@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.instructions.encoding import CannotFit, EncodedExample, Encoder, encode_examples
-from biomedllama_cli.instructions.example import Example, Turn, make_pair
+from biomedllama_cli.instructions.example import Example, Role, Turn, make_pair
 from biomedllama_cli.models.chat_template import Template, choose_template
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 
@@ -222,6 +222,22 @@ def test_any_chat_answer_is_trained_as_the_template_writes_it(
         "qwen3": answer.lstrip("\n"),
     }.get(name, answer)
     check_row(row, tokenizer, template, example, [written], end_id(tokenizer, name))
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in MODELS if pair[1] not in REWRITING])
+@given(texts=st.lists(HARD.filter(str.strip), min_size=4, max_size=4))
+@settings(max_examples=15, deadline=None)
+def test_every_turn_of_any_conversation_continues_what_inference_feeds(
+    kind: str, name: str, load_model: LoadModel, texts: list[str]
+) -> None:
+    tokenizer, template = load_model(kind, name)
+    roles: list[Role] = ["user", "assistant", "user", "assistant"]
+    example = Example("1", "mine", tuple(map(Turn, roles, texts)))
+    row = Encoder(tokenizer, template, 4096).encode(example)
+    before, after = AROUND.get(name, ("", ""))
+    trims = name in ("llama2", "llama3", "gemma")
+    answers = [f"{before}{text.strip() if trims else text}{after}" for text in texts[1::2]]
+    check_row(row, tokenizer, template, example, answers, end_id(tokenizer, name))
 
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)
