@@ -43,15 +43,18 @@ SOURCES = {
     "mmlu-cot": "instruct/mmlu-cot.json",
     "alpaca": "instruct/alpaca_format_gsm300.json",
 }
-PADDED, FULL, PACKED, TRL = "ours padded", "ours padded in full", "ours packed", "TRL packed"
+TRL, PACKED, SORTED = "TRL packed", "ours packed", "padded to the longest, sorted by length (`--no-packing`)"
+MIXED, FULL = "padded to the longest, as they come", "padded in full"
 WANTED_OVER_PADDED, WANTED_OVER_TRL, WANTED_LOSS = 2.0, 1.1, 1e-3
 """Least ratios of useful tokens a second; largest difference of a step's loss (in nats)."""
 
 
-def run_alone(function: Callable[..., Outcome], *arguments: Any, **named: Any) -> Outcome:
+def run_alone(function: Callable[..., Outcome], *arguments: Any) -> Outcome:
     """Run an arm in a fresh process and return what it returns."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, **named).result()
+        outcome = pool.submit(function, *arguments).result()
+    print(f"{function.__name__} {arguments[2:]}: {sum(outcome.seconds):.1f} s", flush=True)
+    return outcome
 
 
 def write_examples(data: Path, tokenizer: Tokenizer, model: Path, sequence_length: int, path: Path) -> int:
@@ -66,18 +69,16 @@ def write_examples(data: Path, tokenizer: Tokenizer, model: Path, sequence_lengt
 
 def measure(setting: Setting, rounds: int, padded_rows: int, full_steps: int) -> dict[str, list[Outcome]]:
     """Run every arm once per round; TRL first, because it decides the steps."""
-    outcomes: dict[str, list[Outcome]] = {TRL: [], PACKED: [], PADDED: [], FULL: []}
+    outcomes: dict[str, list[Outcome]] = {TRL: [], PACKED: [], SORTED: [], MIXED: [], FULL: []}
     for _ in range(rounds):
         outcomes[TRL].append(run_alone(run_trl, setting))
         steps = outcomes[TRL][0].examples
         assert outcomes[TRL][-1].examples == steps, "TRL draws the same order every time"
-        outcomes[PACKED].append(run_alone(run_ours, setting, steps, packing=True, rows_at_once=1))
-        outcomes[PADDED].append(run_alone(run_ours, setting, steps, packing=False, rows_at_once=padded_rows))
+        outcomes[PACKED].append(run_alone(run_ours, setting, steps, "packed", 1))
+        outcomes[SORTED].append(run_alone(run_ours, setting, steps, "sorted", padded_rows))
+        outcomes[MIXED].append(run_alone(run_ours, setting, steps, "as they come", padded_rows))
         if full_steps:
-            few = steps[:full_steps]
-            outcomes[FULL].append(
-                run_alone(run_ours, setting, few, packing=False, rows_at_once=1, pad_to="full")
-            )
+            outcomes[FULL].append(run_alone(run_ours, setting, steps[:full_steps], "full", 1))
     return {arm: of for arm, of in outcomes.items() if of}
 
 
@@ -141,7 +142,7 @@ def report(setting: Setting, count: int, outcomes: dict[str, list[Outcome]]) -> 
         lines.append(f"| {step + 1} | {' | '.join(losses)} |")
     fine = (
         packed >= WANTED_OVER_TRL * speed(outcomes[TRL])
-        and packed >= WANTED_OVER_PADDED * speed(outcomes.get(FULL, outcomes[PADDED]))
+        and packed >= WANTED_OVER_PADDED * speed(outcomes.get(FULL, outcomes[MIXED]))
         and all(largest_difference(of[0].losses, reference.losses) <= WANTED_LOSS for of in outcomes.values())
     )
     return lines, fine

@@ -19,16 +19,20 @@ import torch
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
+from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.step import train_step
 from biomedllama_cli.engine.tuning_data import lay_out_examples
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.instructions.encoding import EncodedSet
+from biomedllama_cli.instructions.packing import Pack
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import TuningOptimizerSettings
 
 OPTIMIZER = TuningOptimizerSettings()
+Layout = Literal["packed", "sorted", "as they come", "full"]
+"""Rows of ours: packed; or one example each, padded to a micro-batch's longest (sorted by length or not), or in full."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +96,13 @@ def load_examples(path: Path) -> EncodedSet:
         return EncodedSet(arrays["token_ids"], arrays["trained"], arrays["starts"], names, names, lost)
 
 
-def run_ours(
-    setting: Setting,
-    steps: list[list[int]],
-    *,
-    packing: bool,
-    rows_at_once: int,
-    pad_to: Literal["longest", "full"] = "longest",
-) -> Outcome:
+def run_ours(setting: Setting, steps: list[list[int]], layout: Layout, rows_at_once: int) -> Outcome:
     """Train on these examples per step, packed or padded."""
     rows = TuningRows(
         load_examples(setting.examples),
         eos_id=setting.eos_id,
         sequence_length=setting.sequence_length,
-        pad_to=pad_to,
+        pad_to="full" if layout == "full" else "longest",
     )
     accelerator = build_accelerator(
         ParallelSettings(device="cpu"), NumericsSettings(precision=setting.precision)
@@ -116,8 +113,7 @@ def run_ours(
     outcome = Outcome(examples=steps)
     for examples in steps:
         start = time.perf_counter()
-        layout = lay_out_examples(rows, examples, rows_at_once=rows_at_once, ranks=1, packing=packing)[0]
-        batches = [rows.__getitems__(packs) for packs in layout]
+        batches = [rows.__getitems__(packs) for packs in lay_out(rows, examples, layout, rows_at_once)]
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
         measured = train_step(accelerator, model, optimizer, batches, max_grad_norm=OPTIMIZER.max_grad_norm)
         outcome.losses.append(float(measured.losses.sum() / measured.target_tokens))
@@ -128,6 +124,16 @@ def run_ours(
         outcome.forwards.append(len(batches))
     outcome.peak_bytes = peak_bytes()
     return outcome
+
+
+def lay_out(rows: TuningRows, examples: list[int], layout: Layout, rows_at_once: int) -> list[list[Pack]]:
+    """Return the micro-batches of a step."""
+    if layout != "as they come":
+        packing = layout == "packed"
+        return lay_out_examples(rows, examples, rows_at_once=rows_at_once, ranks=1, packing=packing)[0]
+    # TRL's packs are sorted by length; nobody's padded rows would be.
+    shuffled = [[examples[place]] for place in epoch_permutation(len(examples), 0, 0)]
+    return [shuffled[first : first + rows_at_once] for first in range(0, len(shuffled), rows_at_once)]
 
 
 def run_trl(setting: Setting) -> Outcome:

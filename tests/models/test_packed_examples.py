@@ -129,3 +129,12 @@ def test_what_stands_in_padding_changes_nothing(tiny: Any) -> None:
     changed_loss, changed_gradients = _learn(model, [changed])
     assert changed_loss == loss
     assert all(torch.equal(changed_gradients[name], gradients[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_micro_batch_without_examples_adds_zero_to_every_gradient(tiny: Any, family: str) -> None:
+    model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
+    loss, gradients = _learn(model, [rows.__getitems__([[]])])
+    assert loss == 0.0
+    assert all(not gradient.any() for gradient in gradients.values())
+    assert gradients.keys() == dict(model.named_parameters()).keys()
