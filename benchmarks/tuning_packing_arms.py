@@ -32,7 +32,7 @@ from biomedllama_cli.settings.tuning import TuningOptimizerSettings
 
 OPTIMIZER = TuningOptimizerSettings()
 Layout = Literal["packed", "sorted", "as they come", "full"]
-"""Rows of ours: packed; or one example each, padded to a micro-batch's longest (sorted by length or not), or in full."""
+"""Rows of ours: packed; or one example each, padded to a micro-batch's longest, sorted by length or not, or in full."""
 
 
 @dataclass(frozen=True)
