@@ -20,6 +20,7 @@ from typing import Any
 
 METALS = ("iron", "zinc oxide", "tin", "a salt of copper", "lead", "mercury")
 QUESTIONS = 12
+PROGRAM = Path(__file__).resolve()
 
 
 def write_data(folder: Path) -> None:
@@ -53,9 +54,7 @@ class Ended:
 class Forks:
     """The program below, from the side of a test."""
 
-    def __init__(
-        self, environment: dict[str, str], folder: Path, program: Path = Path(__file__).resolve()
-    ) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, program: Path = PROGRAM) -> None:
         self._folder, self._started = folder, 0
         self._process = subprocess.Popen(
             [sys.executable, str(program)],

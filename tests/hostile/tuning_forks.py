@@ -13,9 +13,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from evaluate_forks import METALS
+from evaluate_forks import METALS, serve
 from evaluate_forks import obey as obey_evaluate
-from evaluate_forks import serve
 
 
 def write_questions(file: Path, count: int, first: int = 0) -> Path:
@@ -67,7 +66,8 @@ def send_signal(module: str, name: str, number: int, sent: str) -> None:
 
 
 if __name__ == "__main__":
-    importlib.import_module("peft")
+    for needed in ("peft", "matplotlib.pyplot", "statsmodels.stats.contingency_tables", "scipy.stats"):
+        importlib.import_module(needed)  # otherwise every start would take the seconds of importing them
     importlib.import_module("biomedllama_cli.recipes.evaluate_model")
     importlib.import_module("biomedllama_cli.recipes.instruct")
     serve("biomedllama_cli.recipes.finetune", obey)
