@@ -124,6 +124,16 @@ def test_turns_that_a_template_refuses_are_a_clear_error(load_model: LoadModel) 
     assert "--template plain" in caught.value.hint
 
 
+def test_refusal_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    tokenizer, template = save_template(
+        tmp_path,
+        "{{ raise_exception('no: ' + messages[0]['content']) if messages[0]['content'] != 'Hello' }}",
+    )
+    with pytest.raises(DataError, match=r"no:  \[2J a") as caught:
+        template.encode_prompt(tokenizer, [("user", "\x1b[2J\na")])
+    assert caught.value.message.isprintable()
+
+
 def test_broken_template_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"not valid jinja \(line 1\)"):
         save_template(tmp_path, "{% for message in %}")

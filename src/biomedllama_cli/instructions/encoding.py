@@ -107,7 +107,7 @@ def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refuse
             if isinstance(row, CannotFit):
                 level = logging.DEBUG if refused[row.reason] else logging.WARNING
                 refused[row.reason] += 1
-                logger.log(level, "%s %s is left out: %s", example.source, example.id, row)
+                logger.log(level, "%s %r is left out: %s", example.source, example.id, row)
                 continue
             rows.append(row)
             ids.append(example.id)
@@ -123,11 +123,7 @@ def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refuse
         cut_tokens=np.array([row.cut_tokens for row in rows], np.int64),
         refused=refused,
     )
-    if not encoded.trained.any():
-        raise DataError(
-            f"examples: none of the {encoded.token_ids.size:,} tokens of {len(rows):,} examples carries loss.",
-            "Look at the rows with --show-masks 3.",
-        )
+    assert encoded.target_tokens.all(), "a row without a target"
     return encoded
 
 

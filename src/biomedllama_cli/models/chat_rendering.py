@@ -210,8 +210,10 @@ def _fold_system(turns: Turns) -> list[tuple[str, str]]:
 
 def _refuse(turns: Turns, reason: str) -> TemplateRefusal:
     order = ", ".join(role for role, _ in turns[:8]) + (", ..." if len(turns) > 8 else "")
+    # A template may put what somebody said into its message, and that must not steer a terminal.
+    shown = "".join(c if c.isprintable() else " " for c in reason[:200])
     return TemplateRefusal(
-        f"template: the model's chat template does not take the turns ({order}): {reason[:200]}", _PLAIN_HINT
+        f"template: the model's chat template does not take the turns ({order}): {shown}", _PLAIN_HINT
     )
 
 

@@ -30,7 +30,7 @@ def show_masks(encoded: EncodedSet, tokenizer: Tokenizer, count: int) -> Group:
         tokenizer: that they were encoded with.
         count: rows at most.
     """
-    names = {token.token_id: text for text, (token, _) in list_control_tokens(tokenizer).items()}
+    names = _name_controls(tokenizer)
     shown = []
     for number in range(min(count, len(encoded))):
         row = encoded.row(number)
@@ -44,6 +44,21 @@ def show_masks(encoded: EncodedSet, tokenizer: Tokenizer, count: int) -> Group:
         " in { }.",
     )
     return Group(*shown, legend)
+
+
+def decode_trained(row: EncodedExample, tokenizer: Tokenizer) -> str:
+    """Return the text of a row's trained tokens, control tokens by their names: answers and what ends them."""
+    names = _name_controls(tokenizer)
+    decode = build_piece_encoder(tokenizer).decode_continuation
+    trained = [token_id for token_id, is_target in zip(row.token_ids, row.trained, strict=True) if is_target]
+    return "".join(
+        "".join(map(names.__getitem__, part)) if is_control else decode(list(part))
+        for is_control, part in groupby(trained, key=names.__contains__)
+    )
+
+
+def _name_controls(tokenizer: Tokenizer) -> dict[int, str]:
+    return {token.token_id: text for text, (token, _) in list_control_tokens(tokenizer).items()}
 
 
 def _head(source: str, id: str, row: EncodedExample) -> Text:
