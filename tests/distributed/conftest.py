@@ -27,6 +27,7 @@ collect_ignore = [
     "adapter_worker.py",
     "hybrid_worker.py",
     "launch_stub.py",
+    "packing_worker.py",
 ]  # programs that tests start, not modules to look for doctests in
 
 EOS, VOCABULARY = 2, 64
