@@ -16,7 +16,7 @@ from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.models.chat_template import choose_template
 from biomedllama_cli.recipes.tuning_plan import Lessons, Pupil, TuningSections
 from biomedllama_cli.recipes.tuning_report import TuningFacts
-from biomedllama_cli.report.mask_view import show_masks
+from biomedllama_cli.report.mask_view import decode_trained, show_masks
 from biomedllama_cli.settings.tuning import DecontaminationSettings
 from biomedllama_cli.tasks.catalogue import LoadedQuestions
 
@@ -29,7 +29,8 @@ class MaskReport(BaseModel):
     template: str
     """How they are written."""
     rows: tuple[dict[str, Any], ...]
-    """`source`, `id`, `token_ids`, `trained` (a flag per token), `cut_tokens`, and `trained_text`."""
+    """`source`, `id`, `token_ids`, `trained` (a flag per token), `cut_tokens`, and `trained_text` with what
+    ends an answer."""
     view: str
     """The rows for people, with terminal colours where there is a terminal."""
 
@@ -123,12 +124,11 @@ def build_mask_report(lessons: Lessons, pupil: Pupil, count: int) -> MaskReport:
 
 def _describe_row(encoded: EncodedSet, pupil: Pupil, number: int) -> dict[str, Any]:
     row = encoded.row(number)
-    trained = [token for token, is_target in zip(row.token_ids, row.trained, strict=True) if is_target]
     return {
         "source": encoded.sources[number],
         "id": encoded.ids[number],
         "token_ids": row.token_ids,
         "trained": row.trained,
         "cut_tokens": row.cut_tokens,
-        "trained_text": pupil.tokenizer.decode(trained),
+        "trained_text": decode_trained(row, pupil.tokenizer),
     }
