@@ -70,6 +70,7 @@ def examples_of(data: TrainingData, step: int, ranks: int) -> list[int]:
     return sorted(chain(*packs))
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 50), epochs=st.floats(0.01, 4, allow_nan=False), seed=st.integers(0, 2**40))
 def test_every_epoch_takes_every_example_once(count: int, epochs: float, seed: int) -> None:
     order = order_examples(count, epochs=epochs, seed=seed)
