@@ -210,7 +210,7 @@ def instructed_section(counts: Mapping[str, Mapping[str, Any]], folders: Mapping
     lines += [f"- wanted: below {UNPARSED_BOUND:.0%}; {'met' if met else 'not met'}", ""]
     for score in ("exact_match", "parsed"):
         found = load_gains([folders["before"]], {0: [folders["after"]]}, score=score)
-        lines += [f"### {score}", "", *gain_lines(found, "markdown"), ""]
+        lines += [f"## Instructed, {score}", "", *gain_lines(found, "markdown"), ""]
     return lines
 
 
