@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ EVALUATE = "biomedllama_cli.recipes.evaluate"
 JOURNAL = "biomedllama_cli.evaluation.journal"
 
 FULL = ("--seeds", "3,4")
+PATIENT = ("--patience", "2", "--epochs", "6", "--peak-learning-rate", "0.3", "--no-evaluate")
 LORA = ("--method", "lora", "--merge", "--rank", "2", "--peak-learning-rate", "1e-2")
 
 
@@ -41,7 +43,7 @@ class Material:
         line += ["--json", "--output-dir", str(output), "--test", str(self.folder / "test.jsonl")]
         line += ["--device", "cpu", "--precision", "fp32", "--decontaminate", "off", "--data-workers", "0"]
         line += ["--validation-fraction", "0.2", "--epochs", "2", "--global-batch-size", "8"]
-        line += ["--sequence-length", "256", "--save-every-steps", "2", "--validate-every-steps", "3"]
+        line += ["--sequence-length", "384", "--save-every-steps", "2", "--validate-every-steps", "3"]
         return [*line, *options]
 
     def reference(self, *options: str) -> tuple[Path, dict[str, Any]]:
@@ -65,7 +67,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iter
     spec.loader.exec_module(sys.modules[name])
     sys.modules[name].build_tiny_model(folder / "model", adds_bos=False)
     write_questions(folder / "train.jsonl", 40)
-    write_questions(folder / "test.jsonl", 6, first=100)
+    write_questions(folder / "test.jsonl", 3, first=100)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         environment.pop(name, None)
@@ -119,18 +121,18 @@ PLACES: dict[str, tuple[str, str, int]] = {
     "random states of step 2": (CHECKPOINT, "save_file", 2),
     "step 2 in its place, unmarked": ("pathlib", "Path.touch", 1),
     "step 2 complete": (CHECKPOINT, "flush_folder", 2),
-    "look at step 3": ("biomedllama_cli.engine.tuning_validation", "TuningValidator.run", 2),
+    "look at step 3": ("biomedllama_cli.engine.tuning_validation", "TuningValidator.run", 1),
     "old checkpoints": (LOOP, "remove_old_checkpoints", 2),
-    "half an old checkpoint gone": ("shutil", "rmtree", -2),
+    "half an old checkpoint gone": ("shutil", "rmtree", 2),
     "last step": (LOOP, "train_step", -2),
     "loss curve": (RECIPE, "plot_loss_curve", 1),
     "report": (RECIPE, "write_atomically", 1),
     "between seeds": (FINETUNE, "tune", 2),
     "second seed": (LOOP, "train_step", 3),
-    "evaluation before": (JOURNAL, "Journal.append", 3),
+    "evaluation before": (JOURNAL, "Journal.append", 2),
     "results": ("biomedllama_cli.evaluation.output", "_replace", 1),
     "results written": (EVALUATE, "remove_journal", 1),
-    "evaluation after": (JOURNAL, "Journal.append", 4),
+    "evaluation after": (JOURNAL, "Journal.append", 3),
     "last table": ("biomedllama_cli.recipes.finetune_tests", "load_gains", 1),
 }
 
@@ -164,3 +166,66 @@ def test_asked_to_stop_anywhere_it_says_so_and_the_same_command_ends_with_the_sa
 
 def read_times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_merging_killed_stopped_and_without_its_result_is_done_again(
+    material: Material, tmp_path: Path
+) -> None:
+    arguments = material.arguments(tmp_path / "out", *LORA)
+    merge = "biomedllama_cli.models.adapter_merge"
+    for call, sent, code in (
+        ((merge, "load_model", 1), "SIGKILL", -signal.SIGKILL),
+        ((merge, "load_tokenizer", 1), "SIGTERM", RESUMABLE),
+    ):
+        assert material.forks.run(arguments, stop=(*call, sent)).code == code
+        assert not (tmp_path / "out" / "merged").exists()
+        assert not (tmp_path / "out" / "report.json").exists()
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *LORA)
+    shutil.rmtree(tmp_path / "out" / "merged")
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *LORA)
+
+
+# The best checkpoint is an early one, and older than those that are kept as the newest.
+def test_patience_and_the_best_checkpoint_survive(material: Material, tmp_path: Path) -> None:
+    _, report = material.reference(*PATIENT)
+    (run,) = report["runs"]
+    assert run["steps_done"] < run["steps"]
+    assert run["best_step"] < run["steps_done"] - 2
+    arguments = material.arguments(tmp_path / "out", *PATIENT)
+    for call, sent in (((LOOP, "train_step", 5), "SIGKILL"), ((LOOP, "train_step", 2), "SIGTERM")):
+        assert material.forks.run(arguments, stop=(*call, sent)).code in (-signal.SIGKILL, RESUMABLE)
+    assert material.forks.run(arguments, stop=(RECIPE, "choose_checkpoint", 1, "SIGKILL")).code < 0
+    ended = material.forks.run(arguments)
+    assert json.loads(ended.out)["runs"][0]["best_step"] == run["best_step"]
+    assert_finished(material, tmp_path / "out", ended, *PATIENT)
+
+
+# Too little for a checkpoint's weights; enough for those, and too little for the moments.
+@pytest.mark.parametrize("kilobytes", [100, 250])
+def test_a_full_disk_is_one_sentence_and_a_later_start_continues(
+    material: Material, tmp_path: Path, kilobytes: int
+) -> None:
+    arguments = material.arguments(tmp_path / "out", *FULL)
+    ended = material.forks.run(arguments, kilobytes=kilobytes)
+    error = json.loads(ended.out)["error"]
+    assert (ended.code, error["kind"]) == (6, "OutputError"), error
+    assert "The disk of" in error["message"]
+    assert "Traceback" not in ended.errors
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *FULL)
+
+
+def test_without_a_model_the_same_command_continues_its_own_run(material: Material, tmp_path: Path) -> None:
+    base = tmp_path / "runs" / "base" / "checkpoints" / "step-00000009"
+    shutil.copytree(material.folder / "model", base)
+    (base / "COMPLETE").touch()
+    arguments = material.arguments(tmp_path / "out", "--workspace", str(tmp_path), "--no-evaluate")
+    for name in ("--model", "--output-dir"):
+        place = arguments.index(name)
+        del arguments[place : place + 2]
+    stopped = material.forks.run(arguments, stop=(LOOP, "train_step", 4, "SIGTERM"))
+    assert stopped.code == RESUMABLE, stopped
+    for status in ("trained", "already trained"):
+        ended = material.forks.run(arguments)
+        (run,) = json.loads(ended.out)["runs"]
+        assert (run["status"], run["resumed_step"]) == (status, 4)
+        assert json.loads(ended.out)["model"] == str(base)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
-from accelerate.state import DistributedType, PartialState
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import (
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
@@ -70,6 +70,8 @@ def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) ->
     if not use_cpu:
         warn_of_idle_devices(parallel, world)
     several = world.world_size > 1
+    # A second run in the same processes: Accelerate would keep the first one's state, and forget that it is sharded.
+    AcceleratorState._reset_state()
     if several and use_cpu:
         join_gloo_as_accelerator_job()
     accelerator = Accelerator(

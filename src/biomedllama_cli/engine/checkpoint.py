@@ -40,7 +40,7 @@ from biomedllama_cli.models.adapters import has_adapter, save_adapter
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, STATE, MARKER, PREFIX = "checkpoints", "training_state", "COMPLETE", "step-"
-REPORT_FILE = "report.json"
+SETTINGS_FILE, REPORT_FILE = "settings.json", "report.json"
 
 
 @dataclass(frozen=True)
@@ -255,24 +255,38 @@ def find_result(run_folder: Path) -> Path | None:
     return next(iter(there), find_checkpoint(run_folder))
 
 
-def find_newest_result(workspace: Path) -> Path | None:
-    """Return what the run of a workspace that saved last has to show."""
+def find_newest_result(workspace: Path, *, but_of: str = "") -> Path | None:
+    """Return what the run of a workspace that saved last has to show; runs of the command `but_of` are left out."""
     runs = [*(workspace / "runs").glob("*"), *(workspace / "runs").glob("*/seed-*")]
-    saved = [(newest / MARKER, run) for run in runs if (newest := find_checkpoint(run))]
+    other = [run for run in runs if _read_command(run) != but_of]
+    saved = [(newest / MARKER, run) for run in other if (newest := find_checkpoint(run))]
     if not saved:
         return None
     return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])
 
 
+def _read_command(run_folder: Path) -> str | None:
+    """Return the command of a run that tunes a model."""
+    try:
+        return str(json.loads((run_folder / SETTINGS_FILE).read_text(encoding="utf-8"))["job"]["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def remove_old_checkpoints(run_folder: Path, keep: int, best_step: int | None = None) -> None:
     """Remove all but the newest complete checkpoints of a run and its best one, and leftovers of interrupted saves."""
     for folder in list_checkpoints(run_folder)[:-keep]:
-        if read_step(folder) == best_step:
-            continue
-        (folder / MARKER).unlink()  # first, so that a kill leaves no half folder marked complete
-        shutil.rmtree(folder)
-    for leftover in (run_folder / CHECKPOINTS).glob(f".{PREFIX}*.tmp"):
-        shutil.rmtree(leftover)
+        if read_step(folder) != best_step:
+            (folder / MARKER).unlink()  # first, so that a kill leaves no half folder marked complete
+    remove_leftovers(run_folder)
+
+
+def remove_leftovers(run_folder: Path) -> None:
+    """Remove what is no complete checkpoint: a kill left it while one was written or removed."""
+    for pattern in (f"{PREFIX}*", f".{PREFIX}*.tmp"):
+        for folder in sorted((run_folder / CHECKPOINTS).glob(pattern)):
+            if not (folder / MARKER).is_file():
+                shutil.rmtree(folder)
 
 
 def flush_folder(folder: Path, *, deep: bool = True) -> None:

@@ -23,17 +23,19 @@ from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.engine.checkpoint import (
     MARKER,
     REPORT_FILE,
+    SETTINGS_FILE,
     Progress,
     find_checkpoint,
     list_checkpoints,
     load_progress,
     read_step,
+    remove_leftovers,
 )
 from biomedllama_cli.errors import DataError, OutputError
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE, LOCK_FILE = "settings.json", ".lock"
+LOCK_FILE = ".lock"
 SCHEMA = "biomedllama.run/1"
 
 
@@ -152,7 +154,7 @@ def _read_job(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise OutputError(
-        f"output_dir {folder} is not empty and is no run of `biomedllama pretrain`.",
+        f"output_dir {folder} is not empty and is no run folder.",
         hint="Give another --output-dir; only run folders are ever replaced.",
     )
 
@@ -180,6 +182,7 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
         if start.replaces:
             clear_run_folder(folder)
         remove_later_checkpoints(start)
+        remove_leftovers(folder)
         (folder / REPORT_FILE).unlink(missing_ok=True)
         content = {"schema_version": SCHEMA, "job": job.as_dict(), **facts}
         write_atomically(folder / SETTINGS_FILE, json.dumps(content, indent=2, default=str) + "\n")

@@ -61,7 +61,7 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
     """
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
-    pupil = load_pupil(settings.model, settings.workspace)
+    pupil = load_pupil(settings.model, settings.workspace, "finetune")
     test = load_test(settings.questions)
     with tempfile.TemporaryDirectory() as reports:
         lessons, task = load_lessons(settings, pupil, test, Path(reports))
@@ -170,5 +170,5 @@ def plan_seed(
         job=job,
         start=plan_start(own, job, resume=settings.resume, overwrite=settings.overwrite),
         lessons=lessons,
-        write_files=lambda files: write_tuning_facts(files, origin),
+        write_files=lambda files, _: write_tuning_facts(files, origin),
     )

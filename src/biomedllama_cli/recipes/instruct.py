@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from biomedllama_cli.recipes.training import plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
 from biomedllama_cli.recipes.tuning_inputs import MaskReport, build_mask_report
 from biomedllama_cli.recipes.tuning_plan import (
+    Holds,
     Pupil,
     TuningPlan,
     build_data,
@@ -51,7 +53,7 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
     """
     world, device = plan_world(settings.parallel, dry_run=dry_run), choose_device_type(settings.parallel)
     check_method(settings.adapter.method, device, world_size=world.world_size)
-    pupil = load_pupil(settings.model, settings.workspace)
+    pupil = load_pupil(settings.model, settings.workspace, "instruct")
     with tempfile.TemporaryDirectory() as reports:
         drawn = draw_lessons(settings, pupil, Path(reports))
         if settings.show_masks:
@@ -90,10 +92,12 @@ def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, worl
     job = describe_job("instruct", settings, pupil, drawn.lessons, drawn.order)
     on_cuda = choose_device_type(settings.parallel) == "cuda"
 
-    def write_files(files: Path) -> None:
+    def write_files(files: Path, holds: Holds) -> None:
         template = drawn.lessons.template.name
         write_tuning_facts(files, TuningOrigin(template, settings.rows.train_on, pupil.source))
-        write_model_card(files, describe_model_card(settings, pupil, drawn, folder.name))
+        is_adapter = holds == "checkpoint" and settings.adapter.method != "full"
+        card = describe_model_card(settings, pupil, drawn, folder.name)
+        write_model_card(files, replace(card, adapter=is_adapter))
 
     return TuningPlan(
         command="instruct",
@@ -126,6 +130,5 @@ def describe_model_card(
         manifest=drawn.manifest,
         command=shlex.join(["biomedllama", *sys.argv[1:]]),
         versions=read_versions(),
-        adapter=settings.adapter.method != "full",
         notes=tuple(notes),
     )

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from biomedllama_cli.engine.checkpoint import find_newest_result
 from biomedllama_cli.engine.run_folder import Job, RunStart
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import TuningData
@@ -82,6 +83,9 @@ class Pupil:
     tokenizer: Tokenizer
 
 
+Holds = Literal["checkpoint", "merged"]
+
+
 @dataclass(frozen=True)
 class TuningPlan:
     """Everything about one run that is known before its weights are loaded.
@@ -96,7 +100,7 @@ class TuningPlan:
         job: what is trained, for the run folder.
         start: how the run begins.
         lessons: what is learnt.
-        write_files: writes what goes into every checkpoint beside the tokenizer into a folder.
+        write_files: writes what goes beside the tokenizer into a folder: that of a checkpoint, or of the merged model.
     """
 
     command: str
@@ -108,11 +112,14 @@ class TuningPlan:
     job: Job
     start: RunStart
     lessons: Lessons
-    write_files: Callable[[Path], None]
+    write_files: Callable[[Path, Holds], None]
 
 
-def find_base(model: str, workspace: Path) -> str:
-    """Return the model that is tuned: the one given (of a run folder its newest checkpoint), else the newest.
+def find_base(model: str, workspace: Path, command: str) -> str:
+    """Return the model that is tuned: the one given (of a run folder what it has to show), else the newest.
+
+    What the same command made is not the newest: given again without a model, a command has to continue its own run
+    and not to tune that.
 
     Raises:
         ModelError: none is given and the workspace has no checkpoint, or the given one cannot be there.
@@ -122,18 +129,26 @@ def find_base(model: str, workspace: Path) -> str:
             f"model: {model} has random weights and no tokenizer, so there is nothing to tune.",
             hint="Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    (source,) = find_models(EvaluateSettings(workspace=workspace, model=(model,) if model else ()))
+    newest = None if model else find_newest_result(workspace, but_of=command)
+    if not model and newest is None:
+        raise ModelError(
+            f"no model was given, and the workspace {workspace.resolve()} holds no checkpoint to {command}.",
+            hint="Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
+        )
+    if newest is not None:
+        logger.info("no model was given: taking the newest result of the workspace, %s", newest)
+    (source,) = find_models(EvaluateSettings(workspace=workspace, model=(model or str(newest),)))
     return source
 
 
-def load_pupil(model: str, workspace: Path) -> Pupil:
+def load_pupil(model: str, workspace: Path, command: str) -> Pupil:
     """Find the model that is tuned, and load its tokenizer.
 
     Raises:
         ModelError: there is no such model, or it has no usable tokenizer.
         UnavailableError: the hub is needed and cannot be reached.
     """
-    source = find_base(model, workspace)
+    source = find_base(model, workspace, command)
     load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     return Pupil(source, load_tokenizer(find_tokenizer_source(source)))
 

@@ -76,7 +76,7 @@ class FinetuneSettings(Settings):
     workspace: Path = Path(".")
     """Folder that holds `corpora/` and `runs/`."""
     model: str = ""
-    """Hub id, local folder, or checkpoint [default: the newest checkpoint of the workspace]."""
+    """Hub id, local folder, or checkpoint [default: the newest of the workspace that finetune did not make]."""
     output_dir: Path | None = None
     """Run folder [default: runs/finetune-TASK-MODEL in the workspace]."""
     seeds: str = Field(default="0", pattern=r"^\d+(,\d+)*$")

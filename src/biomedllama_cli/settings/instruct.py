@@ -47,7 +47,7 @@ class InstructSettings(Settings):
     workspace: Path = Path(".")
     """Folder that holds `corpora/` and `runs/`."""
     model: str = ""
-    """Hub id, local folder, or checkpoint [default: the newest checkpoint of the workspace]."""
+    """Hub id, local folder, or checkpoint [default: the newest of the workspace that instruct did not make]."""
     output_dir: Path | None = None
     """Run folder [default: runs/instruct-MIXTURE-MODEL in the workspace]."""
     seed: NonNegativeInt = 0
