@@ -263,7 +263,7 @@ def test_overwrite_replaces_a_run_but_never_foreign_files(
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="no run of"):
+    with pytest.raises(OutputError, match="no run folder"):
         pretrain(build(output_dir=foreign, overwrite=True))
     assert (foreign / "thesis.tex").read_text() == "years of work"
 

@@ -161,6 +161,8 @@ def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, wall_seconds: float
     if adapter.merge and adapter.method != "full":
         merged = folder / MERGED_FOLDER
         merge_adapter(checkpoint, merged)
+        plan.lessons.template.save(merged)
+        plan.write_files(merged, "merged")
     lines = list(iter_metrics(folder / METRICS_FILE))
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     looks = [line for line in lines if "validation/loss" in line]
@@ -225,6 +227,6 @@ def open_with_files(plan: TuningPlan) -> Iterator[None]:
         folder = plan.start.folder / FILES_FOLDER
         plan.pupil.tokenizer.save(folder)
         plan.lessons.template.save(folder)
-        plan.write_files(folder)
+        plan.write_files(folder, "checkpoint")
         shutil.copytree(plan.lessons.reports, plan.start.folder, dirs_exist_ok=True)
         yield

@@ -1,0 +1,299 @@
+"""`finetune` on a made-up task: what is learnt, written, scored, and not done twice."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from tuning_runs import (
+    RIGHT,
+    list_files,
+    make_question,
+    read_losses,
+    run_finetune,
+    write_lines,
+    write_questions,
+)
+
+from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.errors import OutputError
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.recipes.finetune_report import FinetuneReport
+
+_LEARNING: dict[str, Any] = {"duration": {"max_steps": 16, "epochs": 4}, "batch": {"global_batch_size": 16}}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_questions(tmp_path_factory.mktemp("task") / "boxes.jsonl", 64)
+
+
+@pytest.fixture(scope="module")
+def test_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_questions(tmp_path_factory.mktemp("test") / "test.jsonl", 12, seed=1)
+
+
+class Learned:
+    """A run of two seeds, scored before and after."""
+
+    def __init__(self, folder: Path, model: Path, task: Path, test_file: Path) -> None:
+        self.folder, self.model, self.task, self.test_file = folder, model, task, test_file
+        self.report: FinetuneReport = self.run()
+
+    def run(self, **changes: Any) -> Any:
+        questions = {"test": self.test_file, "evaluate": True}
+        return run_finetune(
+            self.folder, self.model, self.task, seeds="0,1", questions=questions, **{**_LEARNING, **changes}
+        )
+
+
+@pytest.fixture(scope="module")
+def learned(
+    tmp_path_factory: pytest.TempPathFactory, tiny_models: Any, task: Path, test_file: Path
+) -> Learned:
+    return Learned(tmp_path_factory.mktemp("learned"), tiny_models.plain, task, test_file)
+
+
+def test_a_model_learns_and_its_score_says_so(learned: Learned) -> None:
+    losses = read_losses(learned.report)
+    assert losses[-1] < losses[0] / 4
+    assert learned.report.likelihood_gains is not None
+    (cell,) = learned.report.likelihood_gains.cells
+    assert cell.n == 12
+    assert cell.before.accuracy.value < 0.9
+    assert [score.accuracy.value for score in cell.after] == [1.0, 1.0]
+    assert learned.report.gains is not None
+    assert learned.report.gains.cells[0].task == "questions"
+
+
+def test_each_seed_has_its_own_folder_order_and_score(learned: Learned) -> None:
+    first, second = learned.report.runs
+    assert (first.seed, second.seed) == (0, 1)
+    assert [run.run_folder.name for run in (first, second)] == ["seed-0", "seed-1"]
+    metrics = [
+        [
+            line["train/loss"]
+            for line in iter_metrics(run.run_folder / "metrics.jsonl")
+            if "train/loss" in line
+        ]
+        for run in (first, second)
+    ]
+    assert metrics[0] != metrics[1]
+    evaluated = learned.folder / "run" / "evaluation"
+    assert list_files(evaluated)[:1] == ["before"]
+    assert {path.name for path in evaluated.iterdir()} == {"before", "seed-0", "seed-1"}
+    assert learned.report.likelihood_gains is not None
+    (cell,) = learned.report.likelihood_gains.cells
+    assert [score.seed for score in cell.after] == [0, 1]
+    text = "\n".join(learned.report.lines())
+    assert "±" in text
+
+
+def test_the_next_command_scores_ones_own_questions(learned: Learned) -> None:
+    checkpoint = learned.report.runs[0].checkpoint
+    assert learned.report.lines()[-1] == (
+        f"Next: biomedllama evaluate --model {checkpoint} --profile finetuned "
+        f"--task questions --data questions={learned.test_file}"
+    )
+
+
+def test_the_same_command_neither_trains_nor_scores_again(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("finetune.tune", "finetune_tests.evaluate"):
+        monkeypatch.setattr(f"biomedllama_cli.recipes.{name}", lambda *_, **__: pytest.fail("it ran again"))
+    again = learned.run()
+    assert [run.status for run in again.runs] == ["already trained"] * 2
+    assert again.likelihood_gains == learned.report.likelihood_gains
+    assert again.gains == learned.report.gains
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimizer": {"peak_learning_rate": 5e-3}}, "peak_learning_rate"),
+        ({"adapter": {"method": "lora"}}, "adapter.method"),
+        ({"rows": {"packing": False}}, None),
+    ],
+    ids=["rate", "method", "packing"],
+)
+def test_a_folder_takes_another_run_only_where_the_result_would_be_the_same(
+    learned: Learned, changes: dict[str, Any], named: str | None
+) -> None:
+    if named is None:
+        dry = run_finetune(
+            learned.folder, learned.model, learned.task, seeds="0,1", dry_run=True, **{**_LEARNING, **changes}
+        )
+        assert [run.status for run in dry.runs] == ["would continue"] * 2
+        return
+    before = list_files(learned.folder)
+    with pytest.raises(OutputError, match=named) as caught:
+        learned.run(**changes)
+    assert "--overwrite" in caught.value.hint
+    assert list_files(learned.folder) == before
+
+
+def test_a_full_checkpoint_is_a_plain_transformers_folder(learned: Learned) -> None:
+    checkpoint = learned.report.runs[0].checkpoint
+    assert checkpoint is not None
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(checkpoint))
+    facts = json.loads((checkpoint / "tuning.json").read_text())
+    assert (facts["template"], facts["base"]) == ("plain", str(learned.model))
+
+
+def test_lora_learns_and_merges_into_a_plain_folder_with_the_same_logits(
+    tmp_path: Path, model: Path, task: Path, test_file: Path
+) -> None:
+    report = run_finetune(
+        tmp_path,
+        model,
+        task,
+        questions={"test": test_file, "evaluate": True},
+        adapter={"method": "lora", "merge": True, "rank": 8},
+        **_LEARNING,
+        optimizer={"peak_learning_rate": 2e-2},
+    )
+    assert report.trainable_parameters < report.parameters / 2
+    losses = read_losses(report)
+    assert losses[-1] < losses[0] / 3
+    assert report.likelihood_gains.cells[0].after[0].accuracy.value == 1.0
+    (run,) = report.runs
+    assert run.merged == tmp_path / "run" / "merged"
+    assert not (run.merged / "adapter_config.json").exists()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(run.merged)(f"What is a {RIGHT}?").input_ids])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(run.merged)(ids).logits
+        adapter = load_model(str(run.checkpoint)).eval()(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(model)(ids).logits
+    torch.testing.assert_close(merged, adapter, atol=1e-4, rtol=1e-4)
+    assert (merged - base).abs().max() > 0.1
+    assert f"--model {run.merged} " in report.lines()[-1]
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
+    tmp_path: Path, model: Path, task: Path
+) -> None:
+    report = run_finetune(
+        tmp_path,
+        model,
+        task,
+        questions={"validation_fraction": 0.2},
+        duration={"max_steps": 40, "epochs": 20, "patience": 2},
+        monitor={"validate_every_steps": 2},
+        optimizer={"peak_learning_rate": 0.1},  # too much: the loss soon rises again
+        schedule={"warmup_fraction": 0.0},
+    )
+    (run,) = report.runs
+    assert report.data.held_out == 13
+    looks = {
+        line["step"]: line["validation/loss"]
+        for line in iter_metrics(run.run_folder / "metrics.jsonl")
+        if "validation/loss" in line
+    }
+    after = {step: loss for step, loss in looks.items() if step}
+    best = min(after, key=after.__getitem__)
+    assert (run.best_step, run.validation_loss_best) == (best, after[best])
+    assert run.checkpoint is not None
+    assert run.checkpoint.name == f"step-{best:08}"
+    assert run.checkpoint.is_dir()
+    assert run.steps_done == best + 4 < run.steps
+    assert run.validation_loss_before == looks[0]
+
+
+def test_packed_and_unpacked_runs_learn_the_same(tmp_path: Path, model: Path, task: Path) -> None:
+    packed, unpacked = (
+        run_finetune(
+            tmp_path / str(packing),
+            model,
+            task,
+            rows={"packing": packing},
+            batch={"micro_batch_size": 2},
+            optimizer={"peak_learning_rate": 1e-3},
+        )
+        for packing in (True, False)
+    )
+    assert packed.data == unpacked.data
+    for one, other in zip(read_losses(packed), read_losses(unpacked), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_masks_are_shown_and_nothing_else_happens(tmp_path: Path, model: Path, task: Path) -> None:
+    report = run_finetune(tmp_path, model, task, show_masks=3)
+    assert list_files(tmp_path) == []
+    content = json.loads(report.model_dump_json())
+    assert len(content["rows"]) == 3
+    eos = AutoTokenizer.from_pretrained(model).eos_token
+    for number, row in enumerate(content["rows"]):
+        assert row["id"] == make_question(number)["id"]
+        assert row["trained_text"] == f" {RIGHT}{eos}"
+        places = [place for place, trained in enumerate(row["trained"]) if trained]
+        assert all(right - left == 1 for left, right in pairwise(places))
+        assert places[-1] == len(row["token_ids"]) - 1
+    assert f"[[ {RIGHT}{{{eos}}}]]" in "\n".join(report.lines())
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, model: Path, task: Path) -> None:
+    report = run_finetune(tmp_path, model, task, dry_run=True, seeds="3,4")
+    assert list_files(tmp_path) == []
+    assert [(run.status, run.steps) for run in report.runs] == [("would train", 4)] * 2
+    assert report.data.examples == 64
+    assert report.lines()[-1] == "Nothing was written."
+
+
+def test_only_so_many_questions_are_trained_on_the_same_for_every_seed(
+    tmp_path: Path, model: Path, task: Path
+) -> None:
+    few, other = (
+        run_finetune(tmp_path, model, task, questions={"limit": 10}, seeds=seed, show_masks=20)
+        for seed in ("0", "5")
+    )
+    assert len(few.rows) == 10
+    assert [row["id"] for row in few.rows] == [row["id"] for row in other.rows]
+
+
+def test_cleaned_data_leave_defective_questions_out(tmp_path: Path, model: Path) -> None:
+    from evaluation_runs import write_medqa
+
+    data = (f"medqa.train={write_medqa(tmp_path / 'train.jsonl', 20, repeated=[3, 8])}",)
+    published, cleaned = (
+        run_finetune(
+            tmp_path / version,
+            model,
+            "medqa",
+            questions={"data": data, "data_version": version},
+            duration={"max_steps": 1},
+        )
+        for version in ("published", "cleaned")
+    )
+    assert (published.data.examples, published.data.dropped_defective) == (20, 0)
+    assert (cleaned.data.examples, cleaned.data.dropped_defective) == (18, 2)
+    audit = json.loads((cleaned.runs[0].run_folder / "training_audit.json").read_text())
+    assert (audit["records"], audit["questions"], audit["dropped"]) == (20, 18, 2)
+    assert "2 questions left out" in "\n".join(cleaned.lines())
+
+
+def test_test_questions_are_taken_out_of_the_training_questions(tmp_path: Path, model: Path) -> None:
+    test = write_questions(tmp_path / "test.jsonl", 4, seed=1)
+    records = [make_question(number) for number in range(20)]
+    records[5:7] = [make_question(number, seed=1) for number in range(2)]
+    task = write_lines(tmp_path / "task.jsonl", records)
+    report = run_finetune(
+        tmp_path,
+        model,
+        task,
+        questions={"test": test},
+        decontamination={"decontaminate": "drop"},
+        duration={"max_steps": 1},
+    )
+    assert (report.data.examples, report.data.dropped_contaminated) == (18, 2)
+    assert report.data.contaminated == {"questions": 2}
+    assert report.data.not_looked_for == ("medqa", "medmcqa", "pubmedqa")
+    found = (report.runs[0].run_folder / "contamination.jsonl").read_text().splitlines()
+    assert [json.loads(line)["documents"][0]["where"] for line in found] == ["task q1-0", "task q1-1"]
+    assert "2 examples left out" in "\n".join(report.lines())

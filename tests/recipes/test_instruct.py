@@ -1,0 +1,322 @@
+"""`instruct` on made-up sources: what is drawn, learnt, and said of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from tuning_runs import (
+    RIGHT,
+    list_files,
+    make_question,
+    read_losses,
+    run_instruct,
+    write_lines,
+    write_questions,
+)
+
+from biomedllama_cli.cli.app import run
+from biomedllama_cli.errors import OutputError
+
+CHAT = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+MIXTURE = """
+name: ours
+sources:
+- {source: exams, format: questions, path: exams.jsonl, weight: 1, licence: MIT, redistributable: true}
+- {source: talks, format: messages, path: talks.jsonl, weight: 2, licence: CC BY-NC 4.0}
+- {source: tasks, format: alpaca, path: tasks.json, weight: 4, cap: 5, licence: CC BY 4.0, redistributable: true,
+   substitute: made-up tasks for real ones}
+"""
+COUNTS = {"exams": 60, "talks": 30, "tasks": 5}
+SHARES = {"exams": 0.6 / 1.4, "talks": 0.6 / 1.4, "tasks": 0.2 / 1.4}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixture")
+    write_questions(folder / "exams.jsonl", 60)
+    talks = [
+        [("user", f"Is it {number}?"), ("assistant", "Yes."), ("user", "Sure?"), ("assistant", "Quite so.")]
+        for number in range(30)
+    ]
+    write_lines(
+        folder / "talks.jsonl",
+        [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks],
+    )
+    tasks = [{"instruction": f"Name box {n}.", "input": "", "output": RIGHT} for n in range(8)]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    (folder / "ours.yaml").write_text(MIXTURE)
+    return folder / "ours.yaml"
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, tiny_models: Any) -> Path:
+    """A model that brings a chat template."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("chat") / "chat-model"
+    shutil.copytree(tiny_models.plain, folder)
+    (folder / "chat_template.jinja").write_text(CHAT)
+    return folder
+
+
+class Instructed:
+    """A run with the model's chat template."""
+
+    def __init__(self, folder: Path, model: Path, mixture: Path) -> None:
+        self.folder, self.model, self.mixture = folder, model, mixture
+        self.report = self.run()
+
+    def run(self, **changes: Any) -> Any:
+        duration = {"max_steps": None, "epochs": 1.5}
+        return run_instruct(
+            self.folder, self.model, self.mixture, draw={"draws": 120}, duration=duration, **changes
+        )
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory: pytest.TempPathFactory, chat_model: Path, mixture: Path) -> Instructed:
+    return Instructed(tmp_path_factory.mktemp("instructed"), chat_model, mixture)
+
+
+def test_a_mixture_is_learnt(instructed: Instructed) -> None:
+    losses = read_losses(instructed.report)
+    assert len(losses) == math.ceil(180 / 8)
+    assert sum(losses[-4:]) < sum(losses[:4]) / 2
+    checkpoint = instructed.report.runs[0].checkpoint
+    assert AutoModelForCausalLM.from_pretrained(checkpoint).config.vocab_size == len(
+        AutoTokenizer.from_pretrained(checkpoint)
+    )
+    assert instructed.report.lines()[-1] == (
+        f"Next: biomedllama evaluate --model {checkpoint} --profile instructed --task medqa"
+    )
+
+
+def test_the_manifest_says_what_was_drawn(instructed: Instructed) -> None:
+    content = json.loads((instructed.report.runs[0].run_folder / "mixture.json").read_text())
+    assert content == instructed.report.mixture.model_dump(mode="json")
+    sources = {source["name"]: source for source in content["sources"]}
+    assert {name: source["examples"] for name, source in sources.items()} == COUNTS
+    assert sum(source["draws"] for source in sources.values()) == content["rows"] == 180
+    assert sources["talks"]["licence"] == "CC BY-NC 4.0"
+    assert sources["tasks"]["substitute"] == "made-up tasks for real ones"
+    assert [sources[name]["redistributable"] for name in COUNTS] == [True, False, True]
+    assert all(len(source["sha256"]) == 64 for source in sources.values())
+    assert sum(source["target_tokens"] for source in sources.values()) == (
+        instructed.report.runs[0].target_tokens_seen
+    )
+    assert (content["strictest_licence"], content["redistributable"]) == ("CC BY-NC", False)
+    text = "\n".join(instructed.report.lines())
+    assert "Substitute: tasks: made-up tasks for real ones" in text
+    assert "Strictest licence: CC BY-NC" in text
+
+
+def test_the_checkpoint_carries_card_and_licence(instructed: Instructed) -> None:
+    card = (instructed.report.runs[0].checkpoint / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["license"] == "cc-by-nc-4.0"
+    assert all(name in card for name in COUNTS)
+
+
+def test_realised_shares_are_the_weighted_ones(tmp_path: Path, model: Path, mixture: Path) -> None:
+    draws = 4000
+    report = run_instruct(
+        tmp_path,
+        model,
+        mixture,
+        dry_run=True,
+        draw={"draws": draws},
+        duration={"max_steps": None, "epochs": 1},
+    )
+    assert list_files(tmp_path) == []
+    assert (report.runs[0].status, report.runs[0].steps) == ("would train", 500)
+    for source in report.mixture.sources:
+        share = SHARES[source.name]
+        assert abs(source.draws - draws * share) < 4 * math.sqrt(draws * share * (1 - share))
+        assert source.expected_share == pytest.approx(share)
+        assert source.unique_examples == COUNTS[source.name]
+        assert source.passes == pytest.approx(source.draws / COUNTS[source.name])
+
+
+def test_the_draw_depends_on_the_seed_alone(tmp_path: Path, model: Path, mixture: Path) -> None:
+    def draw(seed: int) -> Any:
+        report = run_instruct(tmp_path, model, mixture, dry_run=True, seed=seed)
+        return [source.draws for source in report.mixture.sources]
+
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(4)}) > 1
+
+
+def test_the_same_command_does_not_train_again_and_another_is_refused(
+    instructed: Instructed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.recipes.instruct.tune", lambda *_: pytest.fail("it trained again"))
+    assert instructed.run().runs[0].status == "already trained"
+    before = list_files(instructed.folder)
+    with pytest.raises(OutputError, match="order") as caught:
+        instructed.run(seed=1)
+    assert "--overwrite" in caught.value.hint
+    assert list_files(instructed.folder) == before
+
+
+def test_another_run_replaces_one_only_when_asked(tmp_path: Path, model: Path, mixture: Path) -> None:
+    first = run_instruct(tmp_path, model, mixture, duration={"max_steps": 1})
+    other = run_instruct(tmp_path, model, mixture, duration={"max_steps": 2}, seed=1, overwrite=True)
+    assert (first.runs[0].steps_done, other.runs[0].steps_done) == (1, 2)
+    assert len(read_losses(other)) == 2
+
+
+def test_missing_sources_are_left_out_when_asked(tmp_path: Path, model: Path, mixture: Path) -> None:
+    more = tmp_path / "more.yaml"
+    text = mixture.read_text().replace("path: ", f"path: {mixture.parent}/")
+    more.write_text(text + "- {source: lost, format: alpaca, path: gone.json, how_to_get: ask the library}\n")
+    report = run_instruct(tmp_path, model, more, dry_run=True, draw={"skip_missing": True})
+    assert [source.name for source in report.mixture.sources] == list(COUNTS)
+    assert sum(source.expected_share for source in report.mixture.sources) == pytest.approx(1)
+    (line,) = [line for line in report.lines() if line.startswith("Left out")]
+    assert "lost" in line
+
+
+def test_a_source_takes_the_file_that_is_given(tmp_path: Path, model: Path, mixture: Path) -> None:
+    file = write_questions(tmp_path / "other.jsonl", 7, seed=3)
+    report = run_instruct(tmp_path, model, mixture, dry_run=True, draw={"source": (f"exams={file}",)})
+    assert report.mixture.sources[0].examples == 7
+
+
+def test_test_questions_are_taken_out_of_all_sources(tmp_path: Path, model: Path, mixture: Path) -> None:
+    exam = make_question(3)
+    options = dict(zip("ABCD", [*exam["options"], "ivory", "jade"], strict=True))
+    record = {"question": exam["question"], "options": options, "answer": RIGHT, "answer_idx": "B"}
+    test = write_lines(tmp_path / "test.jsonl", [record])
+    report = run_instruct(
+        tmp_path,
+        model,
+        mixture,
+        decontamination={"decontaminate": "drop", "benchmark": (f"medqa={test}",)},
+        duration={"max_steps": 1},
+    )
+    assert (report.data.dropped_contaminated, report.data.contaminated) == (1, {"medqa": 1})
+    assert report.mixture.sources[0].examples == 59
+    found = (report.runs[0].run_folder / "contamination.jsonl").read_text()
+    assert json.loads(found)["documents"][0]["where"] == "exams q0-3"
+
+
+@pytest.mark.parametrize(("train_on", "learnt"), [("all-turns", 2), ("last-turn", 1)])
+def test_conversations_are_learnt_in_the_models_own_template(
+    tmp_path: Path, chat_model: Path, mixture: Path, train_on: str, learnt: int
+) -> None:
+    talks = tmp_path / "talks.yaml"
+    talks.write_text(f"sources: [{{source: talks, format: messages, path: {mixture.parent}/talks.jsonl}}]")
+    report = run_instruct(tmp_path, chat_model, talks, rows={"train_on": train_on}, show_masks=2)
+    assert report.template == "chat"
+    assert list_files(tmp_path) == ["talks.yaml"]
+    for row in report.rows:
+        assert row["trained_text"] == ("Yes.</s>" if learnt == 2 else "") + "Quite so.</s>"
+        text = AutoTokenizer.from_pretrained(chat_model).decode(row["token_ids"])
+        assert text.startswith("<|user|>\nIs it ")
+
+
+def test_without_a_template_of_its_own_a_model_is_tuned_on_plain_text(
+    tmp_path: Path, model: Path, mixture: Path
+) -> None:
+    assert run_instruct(tmp_path, model, mixture, show_masks=1).template == "plain"
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that scores a model by the command line, and gives the generation's facts."""
+
+    def score(model: Path, profile: str, *options: str) -> Any:
+        test = write_questions(tmp_path / "test.jsonl", 3, seed=9)
+        arguments = ["evaluate", "--model", str(model), "--profile", profile, "--json", "--device", "cpu"]
+        arguments += ["--task", "questions", "--data", f"questions={test}", "--max-new-tokens", "8"]
+        code = run([*arguments, "--output-dir", str(tmp_path / "out"), "--overwrite", *options])
+        output = capsys.readouterr().out
+        assert code == 0, output
+        (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["questions"]
+        return cell["facts"]["generation"]
+
+    return score
+
+
+def test_what_was_tuned_in_a_template_is_asked_in_it(
+    instructed: Instructed, evaluate: Callable[..., Any]
+) -> None:
+    checkpoint = instructed.report.runs[0].checkpoint
+    assert json.loads((checkpoint / "tuning.json").read_text())["template"] == "chat"
+    assert evaluate(checkpoint, "instructed")["template"] == "chat"
+    assert evaluate(checkpoint, "instructed", "--template", "plain")["template"] == "plain"
+
+
+def test_adapter_and_merged_folder_are_asked_alike(
+    tmp_path: Path, chat_model: Path, mixture: Path, evaluate: Callable[..., Any]
+) -> None:
+    report = run_instruct(
+        tmp_path, chat_model, mixture, adapter={"method": "lora", "merge": True}, duration={"max_steps": 2}
+    )
+    (tuned,) = report.runs
+    assert (tuned.checkpoint / "adapter_config.json").exists()
+    assert not (tuned.merged / "adapter_config.json").exists()
+    for folder, library in ((tuned.checkpoint, "peft"), (tuned.merged, "transformers")):
+        header = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+        assert (header["license"], header["library_name"]) == ("cc-by-nc-4.0", library)
+    for folder in (tuned.checkpoint, tuned.merged):
+        assert evaluate(folder, "instructed")["template"] == "chat"
+    assert evaluate(tuned.merged, "finetuned")["template"] == "chat"
+
+
+@pytest.mark.parametrize("command", ["finetune", "instruct"])
+def test_with_json_the_report_is_the_one_document(
+    command: str, tmp_path: Path, model: Path, mixture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {
+        "finetune": ["--task", str(mixture.parent / "exams.jsonl"), "--no-evaluate"],
+        "instruct": ["--mixture", str(mixture), "--draws", "16"],
+    }[command]
+    common = [
+        "--model",
+        str(model),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--max-steps",
+        "1",
+    ]
+    common += ["--precision", "fp32", "--global-batch-size", "8", "--sequence-length", "256"]
+    assert run([command, "--json", "--decontaminate", "off", *data, *common]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema_version"] == f"biomedllama.{command}/1"
+    assert content["runs"][0]["status"] == "trained"
+    assert run([command, "--json", "--show-masks", "2", "--decontaminate", "off", *data, *common]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
+
+
+def test_the_mixtures_are_listed_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["instruct", "--mixture", "list", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(each["name"], len(each["sources"])) for each in content["mixtures"]] == [
+        ("paper", 10),
+        ("permissive", 4),
+    ]
+    code = (
+        "import sys; from biomedllama_cli.cli.app import run\n"
+        "assert run(['instruct', '--mixture', 'list']) == 0\n"
+        "print([n for n in ('torch', 'transformers', 'datasets', 'numpy') if n in sys.modules], file=sys.stderr)"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert listed.stderr.strip() == "[]"
+    assert "paper: 10 sources, strictest licence unknown" in listed.stdout
+    assert "alpaca-cleaned" in listed.stdout
+    assert "CC BY-NC 4.0" in listed.stdout
