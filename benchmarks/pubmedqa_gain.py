@@ -206,8 +206,8 @@ def instructed_section(counts: Mapping[str, Mapping[str, Any]], folders: Mapping
             f"- {name}: {count['unparsed']} of {count['n']} answers unparsed, upper 95 % Wilson bound "
             f"{count['bound']:.1%}"
         )
-    met = counts["after"]["bound"] < UNPARSED_BOUND
-    lines += [f"- wanted: below {UNPARSED_BOUND:.0%}; {'met' if met else 'not met'}", ""]
+    met = "met" if counts["after"]["bound"] < UNPARSED_BOUND else "not met"
+    lines += [f"- wanted: below {UNPARSED_BOUND:.0%}; {met}", ""]
     for score in ("exact_match", "parsed"):
         found = load_gains([folders["before"]], {0: [folders["after"]]}, score=score)
         lines += [f"## Instructed, {score}", "", *gain_lines(found, "markdown"), ""]
@@ -256,14 +256,13 @@ def main() -> int:
     folds = write_folds(
         options.data, options.folder, load_tokenizer(str(model)), options.folds, options.limit
     )
-    chosen = folds[: options.folds_run]
-    study = Study(options.folder, options)
+    chosen, study = folds[: options.folds_run], Study(options.folder, options)
     gains, tuned = study.cross_validate(model, chosen)
     mixture, medqa = write_mixture(options.shared, options.folder, folds[0])
     tests = dict(zip(INSTRUCTED_TASKS, (folds[0].test, medqa), strict=True))
     instructed, folders = study.instruct(model, mixture, tests)
-    texts = write_forgetting_texts(options.shared, options.folder)
-    forgetting = study.measure_forgetting({"before": str(model), **tuned, "instruct": instructed}, texts)
+    models = {"before": str(model), **tuned, "instruct": instructed}
+    forgetting = study.measure_forgetting(models, write_forgetting_texts(options.shared, options.folder))
     counts = count_unparsed(folders)
 
     lines = [
