@@ -113,6 +113,25 @@ def test_the_same_command_neither_trains_nor_scores_again(
     assert again.gains == learned.report.gains
 
 
+def test_a_model_whose_weights_changed_is_scored_again(
+    learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that --overwrite has trained into the same folder."""
+    scored: list[Path | None] = []
+    monkeypatch.setattr(
+        "biomedllama_cli.recipes.finetune_tests.evaluate", lambda request: scored.append(request.output_dir)
+    )
+    assert learned.report.runs[1].checkpoint is not None
+    file = learned.report.runs[1].checkpoint / "model.safetensors"
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        learned.run()
+    finally:
+        file.write_bytes(content)
+    assert scored == [learned.folder / "run" / "evaluation" / "seed-1"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -299,6 +299,7 @@ def test_with_json_the_report_is_the_one_document(
     content = json.loads(capsys.readouterr().out)
     assert content["schema_version"] == f"biomedllama.{command}/1"
     assert content["runs"][0]["status"] == "trained"
+    assert not (tmp_path / "run" / "evaluation").exists()
     assert run([command, "--json", "--show-masks", "2", "--decontaminate", "off", *data, *common]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
 

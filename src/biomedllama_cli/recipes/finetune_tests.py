@@ -12,6 +12,7 @@ from typing import Any
 from biomedllama_cli.errors import SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import RESULTS_FILE
 from biomedllama_cli.evaluation.seed_results import load_gains
+from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.recipes.evaluate import evaluate
 from biomedllama_cli.recipes.evaluate_sources import was_interrupted_after
 from biomedllama_cli.recipes.tuning_plan import Pupil
@@ -136,6 +137,11 @@ def holds_the_same(folder: Path, request: EvaluateSettings, test: TestQuestions)
         asked = request.model_dump(mode="json")
         same = all(content["settings"][name] == asked[name] for name in (*_RESULT_SETTINGS, "model"))
         (cell,) = content["questions"]
-        return same and bool(cell["facts"]["source"]["sha256"] == test.loaded.source.sha256)
+        same = same and cell["facts"]["source"]["sha256"] == test.loaded.source.sha256
+        if not same:
+            return False
+        # A model that was trained once more lies where the first one lay.
+        weights = locate_model(content["model"]["source"], content["model"]["revision"])
+        return weights is not None and bool(hash_weights(weights) == content["model"]["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -15,17 +15,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type, prepare
-from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer
+from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder, load_optimizer
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally, Trainee
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
 from biomedllama_cli.engine.optimizer import build_optimizer
-from biomedllama_cli.engine.run_folder import (
-    REPORT_FILE,
-    open_run_folder,
-    write_atomically,
-)
+from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
