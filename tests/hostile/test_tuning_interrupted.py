@@ -137,6 +137,26 @@ PLACES: dict[str, tuple[str, str, int]] = {
 }
 
 
+# A signal in a step is answered after it or after the next one, so that these starts come further than those above.
+STOPS: dict[str, tuple[str, str, int]] = {
+    "held-out examples encoded": ("biomedllama_cli.recipes.tuning_inputs", "encode_examples", 2),
+    "settings half written": ("os", "fsync", 1),
+    "model loaded": (RECIPE, "build_model", -1),
+    "first look": ("biomedllama_cli.engine.tuning_validation", "TuningValidator.run", 1),
+    "weights of step 2": (CHECKPOINT, "save_weights", 1),
+    "last step": (LOOP, "train_step", 5),
+    "loss curve": (RECIPE, "plot_loss_curve", 1),
+    "report written": (RECIPE, "write_atomically", -1),
+    "between seeds": (FINETUNE, "tune", 1),
+    "second seed": (LOOP, "train_step", 3),
+    "evaluation before": (JOURNAL, "Journal.append", 2),
+    "results": ("biomedllama_cli.evaluation.output", "_replace", 1),
+    "results written": (EVALUATE, "remove_journal", 1),
+    "evaluation after": (JOURNAL, "Journal.append", 3),
+    "last table": ("biomedllama_cli.recipes.finetune_tests", "load_gains", 1),
+}
+
+
 def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
     material: Material, tmp_path: Path
 ) -> None:
@@ -155,7 +175,7 @@ def test_asked_to_stop_anywhere_it_says_so_and_the_same_command_ends_with_the_sa
     material: Material, tmp_path: Path
 ) -> None:
     arguments, chance = material.arguments(tmp_path / "out", *FULL), random.Random(5)
-    for place, call in PLACES.items():
+    for place, call in STOPS.items():
         stopped = material.forks.run(arguments, stop=(*call, chance.choice(["SIGTERM", "SIGINT"])))
         assert stopped.code == RESUMABLE, (place, stopped)
         error = json.loads(stopped.out)["error"]
@@ -227,5 +247,33 @@ def test_without_a_model_the_same_command_continues_its_own_run(material: Materi
     for status in ("trained", "already trained"):
         ended = material.forks.run(arguments)
         (run,) = json.loads(ended.out)["runs"]
-        assert (run["status"], run["resumed_step"]) == (status, 4)
+        assert run["status"] == status
+        assert f"after step {run['resumed_step']} of 8" in json.loads(stopped.out)["error"]["message"]
         assert json.loads(ended.out)["model"] == str(base)
+
+
+def test_a_mixture_stopped_and_killed_gives_the_same_weights_manifest_and_card(
+    material: Material, tmp_path: Path
+) -> None:
+    source = {"source": "train", "format": "questions", "path": "train.jsonl", "licence": "CC0-1.0"}
+    (material.folder / "mixture.yaml").write_text(json.dumps({"name": "made-up", "sources": [source]}))
+    line = ["instruct", "--mixture", str(material.folder / "mixture.yaml"), "--draws", "24", "--epochs", "1"]
+    line += ["--model", str(material.folder / "model"), "--json", "--device", "cpu", "--precision", "fp32"]
+    line += ["--decontaminate", "off", "--data-workers", "1", "--global-batch-size", "4"]
+    line += ["--sequence-length", "384", "--save-every-steps", "2", "--output-dir"]
+    expected = material.forks.run([*line, str(tmp_path / "expected")])
+    assert expected.code == 0, expected.errors
+    arguments = [*line, str(tmp_path / "out")]
+    stopped = material.forks.run(arguments, stop=(LOOP, "train_step", 2, "SIGTERM"))
+    assert stopped.code == RESUMABLE, stopped
+    killed = material.forks.run(arguments, stop=(CHECKPOINT, "save_weights", 2, "SIGKILL"))
+    assert killed.code == -signal.SIGKILL, killed
+    ended = material.forks.run(arguments)
+    assert ended.code == 0, ended.errors
+    reports = [json.loads(each.out.replace("/expected", "/out")) for each in (ended, expected)]
+    assert reports[0]["mixture"] == reports[1]["mixture"]
+    assert read_run(tmp_path / "out") == read_run(tmp_path / "expected")
+    last = "checkpoints/step-00000006/README.md"
+    cards = [(tmp_path / name / last).read_text().replace(name, "RUN") for name in ("out", "expected")]
+    assert cards[0] == cards[1]
+    assert json.loads(material.forks.run(arguments).out)["runs"][0]["status"] == "already trained"
