@@ -12,10 +12,11 @@ from collections.abc import Sequence
 Pack = list[int]
 """Numbers of the examples in one row, in the order they stand in it; an empty one is a row without targets."""
 
-LEAST_SHARE = 0.98
+LEAST_SHARE = 0.97
 """Of the positions that the best row length takes, to those that a shorter one may take (a fraction)."""
 
-_PARTS = (8, 4, 2, 1)  # of the capacity: rows shorter than an eighth save next to nothing
+_MORE_FORWARDS = 1.1  # than whole rows need: with sharded weights, every forward pass gathers them anew
+_MOST_PARTS = 8  # of the capacity: rows shorter than an eighth save next to nothing
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[Pack]:
@@ -92,8 +93,8 @@ def lay_out(
 
     All ranks have equally many; where examples do not suffice, the last are one empty row. A micro-batch has rows of
     similar lengths and never more than `rows_at_once * capacity` positions; those of the same number are similar on all
-    ranks, the largest first. Packed rows take a half, a quarter or an eighth of the capacity, and more of them, where
-    that costs next to no positions and no forward pass: attention with a mask costs the square of a row's length.
+    ranks, the largest first. Packed rows take a part of the capacity, down to an eighth, and more of them, where that
+    costs few positions and forward passes: attention with a mask costs the square of a row's length.
 
     Args:
         lengths: of the step's examples (in tokens).
@@ -108,11 +109,11 @@ def lay_out(
     longest = max(lengths, default=1)
     layouts = [
         _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
-        for parts in _PARTS
+        for parts in range(_MOST_PARTS, 0, -1)
         if longest * parts <= capacity
     ]
-    # More forward passes than whole rows need would cost more than their rows save.
-    layouts = [layout for layout in layouts if len(layout[0]) <= len(layouts[-1][0])]
+    most = _MORE_FORWARDS * len(layouts[-1][0])
+    layouts = [layout for layout in layouts if len(layout[0]) <= most]
     costs = [count_positions(lengths, layout) for layout in layouts]
     return next(
         layout for layout, cost in zip(layouts, costs, strict=True) if cost * LEAST_SHARE <= min(costs)
