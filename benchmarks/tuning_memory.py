@@ -45,6 +45,7 @@ def train_ours(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+    from biomedllama_cli.engine.host_memory import map_large_blocks_apart
     from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
     from biomedllama_cli.engine.step import train_step
     from biomedllama_cli.models.adapters import add_adapter, load_base
@@ -56,6 +57,8 @@ def train_ours(options: argparse.Namespace) -> dict[str, Any]:
     accelerator = build_accelerator(
         ParallelSettings(device=options.device), NumericsSettings(precision=options.precision)
     )
+    if options.device == "cpu":
+        map_large_blocks_apart()
     device, attention = accelerator.device, "sdpa"
     model = load_base(
         str(options.model), "lora", device=device, precision=options.precision, attention=attention
