@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tuning_runs import (
     write_questions,
 )
 
+from biomedllama_cli.cli.app import run
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.errors import OutputError
 from biomedllama_cli.models.load import load_model
@@ -94,12 +96,15 @@ def test_each_seed_has_its_own_folder_order_and_score(learned: Learned) -> None:
     assert "±" in text
 
 
-def test_the_next_command_scores_ones_own_questions(learned: Learned) -> None:
-    checkpoint = learned.report.runs[0].checkpoint
-    assert learned.report.lines()[-1] == (
-        f"Next: biomedllama evaluate --model {checkpoint} --profile finetuned "
-        f"--task questions --data questions={learned.test_file}"
-    )
+def test_the_next_command_scores_ones_own_questions(
+    learned: Learned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = learned.report.lines()[-1]
+    assert shown.startswith(f"Next: biomedllama evaluate --model {learned.report.runs[0].checkpoint} ")
+    arguments = shlex.split(shown)[2:]
+    assert run([*arguments, "--device", "cpu", "--limit", "2", "--output-dir", str(tmp_path / "out")]) == 0
+    (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["questions"]
+    assert (cell["task"], cell["metrics"]["scores"]["option_likelihood"]["correct"]) == ("questions", 2)
 
 
 def test_the_same_command_neither_trains_nor_scores_again(
@@ -182,17 +187,17 @@ def test_lora_learns_and_merges_into_a_plain_folder_with_the_same_logits(
     losses = read_losses(report)
     assert losses[-1] < losses[0] / 3
     assert report.likelihood_gains.cells[0].after[0].accuracy.value == 1.0
-    (run,) = report.runs
-    assert run.merged == tmp_path / "run" / "merged"
-    assert not (run.merged / "adapter_config.json").exists()
-    ids = torch.tensor([AutoTokenizer.from_pretrained(run.merged)(f"What is a {RIGHT}?").input_ids])
+    (tuned,) = report.runs
+    assert tuned.merged == tmp_path / "run" / "merged"
+    assert not (tuned.merged / "adapter_config.json").exists()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tuned.merged)(f"What is a {RIGHT}?").input_ids])
     with torch.no_grad():
-        merged = AutoModelForCausalLM.from_pretrained(run.merged)(ids).logits
-        adapter = load_model(str(run.checkpoint)).eval()(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tuned.merged)(ids).logits
+        adapter = load_model(str(tuned.checkpoint)).eval()(ids).logits
         base = AutoModelForCausalLM.from_pretrained(model)(ids).logits
     torch.testing.assert_close(merged, adapter, atol=1e-4, rtol=1e-4)
     assert (merged - base).abs().max() > 0.1
-    assert f"--model {run.merged} " in report.lines()[-1]
+    assert f"--model {tuned.merged} " in report.lines()[-1]
 
 
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
@@ -208,21 +213,21 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
         optimizer={"peak_learning_rate": 0.1},  # too much: the loss soon rises again
         schedule={"warmup_fraction": 0.0},
     )
-    (run,) = report.runs
+    (tuned,) = report.runs
     assert report.data.held_out == 13
     looks = {
         line["step"]: line["validation/loss"]
-        for line in iter_metrics(run.run_folder / "metrics.jsonl")
+        for line in iter_metrics(tuned.run_folder / "metrics.jsonl")
         if "validation/loss" in line
     }
     after = {step: loss for step, loss in looks.items() if step}
     best = min(after, key=after.__getitem__)
-    assert (run.best_step, run.validation_loss_best) == (best, after[best])
-    assert run.checkpoint is not None
-    assert run.checkpoint.name == f"step-{best:08}"
-    assert run.checkpoint.is_dir()
-    assert run.steps_done == best + 4 < run.steps
-    assert run.validation_loss_before == looks[0]
+    assert (tuned.best_step, tuned.validation_loss_best) == (best, after[best])
+    assert tuned.checkpoint is not None
+    assert tuned.checkpoint.name == f"step-{best:08}"
+    assert tuned.checkpoint.is_dir()
+    assert tuned.steps_done == best + 4 < tuned.steps
+    assert tuned.validation_loss_before == looks[0]
 
 
 def test_packed_and_unpacked_runs_learn_the_same(tmp_path: Path, model: Path, task: Path) -> None:
