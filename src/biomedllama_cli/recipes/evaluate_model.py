@@ -12,6 +12,7 @@ import torch
 
 from biomedllama_cli.engine.job import join_job
 from biomedllama_cli.engine.signals import StopRequest
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.cells import Results
 from biomedllama_cli.evaluation.generation import Generator, HuggingFaceGenerator
 from biomedllama_cli.evaluation.journal import open_journal
@@ -20,6 +21,7 @@ from biomedllama_cli.evaluation.plan import Plan
 from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.evaluation.vllm_backend import VllmGenerator, import_vllm
+from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.recipes.evaluate_generation import choose_run_template
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
@@ -121,6 +123,7 @@ def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
     profiles = [profile for one, _ in inputs.tasks for profile in one.profiles]
     generates = any(profile.method == "generation" for profile in profiles)
     if generates and run.settings.generation.backend == "vllm":
+        _check_plain(run.subject.facts.source)
         import_vllm()  # that it is missing is found before hours of work
     if generates:
         choose_run_template(run)  # likewise that the model has none
@@ -136,6 +139,19 @@ def _run(run: Run, plan: Plan, inputs: Inputs) -> None:
     for done in scored:
         add_cell(run, done, generator)
     run.questions.sort(key=lambda cell: cell.method == "lm-eval")  # this project's own profiles stand first
+
+
+def _check_plain(source: str) -> None:
+    """Check that vLLM, which loads the model by itself, gets one that is whole.
+
+    Raises:
+        ModelError: it is an adapter.
+    """
+    if find_adapter(source) is not None:
+        raise ModelError(
+            f"model: {source} is an adapter, which --backend vllm cannot load.",
+            hint="Give its merged folder (train with --merge), or generate with --backend hf.",
+        )
 
 
 def _build_generator(run: Run) -> Generator:

@@ -40,6 +40,7 @@ from biomedllama_cli.recipes.training import (
     describe_mfu,
     open_progress,
     plan_world,
+    save_activations,
 )
 from biomedllama_cli.report.plots import plot_loss_curve
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -191,7 +192,7 @@ def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dic
 def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: Plan) -> Trainee:
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
     if plan.settings.numerics.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        save_activations(model, accelerator.device)
     enable_summed_loss(model)
     optimizer = build_optimizer(model, plan.settings.optimizer)
     model, optimizer = prepare(accelerator, model, optimizer)

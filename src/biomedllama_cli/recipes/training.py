@@ -7,8 +7,10 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
+from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.launch import count_processes
 from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter
 from biomedllama_cli.engine.sharding import World, read_world
@@ -78,6 +80,13 @@ def plan_world(parallel: ParallelSettings, *, dry_run: bool) -> World:
 def choose_attention(numerics: NumericsSettings, device: torch.device) -> str:
     """Return the attention implementation, tried in the dtype that it will compute in."""
     return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
+
+
+def save_activations(model: PreTrainedModel, device: torch.device) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if device.type == "cpu":
+        map_large_blocks_apart()
 
 
 def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:

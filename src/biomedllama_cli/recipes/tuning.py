@@ -29,7 +29,12 @@ from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, l
 from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.recipes.pretrain_report import read_versions
-from biomedllama_cli.recipes.training import build_loop_settings, choose_attention, open_progress
+from biomedllama_cli.recipes.training import (
+    build_loop_settings,
+    choose_attention,
+    open_progress,
+    save_activations,
+)
 from biomedllama_cli.recipes.tuning_plan import TuningPlan
 from biomedllama_cli.recipes.tuning_report import SeedRun, load_seed_run
 from biomedllama_cli.report.plots import plot_loss_curve
@@ -129,7 +134,7 @@ def build_model(plan: TuningPlan, accelerator: Accelerator) -> PreTrainedModel:
 def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: TuningPlan) -> Trainee:
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
     if plan.settings.numerics.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        save_activations(model, accelerator.device)
     enable_summed_loss(model)
     optimizer = build_optimizer(model, plan.settings.optimizer)
     model, optimizer = prepare(accelerator, model, optimizer)
