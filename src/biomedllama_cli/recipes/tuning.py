@@ -52,6 +52,7 @@ def describe_start(plan: TuningPlan) -> SeedRun:
         status="would continue" if start.checkpoint else "would train",
         run_folder=start.folder,
         steps=plan.data.total_steps,
+        real_share=plan.data.real_share(),
         resumed_step=start.progress.step if start.progress else None,
     )
 
@@ -92,6 +93,8 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
     trainee = build_trainee(accelerator, model, plan)
     loop_settings = build_loop_settings(settings, description, accelerator)
     accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
+    if accelerator.is_main_process:
+        logger.info("%.1f %% of the positions are tokens of examples", 100 * plan.data.real_share())
     with open_for_writing(accelerator, plan):
         accelerator.wait_for_everyone()
         with open_progress(
@@ -178,6 +181,7 @@ def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, wall_seconds: float
         checkpoint=checkpoint,
         merged=merged,
         steps=plan.data.total_steps,
+        real_share=plan.data.real_share(),
         steps_done=tally.step,
         resumed_step=plan.start.progress.step if plan.start.progress else None,
         best_step=tally.best.step,

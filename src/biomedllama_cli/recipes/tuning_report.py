@@ -63,6 +63,8 @@ class SeedRun(Frozen):
     """A plain transformers folder with the adapters merged in."""
     steps: int
     """Optimizer steps of the whole run."""
+    real_share: float | None = None
+    """Part of the computed positions that are tokens of examples, the rest being padding (a fraction; of 20 steps)."""
     steps_done: int | None = None
     """Steps that were taken; fewer where it ended early."""
     resumed_step: int | None = None
@@ -90,7 +92,10 @@ class SeedRun(Frozen):
         """Return the run in one line for people."""
         if self.status.startswith("would"):
             after = f" after step {self.resumed_step}" if self.resumed_step else ""
-            return f"Seed {self.seed}: {self.status}{after}, {self.steps:,} steps, in {self.run_folder}."
+            line = f"Seed {self.seed}: {self.status}{after}, {self.steps:,} steps"
+            if self.real_share is not None:
+                line += f" ({self.real_share:.1%} of the positions are tokens of examples)"
+            return f"{line}, in {self.run_folder}."
         line = f"Seed {self.seed}: {self.status}, {self.steps_done:,} of {self.steps:,} steps"
         if self.loss_first is not None and self.loss_last is not None:
             line += f", loss {self.loss_first:.3f} -> {self.loss_last:.3f}"
