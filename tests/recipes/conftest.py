@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,25 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> T
 def model(tiny_models: TinyModels) -> Path:
     """Return the folder of the model whose tokenizer adds nothing."""
     return tiny_models.plain
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a mixture of three made-up sources."""
+    from tuning_runs import write_mixture
+
+    return write_mixture(tmp_path_factory.mktemp("mixture"))
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Path:
+    """Return the folder of a model that brings a chat template."""
+    from tuning_runs import CHAT_TEMPLATE
+
+    folder = tmp_path_factory.mktemp("chat") / "chat-model"
+    shutil.copytree(tiny_models.plain, folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
 
 
 def _load_builder(repository: Path) -> Any:

@@ -18,6 +18,18 @@ from biomedllama_cli.settings.instruct import InstructSettings
 
 RIGHT = "kestrel"
 """The right option of every made-up question, at whatever letter: a rule that a tiny model learns in a few steps."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_MIXTURE = """
+name: ours
+sources:
+- {source: exams, format: questions, path: exams.jsonl, weight: 1, licence: MIT, redistributable: true}
+- {source: talks, format: messages, path: talks.jsonl, weight: 2, licence: CC BY-NC 4.0}
+- {source: tasks, format: alpaca, path: tasks.json, weight: 4, cap: 5, licence: CC BY 4.0, redistributable: true,
+   substitute: made-up tasks for real ones}
+"""
 _WRONG = ("lantern", "marble", "orchard", "pebble", "quartz", "ribbon", "saffron", "thistle")
 
 
@@ -43,6 +55,23 @@ def write_lines(file: Path, records: Sequence[Any]) -> Path:
     """Write records as JSON Lines."""
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return file
+
+
+def write_mixture(folder: Path) -> Path:
+    """Write a mixture of 60 questions, 30 conversations of two turns and 8 tasks, of which 5 are used."""
+    write_questions(folder / "exams.jsonl", 60)
+    talks = [
+        [("user", f"Is it {number}?"), ("assistant", "Yes."), ("user", "Sure?"), ("assistant", "Quite so.")]
+        for number in range(30)
+    ]
+    write_lines(
+        folder / "talks.jsonl",
+        [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks],
+    )
+    tasks = [{"instruction": f"Name box {n}.", "input": "", "output": RIGHT} for n in range(8)]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    (folder / "ours.yaml").write_text(_MIXTURE)
+    return folder / "ours.yaml"
 
 
 def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

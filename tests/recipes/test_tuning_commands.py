@@ -1,0 +1,107 @@
+"""`finetune` and `instruct` on the command line, and their models in `evaluate`: asked as they were taught."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tuning_runs import run_instruct, write_questions
+
+from biomedllama_cli.cli.app import run
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that scores a model by the command line, and gives the generation's facts."""
+
+    def score(model: Path, profile: str, *options: str) -> Any:
+        test = write_questions(tmp_path / "test.jsonl", 3, seed=9)
+        arguments = ["evaluate", "--model", str(model), "--profile", profile, "--json", "--device", "cpu"]
+        arguments += ["--task", "questions", "--data", f"questions={test}", "--max-new-tokens", "8"]
+        code = run([*arguments, "--output-dir", str(tmp_path / "out"), "--overwrite", *options])
+        output = capsys.readouterr().out
+        assert code == 0, output
+        (cell,) = json.loads((tmp_path / "out" / "results.json").read_text())["questions"]
+        return cell["facts"]["generation"]
+
+    return score
+
+
+def test_what_was_tuned_in_a_template_is_asked_in_it(
+    tmp_path: Path, chat_model: Path, mixture: Path, evaluate: Callable[..., Any]
+) -> None:
+    report = run_instruct(tmp_path, chat_model, mixture, duration={"max_steps": 1})
+    checkpoint = report.runs[0].checkpoint
+    assert json.loads((checkpoint / "tuning.json").read_text())["template"] == "chat"
+    assert evaluate(checkpoint, "instructed")["template"] == "chat"
+    assert evaluate(checkpoint, "instructed", "--template", "plain")["template"] == "plain"
+
+
+def test_adapter_and_merged_folder_are_asked_alike(
+    tmp_path: Path, chat_model: Path, mixture: Path, evaluate: Callable[..., Any]
+) -> None:
+    report = run_instruct(
+        tmp_path, chat_model, mixture, adapter={"method": "lora", "merge": True}, duration={"max_steps": 2}
+    )
+    (tuned,) = report.runs
+    assert (tuned.checkpoint / "adapter_config.json").exists()
+    assert not (tuned.merged / "adapter_config.json").exists()
+    for folder, library in ((tuned.checkpoint, "peft"), (tuned.merged, "transformers")):
+        header = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+        assert (header["license"], header["library_name"]) == ("cc-by-nc-4.0", library)
+    for folder in (tuned.checkpoint, tuned.merged):
+        assert evaluate(folder, "instructed")["template"] == "chat"
+    assert evaluate(tuned.merged, "finetuned")["template"] == "chat"
+
+
+@pytest.mark.parametrize("command", ["finetune", "instruct"])
+def test_with_json_the_report_is_the_one_document(
+    command: str, tmp_path: Path, model: Path, mixture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {
+        "finetune": ["--task", str(mixture.parent / "exams.jsonl"), "--no-evaluate"],
+        "instruct": ["--mixture", str(mixture), "--draws", "16"],
+    }[command]
+    common = [
+        "--model",
+        str(model),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--max-steps",
+        "1",
+    ]
+    common += ["--precision", "fp32", "--global-batch-size", "8", "--sequence-length", "256"]
+    assert run([command, "--json", "--decontaminate", "off", *data, *common]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema_version"] == f"biomedllama.{command}/1"
+    assert content["runs"][0]["status"] == "trained"
+    assert not (tmp_path / "run" / "evaluation").exists()
+    assert run([command, "--json", "--show-masks", "2", "--decontaminate", "off", *data, *common]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
+
+
+def test_the_mixtures_are_listed_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["instruct", "--mixture", "list", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(each["name"], len(each["sources"])) for each in content["mixtures"]] == [
+        ("paper", 10),
+        ("permissive", 4),
+    ]
+    code = (
+        "import sys; from biomedllama_cli.cli.app import run\n"
+        "assert run(['instruct', '--mixture', 'list']) == 0\n"
+        "print([n for n in ('torch', 'transformers', 'datasets', 'numpy') if n in sys.modules], file=sys.stderr)"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert listed.stderr.strip() == "[]"
+    assert "paper: 10 sources, strictest licence unknown" in listed.stdout
+    assert "alpaca-cleaned" in listed.stdout
+    assert "CC BY-NC 4.0" in listed.stdout
