@@ -25,6 +25,7 @@ EVALUATE = "biomedllama_cli.recipes.evaluate"
 JOURNAL = "biomedllama_cli.evaluation.journal"
 
 FULL = ("--seeds", "3,4")
+ALONE = ("--no-evaluate",)
 PATIENT = ("--patience", "2", "--epochs", "6", "--peak-learning-rate", "0.3", "--no-evaluate")
 LORA = ("--method", "lora", "--merge", "--rank", "2", "--peak-learning-rate", "1e-2")
 
@@ -225,13 +226,13 @@ def test_patience_and_the_best_checkpoint_survive(material: Material, tmp_path: 
 def test_a_full_disk_is_one_sentence_and_a_later_start_continues(
     material: Material, tmp_path: Path, kilobytes: int
 ) -> None:
-    arguments = material.arguments(tmp_path / "out", *FULL)
+    arguments = material.arguments(tmp_path / "out", *ALONE)
     ended = material.forks.run(arguments, kilobytes=kilobytes)
     error = json.loads(ended.out)["error"]
     assert (ended.code, error["kind"]) == (6, "OutputError"), error
     assert "The disk of" in error["message"]
     assert "Traceback" not in ended.errors
-    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *FULL)
+    assert_finished(material, tmp_path / "out", material.forks.run(arguments), *ALONE)
 
 
 def test_without_a_model_the_same_command_continues_its_own_run(material: Material, tmp_path: Path) -> None:
@@ -261,9 +262,9 @@ def test_a_mixture_stopped_and_killed_gives_the_same_weights_manifest_and_card(
     line += ["--model", str(material.folder / "model"), "--json", "--device", "cpu", "--precision", "fp32"]
     line += ["--decontaminate", "off", "--data-workers", "1", "--global-batch-size", "4"]
     line += ["--sequence-length", "384", "--save-every-steps", "2", "--output-dir"]
-    expected = material.forks.run([*line, str(tmp_path / "expected")])
+    expected = material.forks.run([*line, str(tmp_path / "expected" / "run")])
     assert expected.code == 0, expected.errors
-    arguments = [*line, str(tmp_path / "out")]
+    arguments = [*line, str(tmp_path / "out" / "run")]
     stopped = material.forks.run(arguments, stop=(LOOP, "train_step", 2, "SIGTERM"))
     assert stopped.code == RESUMABLE, stopped
     killed = material.forks.run(arguments, stop=(CHECKPOINT, "save_weights", 2, "SIGKILL"))
@@ -273,7 +274,9 @@ def test_a_mixture_stopped_and_killed_gives_the_same_weights_manifest_and_card(
     reports = [json.loads(each.out.replace("/expected", "/out")) for each in (ended, expected)]
     assert reports[0]["mixture"] == reports[1]["mixture"]
     assert read_run(tmp_path / "out") == read_run(tmp_path / "expected")
-    last = "checkpoints/step-00000006/README.md"
-    cards = [(tmp_path / name / last).read_text().replace(name, "RUN") for name in ("out", "expected")]
-    assert cards[0] == cards[1]
+    cards = [
+        (tmp_path / name / "run" / "checkpoints" / "step-00000006" / "README.md").read_text()
+        for name in ("out", "expected")
+    ]
+    assert cards[0] == cards[1].replace(str(tmp_path / "expected"), str(tmp_path / "out"))
     assert json.loads(material.forks.run(arguments).out)["runs"][0]["status"] == "already trained"
