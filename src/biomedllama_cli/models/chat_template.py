@@ -126,7 +126,7 @@ class Template:
         if self._renderer is not None:
             with suppress(TemplateRefusal):
                 pieces = self._renderer.write([("user", "Hello"), ("assistant", "Hello")], keep_history=False)
-                end_id = pieces[-1].token_id or end_id
+                end_id = end_id if pieces[-1].token_id is None else pieces[-1].token_id
         return tuple(sorted({end_id, self.eos[1]}))
 
     def save(self, folder: Path) -> None:
