@@ -71,6 +71,11 @@ FINETUNE: dict[str, tuple[list[str], int, str]] = {
         "data is 'medqa=task.jsonl'",
     ),
     "another task's file": (["--task", "medqa", "--data", "medqa.train=medmcqa.jsonl"], 3, "medmcqa"),
+    "data of a file": (
+        ["--task", "task.jsonl", "--data", "task.jsonl=x.jsonl"],
+        2,
+        "which is a file of your own",
+    ),
     "test of a known task": (["--task", "medqa", "--test", "task.jsonl"], 2, "has a test set of its own"),
     "no chat template": (["--task", "task.jsonl", "--template", "chat"], 2, "has no chat template"),
     "rows too short": (["--task", "task.jsonl", "--sequence-length", "8"], 3, "8"),

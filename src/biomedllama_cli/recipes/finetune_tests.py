@@ -11,6 +11,7 @@ from typing import Any
 
 from biomedllama_cli.errors import SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import RESULTS_FILE
+from biomedllama_cli.evaluation.scores import LIKELIHOOD_SCORE
 from biomedllama_cli.evaluation.seed_results import load_gains
 from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.recipes.evaluate import evaluate
@@ -49,7 +50,7 @@ def load_test(settings: QuestionSettings) -> TestQuestions | None:
     """Read the test questions before anything is trained: they are also what training must not have seen.
 
     Raises:
-        SettingsError: a test file is given twice, or to a task that has its own way.
+        SettingsError: a test file is given in a way that the task does not have.
         DataError: the file is missing, broken or of another task.
         UnavailableError: the hub is needed and cannot be reached.
     """
@@ -70,6 +71,11 @@ def load_test(settings: QuestionSettings) -> TestQuestions | None:
                 error.message,
                 f"Give the test file: --data {settings.task}=FILE; or --no-evaluate, and score the model later.",
             ) from error
+    if settings.test_file is not None:
+        raise SettingsError(
+            f"questions.data names test questions for {settings.task}, which is a file of your own.",
+            f"Use --test {settings.test_file}.",
+        )
     if settings.test is None:
         if settings.evaluate:
             logger.warning(
@@ -102,7 +108,7 @@ def score_before_and_after(
         return {}  # the first process writes the results, and tells
     return {
         "gains": load_gains([before], after),
-        "likelihood_gains": load_gains([before], after, score="option_likelihood"),
+        "likelihood_gains": load_gains([before], after, score=LIKELIHOOD_SCORE),
     }
 
 

@@ -145,9 +145,10 @@ class TuningReport(Frozen):
         """Return what was trained on, for people."""
         data = self.data
         share = data.target_tokens / data.tokens if data.tokens else 0.0
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:g} epochs"
         lines = [
             f"{data.examples:,} examples ({data.tokens:,} tokens, {share:.1%} of them targets), {data.held_out:,} "
-            f"held out, template {data.template}; {self.epochs:g} epochs in steps of {self.global_batch_size} examples."
+            f"held out, template {data.template}; {epochs} in steps of {self.global_batch_size} examples."
         ]
         if data.refused:
             lines.append(f"Left out, too long for {self.sequence_length} tokens: {_list(data.refused)}.")
