@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from biomedllama_cli.engine.step import count_targets, forward_loss, move_batch
+from biomedllama_cli.engine.step import count_targets
 from biomedllama_cli.engine.tuning_data import lay_out_examples
 from biomedllama_cli.engine.tuning_rows import TuningRows
-from biomedllama_cli.engine.validation import Validation
+from biomedllama_cli.engine.validation import Validation, score_held_out
 from biomedllama_cli.errors import DataError
 
 
@@ -38,7 +38,6 @@ class TuningValidator:
                 hint="Hold out more examples, or none.",
             )
 
-    @torch.no_grad()
     def run(self, accelerator: Accelerator, model: torch.nn.Module) -> Validation:
         """Score them on all ranks; every rank must call it, and all get the same result."""
         layout = lay_out_examples(
@@ -48,16 +47,5 @@ class TuningValidator:
             ranks=accelerator.num_processes,
             packing=self._packing,
         )
-        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        was_training = model.training
-        model.eval()
-        for packs in layout[accelerator.process_index]:
-            batch = self._rows.__getitems__(packs)
-            totals[1] += count_targets([batch])
-            with accelerator.autocast():
-                totals[0] += forward_loss(model, move_batch(batch, accelerator.device))
-        model.train(was_training)
-        if accelerator.num_processes > 1:
-            torch.distributed.all_reduce(totals)
-        nats, target_tokens = totals.tolist()
-        return Validation(nats / target_tokens)
+        batches = map(self._rows.__getitems__, layout[accelerator.process_index])
+        return Validation(score_held_out(accelerator, model, batches))

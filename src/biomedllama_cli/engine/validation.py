@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
-from biomedllama_cli.engine.rows import PackedRows
+from biomedllama_cli.engine.rows import Batch, PackedRows
 from biomedllama_cli.engine.step import count_targets, forward_loss, move_batch
 from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 
@@ -58,27 +58,38 @@ class Validator:
         self._ids = np.arange(count) * len(rows) // count
         self.is_sampled = count < len(rows)
 
-    @torch.no_grad()
     def run(self, accelerator: Accelerator, model: torch.nn.Module) -> Validation:
         """Score the rows on all ranks; every rank must call it, and all get the same result."""
         unit = self._micro_batch_size * accelerator.num_processes
         padding = np.full(-len(self._ids) % unit, PADDING_SEQUENCE)  # every rank forwards equally often
         shape = (-1, accelerator.num_processes, self._micro_batch_size)
         mine = np.concatenate([self._ids, padding]).reshape(shape)[:, accelerator.process_index]
-        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        was_training = model.training
-        model.eval()
-        for ids in mine.tolist():
-            batch = self._rows.__getitems__(ids)
-            totals[1] += count_targets([batch])
-            with accelerator.autocast():
-                totals[0] += forward_loss(model, move_batch(batch, accelerator.device))
-        model.train(was_training)
-        if accelerator.num_processes > 1:
-            torch.distributed.all_reduce(totals)
-        nats, target_tokens = totals.tolist()
-        loss = nats / target_tokens
+        batches = map(self._rows.__getitems__, mine.tolist())
+        loss = score_held_out(accelerator, model, batches)
         return Validation(loss, bits_per_byte(loss, self._tokens_per_byte))
+
+
+@torch.no_grad()
+def score_held_out(accelerator: Accelerator, model: torch.nn.Module, batches: Iterable[Batch]) -> float:
+    """Return the mean loss per target token (in nats) over the batches of all ranks.
+
+    Args:
+        accelerator: every rank must call this, with equally many batches, and all get the same result.
+        model: left in the mode it was in.
+        batches: of this rank.
+    """
+    totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        totals[1] += count_targets([batch])
+        with accelerator.autocast():
+            totals[0] += forward_loss(model, move_batch(batch, accelerator.device))
+    model.train(was_training)
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(totals)
+    nats, target_tokens = totals.tolist()
+    return float(nats / target_tokens)
 
 
 def build_validator(

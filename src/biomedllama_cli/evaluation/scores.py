@@ -12,6 +12,8 @@ from biomedllama_cli.evaluation.jobs import Asked, Likelihood
 from biomedllama_cli.evaluation.profiles import Profile
 from biomedllama_cli.evaluation.variants import PREMISE_PREFIX, headline_form, read_order
 
+LIKELIHOOD_SCORE = "option_likelihood"
+"""Of a profile that generates: the options' likelihood after the same prompt."""
 Scored = Mapping[str, tuple[Likelihood, ...]]
 """One question's log-likelihoods by variant name, one per option in the question's own order."""
 
@@ -30,12 +32,15 @@ def own_likelihoods(profile: Profile, asked: Asked, scored: Scored) -> tuple[Lik
 def choose_by_likelihood(
     profile: Profile, asked: Sequence[Asked], scored: Sequence[Scored]
 ) -> dict[str, list[int | None]]:
-    """Return the chosen options by score name: the profile's own scores, then the matrix where it was asked."""
+    """Return the chosen options by score name: the profile's own scores, then the matrix where it was asked.
+
+    Scores that some of the questions do not have are left out: a file of one's own may hold questions of several kinds.
+    """
     chosen: dict[str, list[int | None]] = {}
     for one, likelihoods in zip(asked, scored, strict=True):
         for name, values in _score_options(profile, one, likelihoods).items():
             chosen.setdefault(name, []).append(statistics.choose_option(values))
-    return chosen
+    return {name: options for name, options in chosen.items() if len(options) == len(asked)}
 
 
 def _score_options(profile: Profile, asked: Asked, scored: Scored) -> dict[str, list[float]]:
@@ -51,7 +56,7 @@ def _score_options(profile: Profile, asked: Asked, scored: Scored) -> dict[str, 
             if prompt.normalizes_by_length:
                 scores["acc_norm"] = own["per_character"]
         else:
-            scores["option_likelihood"] = own["sum"]
+            scores[LIKELIHOOD_SCORE] = own["sum"]
     for name in continuations:
         if PREMISE_PREFIX + name not in continuations:
             continue
@@ -117,7 +122,7 @@ def _name_permuted(profile: Profile, asked: Asked) -> str:
     (form,) = {order[0] for variant in asked.variants if (order := read_order(variant.name))}
     if form != headline_form(profile, asked.question):
         return f"{form}_sum"
-    return "acc" if profile.method == "likelihood" else "option_likelihood"
+    return "acc" if profile.method == "likelihood" else LIKELIHOOD_SCORE
 
 
 def _choices_by_order(asked: Asked, scored: Scored) -> list[tuple[int, int]]:

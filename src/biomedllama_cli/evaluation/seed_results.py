@@ -20,6 +20,7 @@ from biomedllama_cli.evaluation.comparability import (
     name_of,
 )
 from biomedllama_cli.evaluation.output import load_results
+from biomedllama_cli.evaluation.scores import LIKELIHOOD_SCORE
 from biomedllama_cli.evaluation.seeds import Gain, measure_gain
 from biomedllama_cli.evaluation.statistics import accuracy, macro_f1, wilson_interval
 
@@ -244,7 +245,12 @@ def _summarise(seed: int | None, pool: _Pool, clusters: Sequence[str] | None) ->
             [-1 if answer.prediction is None else answer.prediction for answer in pool.answers],
             len(counts),
         )
-    unparsed = [one.unparsed for one in metrics if one.unparsed is not None]
+    # Whether a text could be read says nothing of the options' likelihood beside it.
+    unparsed = [
+        one.unparsed
+        for one, entry in zip(metrics, pool.entries, strict=True)
+        if one.unparsed is not None and entry.score != LIKELIHOOD_SCORE
+    ]
     has_texts = len(unparsed) == len(cells)
     return SeedScore(
         seed=seed,

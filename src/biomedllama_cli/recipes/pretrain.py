@@ -12,21 +12,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type, prepare
-from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder, load_optimizer
+from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type
+from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder
 from biomedllama_cli.engine.loader import RunData
-from biomedllama_cli.engine.loop import Loop, Tally, Trainee
+from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
-from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
-from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
@@ -36,11 +33,11 @@ from biomedllama_cli.recipes.pretrain_report import (
 )
 from biomedllama_cli.recipes.training import (
     build_loop_settings,
+    build_trainee,
     choose_attention,
     describe_mfu,
     open_progress,
     plan_world,
-    save_activations,
 )
 from biomedllama_cli.report.plots import plot_loss_curve
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -104,7 +101,7 @@ def train(plan: Plan) -> PretrainReport:
     )
     check_model_fits(source, model.config, manifest, settings.batch.sequence_length)
     description = describe_model(model)
-    trainee = build_trainee(accelerator, model, plan)
+    trainee = build_trainee(accelerator, model, settings, plan.start.checkpoint)
     validator = build_run_validator(plan)
     data = RunData(plan.rows, plan.order, plan.batch, validator)
     loop_settings = build_loop_settings(settings, description, accelerator)
@@ -187,18 +184,6 @@ def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dic
         "mfu": loop.mfu(speed) if speed else None,
         "wall_seconds": wall_seconds,
     }
-
-
-def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: Plan) -> Trainee:
-    """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
-    if plan.settings.numerics.gradient_checkpointing:
-        save_activations(model, accelerator.device)
-    enable_summed_loss(model)
-    optimizer = build_optimizer(model, plan.settings.optimizer)
-    model, optimizer = prepare(accelerator, model, optimizer)
-    if plan.start.checkpoint is not None:
-        load_optimizer(plan.start.checkpoint, model, optimizer)
-    return Trainee(accelerator, model, optimizer)
 
 
 def build_run_validator(plan: Plan) -> Validator | None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
+from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, prepare
+from biomedllama_cli.engine.checkpoint import load_optimizer
 from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.launch import count_processes
-from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter
+from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter, Trainee
+from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.sharding import World, read_world
 from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
+from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import (
     BatchSettings,
@@ -87,6 +91,20 @@ def save_activations(model: PreTrainedModel, device: torch.device) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if device.type == "cpu":
         map_large_blocks_apart()
+
+
+def build_trainee(
+    accelerator: Accelerator, model: PreTrainedModel, settings: TrainingSections, checkpoint: Path | None
+) -> Trainee:
+    """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
+    if settings.numerics.gradient_checkpointing:
+        save_activations(model, accelerator.device)
+    enable_summed_loss(model)
+    optimizer = build_optimizer(model, settings.optimizer)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    if checkpoint is not None:
+        load_optimizer(checkpoint, model, optimizer)
+    return Trainee(accelerator, model, optimizer)
 
 
 def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:

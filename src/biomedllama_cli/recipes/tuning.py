@@ -19,21 +19,19 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import build_accelerator, prepare
-from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder, load_optimizer, name_checkpoint
-from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally, Trainee
+from biomedllama_cli.engine.accelerator import build_accelerator
+from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder, name_checkpoint
+from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
-from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model
-from biomedllama_cli.models.loss import enable_summed_loss
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import (
     build_loop_settings,
+    build_trainee,
     choose_attention,
     open_progress,
-    save_activations,
 )
 from biomedllama_cli.recipes.tuning_plan import TuningPlan
 from biomedllama_cli.recipes.tuning_report import SeedRun, load_seed_run
@@ -90,7 +88,7 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
         "device": accelerator.device.type,
         "world_size": accelerator.num_processes,
     }
-    trainee = build_trainee(accelerator, model, plan)
+    trainee = build_trainee(accelerator, model, settings, plan.start.checkpoint)
     loop_settings = build_loop_settings(settings, description, accelerator)
     accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
     if accelerator.is_main_process:
@@ -132,18 +130,6 @@ def build_model(plan: TuningPlan, accelerator: Accelerator) -> PreTrainedModel:
         if checkpoint is not None:
             load_adapter_weights(model, checkpoint, hash_base=accelerator.is_main_process)
     return model
-
-
-def build_trainee(accelerator: Accelerator, model: PreTrainedModel, plan: TuningPlan) -> Trainee:
-    """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
-    if plan.settings.numerics.gradient_checkpointing:
-        save_activations(model, accelerator.device)
-    enable_summed_loss(model)
-    optimizer = build_optimizer(model, plan.settings.optimizer)
-    model, optimizer = prepare(accelerator, model, optimizer)
-    if plan.start.checkpoint is not None:
-        load_optimizer(plan.start.checkpoint, model, optimizer)
-    return Trainee(accelerator, model, optimizer)
 
 
 def choose_best(settings: LoopSettings, plan: TuningPlan) -> LoopSettings:
