@@ -27,8 +27,8 @@ class MixtureSettings(Settings):
     """What is drawn from where."""
 
     mixture: str = Field(default="paper", examples=["paper", "permissive", "list"])
-    """paper (the ten published sources), permissive (those whose licence allows any use), or a YAML file; `list` shows the
-    sources of the first two."""
+    """paper (the ten published sources), permissive (those whose licence allows any use), or a YAML file;
+    `list` shows the sources of the first two."""
     source: tuple[str, ...] = ()
     """NAME=FILE: where a source of the mixture lies on this machine; repeatable [default: as the mixture says]."""
     skip_missing: bool = False
