@@ -105,6 +105,21 @@ def test_acc_norm_divides_by_characters_without_the_space():
     assert list(metrics.scores) == ["acc", "acc_norm"]
 
 
+def test_questions_of_several_kinds_have_the_scores_that_all_of_them_have():
+    knowledge = Question("1", "Which?", ("tin", "iron"), 1)
+    labelled = Question("2", "Is it?", ("yes", "no", "maybe"), 0, "It is.")
+    metrics, samples = measure(
+        "paper",
+        [
+            (knowledge, {"text_space": likelihoods([-3.0, -1.0])}),
+            (labelled, {"text_nospace": likelihoods([-1.0, -2.0, -3.0])}),
+        ],
+    )
+    assert set(metrics.scores) == {"acc"}
+    assert (metrics.scores["acc"].correct, metrics.scores["acc"].n) == (2, 2)
+    assert [sample["scores"] for sample in samples] == [{"acc": 1}, {"acc": 0}]
+
+
 def test_only_the_prefix_is_left_out_of_an_option_that_begins_with_a_space():
     item = Question("1", "?", ("ab", " abc"), 1)
     _, (sample,) = measure("paper", [(item, {"text_space": likelihoods([-2.0, -3.6])})])
