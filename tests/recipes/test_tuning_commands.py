@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tuning_runs import run_instruct, write_questions
+from tuning_runs import run_finetune, run_instruct, write_questions
 
 from biomedllama_cli.cli.app import run
 
@@ -105,3 +105,17 @@ def test_the_mixtures_are_listed_without_torch(capsys: pytest.CaptureFixture[str
     assert "paper: 10 sources, strictest licence unknown" in listed.stdout
     assert "alpaca-cleaned" in listed.stdout
     assert "CC BY-NC 4.0" in listed.stdout
+
+
+def test_adapters_are_merged_later_without_training_again(tmp_path: Path, model: Path) -> None:
+    task = write_questions(tmp_path / "task.jsonl", 16)
+    lora: dict[str, Any] = {"method": "lora", "rank": 2}
+    first = run_finetune(tmp_path, model, task, adapter=lora, duration={"max_steps": 2})
+    metrics = (first.runs[0].run_folder / "metrics.jsonl").read_bytes()
+    later = run_finetune(tmp_path, model, task, adapter={**lora, "merge": True}, duration={"max_steps": 2})
+    assert first.runs[0].merged is None
+    assert later.runs[0].merged == tmp_path / "run" / "merged"
+    assert later.runs[0].checkpoint == first.runs[0].checkpoint
+    assert (later.runs[0].run_folder / "metrics.jsonl").read_bytes() == metrics
+    again = run_finetune(tmp_path, model, task, adapter={**lora, "merge": True}, duration={"max_steps": 2})
+    assert again.runs[0] == later.runs[0].model_copy(update={"status": "already trained"})
