@@ -157,6 +157,8 @@ def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, wall_seconds: float
         merge_adapter(checkpoint, merged)
         plan.lessons.template.save(merged)
         plan.write_files(merged, "merged")
+    elif adapter.merge:
+        logger.warning("all weights were trained: there is nothing to merge, the checkpoint is a whole model")
     lines = list(iter_metrics(folder / METRICS_FILE))
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     looks = [line for line in lines if "validation/loss" in line]

@@ -146,6 +146,8 @@ class TuningReport(Frozen):
         data = self.data
         share = data.target_tokens / data.tokens if data.tokens else 0.0
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:g} epochs"
+        if most := self.settings["duration"]["max_steps"]:
+            epochs += f", but at most {most:,} steps,"
         lines = [
             f"{data.examples:,} examples ({data.tokens:,} tokens, {share:.1%} of them targets), {data.held_out:,} "
             f"held out, template {data.template}; {epochs} in steps of {self.global_batch_size} examples."

@@ -53,6 +53,8 @@ class QuestionSettings(Settings):
             name, equals, file = entry.partition("=")
             if name not in (self.task, f"{self.task}.train") or not equals or not file:
                 raise ValueError(f"data is {entry!r}; it must be {self.task}=FILE or {self.task}.train=FILE")
+            if sum(other.startswith(f"{name}=") for other in self.data) > 1:
+                raise ValueError(f"data names {name} more than once; each is one file")
         return self
 
     @property
