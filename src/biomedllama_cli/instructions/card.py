@@ -141,7 +141,7 @@ def _render_sources(manifest: MixtureManifest) -> list[str]:
         "",
         *render_table(titles, [_list_cells(source) for source in manifest.sources], numbers=6),
         f"{manifest.epochs} x {manifest.draws:,} rows, drawn with seed {manifest.seed}; "
-        f"{escape(describe_fit(manifest))}. Shares are of the rows; `mixture.json` has all figures.",
+        f"{_name_fit(manifest)}. Shares are of the rows; `mixture.json` has all figures.",
         "",
     ]
     for source in manifest.sources:
@@ -185,6 +185,18 @@ def _render_origin(facts: ModelFacts) -> list[str]:
     ]
 
 
+def _name_fit(manifest: MixtureManifest) -> str:
+    # The only names in it are those of sources; its equals sign begins no line, so nothing is made of it.
+    return escape(describe_fit(manifest)).replace("\\=", "=")
+
+
 def _name_base(base: str) -> str:
-    """Return a hub id as it is, and of a folder the last part, which says nothing of the machine."""
-    return base if _HUB_ID.fullmatch(base) and not Path(base).exists() else Path(base).name
+    """Return a hub id as it is, and of a folder what says nothing of the machine: of a checkpoint its run and step.
+
+    >>> _name_base("/home/me/runs/mine/checkpoints/step-00000433")
+    'mine-step-00000433'
+    """
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        return base
+    parts = [part for part in Path(base).parts if part not in {"/", ".", "..", "checkpoints"}]
+    return "-".join(parts[-2:] if parts and parts[-1].startswith("step-") else parts[-1:]) or "a local model"

@@ -98,6 +98,7 @@ def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, worl
         is_adapter = holds == "checkpoint" and settings.adapter.method != "full"
         card = describe_model_card(settings, pupil, drawn, folder.name)
         write_model_card(files, replace(card, adapter=is_adapter))
+        drawn.manifest.write(files)
 
     return TuningPlan(
         command="instruct",

@@ -51,6 +51,7 @@ def iter_own_questions(records: Iterable[Record]) -> Iterator[Question]:
             record = next(source, None)
         except DataError as error:  # not JSON, not UTF-8: what follows cannot be read
             problems.append(error)
+            read += 1
             break
         if record is None:
             break
@@ -180,4 +181,5 @@ def _join_problems(problems: Sequence[DataError], read: int) -> DataError:
     rest = len(problems) - len(told)
     if rest:
         told.append(f"  and {rest:,} more")
-    return DataError(f"{len(problems):,} problems in {read:,} records:\n" + "\n".join(told), _SCHEMA)
+    records = "1 record" if read == 1 else f"{read:,} records"
+    return DataError(f"{len(problems):,} problems in {records}:\n" + "\n".join(told), _SCHEMA)
