@@ -108,7 +108,7 @@ def test_several_problems_are_told_at_once_and_the_rest_counted(tmp_path):
     with pytest.raises(DataError) as caught:
         load_training_questions(str(path))
     lines = caught.value.message.splitlines()
-    assert lines[0] == "8 problems in 8 records:"
+    assert lines[0] == "8 problems in 9 records:"
     assert [line.split("line ")[1].split(":")[0] for line in lines[1:6]] == ["2", "3", "4", "5", "6"]
     assert lines[6:] == ["  and 3 more"]
 
