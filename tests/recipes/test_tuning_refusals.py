@@ -114,7 +114,7 @@ MIXTURES: dict[str, tuple[str, int, list[str]]] = {
         5,
         ["notes", "gone.jsonl", "more", "away.json", "ask the library"],
     ),
-    "unknown format": ("sources:\n- {source: notes, format: mesages, path: x}\n", 2, ["format", "mesages"]),
+    "unknown format": ("sources:\n- {source: notes, format: messagez, path: x}\n", 2, ["format", "messagez"]),
     "broken source": (
         "sources:\n- {source: exams, format: questions, path: broken.jsonl}\n",
         3,
