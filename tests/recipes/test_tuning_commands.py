@@ -119,3 +119,29 @@ def test_adapters_are_merged_later_without_training_again(tmp_path: Path, model:
     assert (later.runs[0].run_folder / "metrics.jsonl").read_bytes() == metrics
     again = run_finetune(tmp_path, model, task, adapter={**lora, "merge": True}, duration={"max_steps": 2})
     assert again.runs[0] == later.runs[0].model_copy(update={"status": "already trained"})
+
+
+@pytest.mark.parametrize("wanted", ["chat", "auto"])
+def test_a_model_tuned_in_its_template_was_asked_in_it_before_as_well(
+    tmp_path: Path, chat_model: Path, wanted: str
+) -> None:
+    task, test = (write_questions(tmp_path / f"{name}.jsonl", 8, seed=seed) for seed, name in enumerate("ab"))
+    report = run_finetune(
+        tmp_path / "out",
+        chat_model,
+        task,
+        rows={"template": wanted},
+        questions={"test": str(test), "evaluate": True, "test_limit": 3},
+        duration={"max_steps": 1},
+    )
+    (cell,) = report.gains.cells
+    assert cell.n == 3
+    for name in ("before", "seed-0"):
+        (results,) = (tmp_path / "out").rglob(f"evaluation/{name}/results.json")
+        (scored,) = json.loads(results.read_text())["questions"]
+        assert scored["facts"]["generation"]["template"] == "chat"
+        assert scored["metrics"]["truncated_prompts"] == 0
+    # The options' likelihood is no text that could be read or not.
+    (likelihood,) = report.likelihood_gains.cells
+    assert likelihood.before.unparsed is None
+    assert cell.before.unparsed is not None

@@ -98,7 +98,7 @@ def test_everything_the_numbers_depend_on_is_said(form: TableForm) -> None:
         "in all orders for 900 of 1,000 (0.900)",
         "defects in the data: duplicate_options 1, duplicate_question 1 (7, 9); 1 item left out",
         "the corpus holds 2 items (4, 5)",
-        "3 inputs lost their left end",
+        "3 scored options lost the left end",
         "few-shot examples: from the scored items themselves; a leak: scored questions stand before others",
         "the two best options of 2 items are closer than 2e-3 nats",
     ):

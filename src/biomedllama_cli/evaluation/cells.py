@@ -95,7 +95,8 @@ class QuestionMetrics(Frozen):
         permutations: option-order sensitivity, where it was asked for.
         unparsed: generated answers no option could be read from.
         vote_curve: accuracy of the majority vote against the number of chains.
-        truncated_inputs: scored inputs that lost their left end.
+        truncated_inputs: scored inputs (options after their prompts) that lost their left end.
+        truncated_prompts: of generated answers, prompts that lost theirs: an answer needs room as well.
         smallest_margin_items: ids whose two best options are closer than 2e-3 nats.
     """
 
@@ -114,6 +115,7 @@ class QuestionMetrics(Frozen):
     unparsed: int | None = None
     vote_curve: dict[int, float] | None = None
     truncated_inputs: int = 0
+    truncated_prompts: int | None = None
     smallest_margin_items: tuple[str, ...] = ()
 
 

@@ -10,7 +10,7 @@ from biomedllama_cli.evaluation.generation import Generator
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.journal import digest
 from biomedllama_cli.evaluation.profiles import Profile
-from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt
+from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt, encode_prompts, find_truncated
 from biomedllama_cli.models.chat_template import Template, choose_template
 from biomedllama_cli.models.tuning_facts import read_tuning_facts
 from biomedllama_cli.recipes.evaluate_run import Run
@@ -83,6 +83,13 @@ def describe_generation(run: Run, profile: Profile) -> dict[str, Any] | None:
 
 def _count_chains(run: Run, profile: Profile) -> int:
     return run.settings.generation.chains if profile.name == "cot" else 1
+
+
+def count_truncated(run: Run, profile: Profile, asked: Sequence[Asked]) -> int:
+    """Return how many prompts lose their left end, so that the answer has room."""
+    rule, subject = build_rule(run, profile), run.subject
+    prompts = [Prompt(one.question.id, _ask(profile, one, rule)) for one in asked]
+    return len(find_truncated(encode_prompts(subject.tokenizer, prompts, rule, subject.context_length)))
 
 
 def generate_texts(

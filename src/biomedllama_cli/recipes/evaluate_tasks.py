@@ -17,7 +17,7 @@ from biomedllama_cli.evaluation.profiles import DrawnTask, Profile
 from biomedllama_cli.evaluation.provenance import hash_items
 from biomedllama_cli.evaluation.results import build_metrics, build_text_metrics
 from biomedllama_cli.evaluation.variants import build_asked, read_order
-from biomedllama_cli.recipes.evaluate_generation import describe_generation, generate_texts
+from biomedllama_cli.recipes.evaluate_generation import count_truncated, describe_generation, generate_texts
 from biomedllama_cli.recipes.evaluate_inputs import draw_questions, keep_sound, leave_out_contaminated
 from biomedllama_cli.recipes.evaluate_run import Run
 from biomedllama_cli.report.progress import Progress
@@ -114,6 +114,8 @@ def add_cell(run: Run, done: ScoredTask, generator: Generator | None) -> None:
         assert generator is not None
         texts = generate_texts(run, task, profile, done.asked, generator)
         metrics, samples = build_generated_metrics(profile, done.asked, done.scored, texts, n_all=n_all)
+        cut = count_truncated(run, profile, done.asked)
+        metrics = metrics.model_copy(update={"truncated_prompts": cut})
     else:
         metrics, samples = build_metrics(profile, done.asked, done.scored, n_all=n_all)
     name = f"samples-{profile.name}-{task}.jsonl"

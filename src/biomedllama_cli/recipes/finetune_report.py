@@ -8,6 +8,7 @@ from biomedllama_cli.evaluation.seed_results import SeedGains
 from biomedllama_cli.recipes.finetune_tests import OWN_TASK
 from biomedllama_cli.recipes.tuning_report import TuningReport
 from biomedllama_cli.report.seed_tables import gain_lines
+from biomedllama_cli.settings.evaluate import ProtocolSettings
 from biomedllama_cli.settings.finetune import QuestionSettings
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask
 
@@ -49,6 +50,10 @@ class FinetuneReport(TuningReport):
         model = self.runs[0].merged or self.runs[0].checkpoint
         command = ["biomedllama", "evaluate", "--model", str(model), "--profile", "finetuned"]
         questions = QuestionSettings.model_validate(self.settings["questions"])
+        if self.sequence_length > ProtocolSettings().context_length:
+            command += ["--context-length", str(self.sequence_length)]
+        if questions.test_limit is not None:
+            command += ["--limit", str(questions.test_limit)]
         if isinstance(TASKS.get(questions.task), QuestionTask):
             file = questions.test_file
             return [*command, "--task", self.task, *(["--data", f"{self.task}={file}"] if file else [])]

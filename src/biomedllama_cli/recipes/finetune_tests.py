@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from biomedllama_cli.errors import SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import RESULTS_FILE
 from biomedllama_cli.evaluation.scores import LIKELIHOOD_SCORE
 from biomedllama_cli.evaluation.seed_results import load_gains
+from biomedllama_cli.models.chat_template import choose_template
 from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.recipes.evaluate import evaluate
 from biomedllama_cli.recipes.evaluate_sources import was_interrupted_after
@@ -90,7 +91,7 @@ def load_test(settings: QuestionSettings) -> TestQuestions | None:
 def score_before_and_after(
     settings: FinetuneSettings, pupil: Pupil, test: TestQuestions, runs: Sequence[SeedRun], folder: Path
 ) -> dict[str, Any]:
-    """Score the model as it was and as each seed made it, and measure the gain.
+    """Score the model as it was and as each seed made it, asked alike, and measure the gain.
 
     What an earlier start of the same command scored is not scored again.
 
@@ -99,11 +100,15 @@ def score_before_and_after(
     """
     if not settings.questions.evaluate:
         return {}
-    before = score(settings, pupil.source, test, folder / "before")
-    after = {
-        run.seed: [score(settings, str(run.merged or run.checkpoint), test, folder / f"seed-{run.seed}")]
-        for run in runs
+    template = choose_template(pupil.tokenizer, pupil.source, settings.rows.template).name
+    models = {"before": pupil.source} | {
+        f"seed-{run.seed}": str(run.merged or run.checkpoint) for run in runs
     }
+    folders = {
+        name: score(build_request(settings, model, test, folder / name, template), test)
+        for name, model in models.items()
+    }
+    before, after = folders["before"], {run.seed: [folders[f"seed-{run.seed}"]] for run in runs}
     if not (before / RESULTS_FILE).is_file():
         return {}  # the first process writes the results, and tells
     return {
@@ -112,9 +117,19 @@ def score_before_and_after(
     }
 
 
-def score(settings: FinetuneSettings, model: str, test: TestQuestions, folder: Path) -> Path:
-    """Score one model on the test questions as published for fine-tuned models, and return the results folder."""
-    request = EvaluateSettings(
+def build_request(
+    settings: FinetuneSettings,
+    model: str,
+    test: TestQuestions,
+    folder: Path,
+    template: Literal["plain", "chat"],
+) -> EvaluateSettings:
+    """Return what `evaluate` is asked for: the profile of fine-tuned models, with the context it has by default.
+
+    A test prompt needs room for its answer beside it, so that rows as short as those of training would cut questions.
+    """
+    default = ProtocolSettings()
+    return EvaluateSettings(
         workspace=settings.workspace,
         model=(model,),
         output_dir=folder,
@@ -124,12 +139,19 @@ def score(settings: FinetuneSettings, model: str, test: TestQuestions, folder: P
             task=(test.task,),
             data=(f"{test.task}={test.file}",) if test.file else (),
             limit=settings.questions.test_limit,
-            context_length=settings.batch.sequence_length,
+            context_length=max(default.context_length, settings.batch.sequence_length),
+            template=template,
         ),
         compute=ComputeSettings(
             device=settings.parallel.device, num_processes=settings.parallel.num_processes
         ),
     )
+
+
+def score(request: EvaluateSettings, test: TestQuestions) -> Path:
+    """Score one model on the test questions, and return the results folder."""
+    folder = request.output_dir
+    assert folder is not None
     # An evaluation that was killed after its last word is taken up once more: it removes its work folder.
     if was_interrupted_after(folder) or not holds_the_same(folder, request, test):
         evaluate(request)

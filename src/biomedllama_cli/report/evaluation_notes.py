@@ -107,7 +107,12 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
         yield f"few-shot examples: {facts.draw_rule}{told}"
     yield from _of_items(cell)
     if metrics.truncated_inputs:
-        yield f"{metrics.truncated_inputs:,} inputs lost their left end to the context length"
+        yield f"{metrics.truncated_inputs:,} scored options lost the left end of their prompt to the context length"
+    if metrics.truncated_prompts:
+        yield (
+            f"{metrics.truncated_prompts:,} of {metrics.n:,} prompts lost their left end before they were answered: "
+            f"a longer --context-length keeps it, where the model has one"
+        )
     if metrics.smallest_margin_items:
         count = len(metrics.smallest_margin_items)
         yield f"the two best options of {_items(count)} are closer than 2e-3 nats"
