@@ -230,6 +230,9 @@ def test_missing_sources_are_skipped_on_demand_and_it_is_said(
     with pytest.raises(UnavailableError, match="10 of the 10 sources") as caught:
         load_mixture("paper", {}, True)
     assert "--skip-missing" not in caught.value.hint
+    with pytest.raises(UnavailableError, match="10 of the 10 sources") as caught:
+        load_mixture("paper", {}, False)
+    assert "once one is there, --skip-missing leaves the others out" in caught.value.hint
 
 
 def test_a_path_that_is_not_there_is_a_missing_source(tmp_path: Path) -> None:

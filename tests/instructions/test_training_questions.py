@@ -113,6 +113,38 @@ def test_several_problems_are_told_at_once_and_the_rest_counted(tmp_path):
     assert lines[6:] == ["  and 3 more"]
 
 
+def test_a_broken_line_hides_no_later_mistake_and_repeated_ids_are_told_beside_them(tmp_path):
+    lines = [json.dumps(SOUND | {"id": f"q{number}"}) for number in range(9)]
+    lines[2] = '{"question": "Which'
+    lines[3] = "[1, 2]"
+    lines[5] = json.dumps(SOUND | {"id": "q1", "answer_index": 7})
+    lines[7] = json.dumps(SOUND | {"id": "q0"})
+    path = tmp_path / "own.jsonl"
+    path.write_bytes("\n".join([*lines[:5], "", *lines[5:]]).encode() + b'\n{"question": "\xff"}\n')
+    with pytest.raises(DataError) as caught:
+        read_own_questions(path)
+    told = caught.value.message.splitlines()
+    assert told[0] == "4 problems in 10 records:"
+    assert [line.partition(f"{path} line ")[2].partition(":")[0] for line in told[1:5]] == [
+        "3",
+        "4",
+        "7",
+        "11",
+    ]
+    assert told[5] == (
+        f"Besides, `id` 'q0' stands in 2 records: {path} line 1, again {path} line 9; 1 other id is repeated as well"
+    )
+
+
+def test_an_id_in_two_records_is_told_beside_a_single_problem(tmp_path):
+    path = write_lines(tmp_path / "own.jsonl", [SOUND | {"id": 4}, SOUND | {"id": "4", "answer_index": 2}])
+    with pytest.raises(DataError) as caught:
+        read_own_questions(path)
+    first, second = caught.value.message.splitlines()
+    assert first.startswith(f"{path} line 2: field `answer_index` is 2")
+    assert second == f"Besides, `id` '4' stands in 2 records: {path} line 1, again {path} line 2"
+
+
 def test_a_file_without_questions_is_an_error(tmp_path):
     with pytest.raises(DataError, match="holds no question"):
         read_own_questions(write_lines(tmp_path / "own.jsonl", []))

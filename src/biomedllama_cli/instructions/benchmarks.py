@@ -32,38 +32,50 @@ class LookedFor:
         items: the items.
         sources: where they came from, one per benchmark.
         missing: benchmarks of `ALWAYS_LOOKED_FOR` that were not to be had.
-        incomplete: benchmarks given in part, each as `NAME (COUNT of COUNT)`.
     """
 
     items: tuple[BenchmarkItem, ...] = ()
     sources: tuple[BenchmarkSource, ...] = ()
     missing: tuple[str, ...] = ()
-    incomplete: tuple[str, ...] = ()
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Benchmarks given in part, each as `NAME (COUNT of COUNT)`."""
+        return tuple(
+            f"{source.benchmark} ({source.items:,} of {_count_published(source.benchmark):,})"
+            for source in self._partial
+        )
+
+    @property
+    def _partial(self) -> tuple[BenchmarkSource, ...]:
+        return tuple(source for source in self.sources if source.items < _count_published(source.benchmark))
 
     @property
     def warning(self) -> str:
-        """What was not looked for and how to have it looked for, in one line; empty when all was.
+        """What is not looked for and how to have it looked for, in plain sentences; empty when all is.
 
-        >>> LookedFor(missing=("medqa",)).warning.partition("; ")[0]
-        'training examples are not searched for questions of medqa, which is not to be had from the hub'
+        >>> part = BenchmarkSource("medqa-5", "part.jsonl", 320, None)
+        >>> told = LookedFor(sources=(part,), missing=("medqa", "medmcqa")).warning
+        >>> for sentence in told.partition(" (--")[0].replace("; ", ". ").split(". "):
+        ...     print(sentence)
+        training examples are searched for the 320 questions of medqa-5 given
+        953 of its published 1,273 are not among them
+        Not searched for: medqa and medmcqa, which are neither on this disk nor to be had from the hub
         """
-        parts = []
+        sentences = [
+            f"training examples are searched for the {source.items:,} questions of {source.benchmark} given; "
+            f"{published - source.items:,} of its published {published:,} are not among them"
+            for source, published in ((each, _count_published(each.benchmark)) for each in self._partial)
+        ]
         if self.missing:
+            start = "Not searched for:" if sentences else "training examples are not searched for"
             are = "is" if len(self.missing) == 1 else "are"
-            parts.append(f"of {_join(self.missing)}, which {are} not to be had from the hub")
-        if self.incomplete:
-            parts.append(f"that are not in the files given of {_join(self.incomplete)}")
-        if not parts:
+            sentences.append(
+                f"{start} {_join(self.missing)}, which {are} neither on this disk nor to be had from the hub"
+            )
+        if not sentences:
             return ""
-        names = [*self.missing, *(name.partition(" ")[0] for name in self.incomplete)]
-        files = " ".join(f"--benchmark {name}=FILE" for name in names)
-        which = "its test file" if len(names) == 1 else "their test files"
-        if not self.missing:
-            which = f"{which} as published"
-        return (
-            f"training examples are not searched for questions {' and '.join(parts)}; give {which}: {files} "
-            "(--decontaminate off does not look at all)"
-        )
+        return f"{'. '.join(sentences)} (--benchmark NAME=FILE gives a test file, --decontaminate off does not look)"
 
 
 def gather_benchmarks(named: Sequence[str], tests: Sequence[LoadedQuestions] = ()) -> LookedFor:
@@ -96,12 +108,7 @@ def gather_benchmarks(named: Sequence[str], tests: Sequence[LoadedQuestions] = (
         except UnavailableError as error:
             logger.debug("%s: %s", name, error)
             missing.append(name)
-    incomplete = [
-        f"{source.benchmark} ({source.items:,} of {published:,})"
-        for source in sources
-        if source.items < (published := _count_published(source.benchmark))
-    ]
-    looked_for = LookedFor(tuple(items), tuple(sources), tuple(missing), tuple(incomplete))
+    looked_for = LookedFor(tuple(items), tuple(sources), tuple(missing))
     if looked_for.warning:
         logger.warning("%s", looked_for.warning)
     return looked_for

@@ -48,17 +48,21 @@ def locate_sources(plan: MixturePlan, data: Mapping[str, Path], skip_missing: bo
     located = tuple(place for place in places if isinstance(place, LocatedSource))
     lost = tuple(place for place in places if isinstance(place, MissingSource))
     if lost and (not skip_missing or not located):
-        raise _unavailable(plan, lost)
+        raise _unavailable(plan, lost, skip_missing=skip_missing)
     for each in lost:
         logger.warning("left out of the mixture %s, its share goes to the others: %s", plan.name, each)
     return Mixture(plan.name, located, lost)
 
 
-def _unavailable(plan: MixturePlan, lost: tuple[MissingSource, ...]) -> UnavailableError:
+def _unavailable(
+    plan: MixturePlan, lost: tuple[MissingSource, ...], *, skip_missing: bool
+) -> UnavailableError:
     listed = "\n".join(f"  {each}" for each in lost)
     hint = "Give the files with --source NAME=FILE"
     if len(lost) < len(plan.sources):
         hint += ", or leave these sources out with --skip-missing: the others get their share"
+    elif not skip_missing:
+        hint += "; once one is there, --skip-missing leaves the others out"
     return UnavailableError(
         f"{len(lost)} of the {len(plan.sources)} sources of the mixture {plan.name} cannot be had here:\n{listed}",
         f"{hint}.",

@@ -14,7 +14,7 @@ Other fields are not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +34,32 @@ _SCHEMA = (
 def iter_own_questions(records: Iterable[Record]) -> Iterator[Question]:
     """Turn records of one's own questions into questions; everything that is wrong with them is told at once.
 
-    Questions that can be read are yielded before the error is raised, so take them all before using any.
+    A line that is not JSON is one of its problems and hides none of the next lines. Questions that can be read are
+    yielded before the error is raised, so take them all before using any.
 
     Args:
         records: as `iter_records` yields them.
 
     Raises:
         DataError: records do not fit the schema of this module: the first `PROBLEMS_TOLD` problems, each with file,
-            line, field, value and rule, and the count of all.
+            line, field, value and rule, the count of all, and ids that several records have.
     """
     problems: list[DataError] = []
+    places: dict[str, list[str]] = {}  # of the records that have an id
     read = 0
     source = iter(records)
     while True:
         try:
             record = next(source, None)
-        except DataError as error:  # not JSON, not UTF-8: what follows cannot be read
-            problems.append(error)
-            read += 1
-            break
-        if record is None:
-            break
-        read += 1
-        try:
+            if record is None:
+                break
+            places.setdefault(read_id(record), []).append(record.where)
             yield read_own_question(record)
-        except DataError as error:
+        except DataError as error:  # the reader goes on with the next line, if it can
             problems.append(error)
+        read += 1
     if problems:
-        raise _join_problems(problems, read)
+        raise _join_problems(problems, read, _tell_repeated_ids(places))
 
 
 def read_own_questions(path: Path) -> tuple[Question, ...]:
@@ -174,12 +172,25 @@ def _read_text(record: Record, options: tuple[str, ...]) -> int:
 _ANSWER_READERS = {"answer_index": _read_index, "answer_idx": _read_letter, "answer": _read_text}
 
 
-def _join_problems(problems: Sequence[DataError], read: int) -> DataError:
+def _join_problems(problems: Sequence[DataError], read: int, besides: Sequence[str]) -> DataError:
     if len(problems) == 1:
-        return DataError(problems[0].message, problems[0].hint or _SCHEMA)
+        return DataError("\n".join([problems[0].message, *besides]), problems[0].hint or _SCHEMA)
     told = [f"  {problem.message}" for problem in problems[:PROBLEMS_TOLD]]
     rest = len(problems) - len(told)
     if rest:
         told.append(f"  and {rest:,} more")
     records = "1 record" if read == 1 else f"{read:,} records"
-    return DataError(f"{len(problems):,} problems in {records}:\n" + "\n".join(told), _SCHEMA)
+    return DataError("\n".join([f"{len(problems):,} problems in {records}:", *told, *besides]), _SCHEMA)
+
+
+def _tell_repeated_ids(places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line about ids of several records: no error by themselves, but who mends a file wants to know."""
+    repeated = [(name, where) for name, where in places.items() if len(where) > 1]
+    if not repeated:
+        return []
+    name, where = repeated[0]
+    line = f"Besides, `id` {name!r} stands in {len(where):,} records: {where[0]}, again {where[1]}"
+    if len(repeated) > 1:
+        others = len(repeated) - 1
+        line += f"; {others:,} other id{' is' if others == 1 else 's are'} repeated as well"
+    return [line]

@@ -131,15 +131,38 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Records:
+    """Raise a record that cannot be read where it stands; who asks for the next one after that gets it."""
+
+    def __init__(self, found: Iterator[Record | DataError]) -> None:
+        self._found = found
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        record = next(self._found)
+        if isinstance(record, DataError):
+            raise record
+        return record
+
+
 def iter_records(path: Path) -> Iterator[Record]:
     """Yield the records of a .jsonl, .json, .parquet (or gzip or zstd compressed) or .txt file in order.
 
     A JSON object of objects (`ori_pqal.json`) gives one record per key; a JSON file that holds one object
     per line (the original MedMCQA release) is read as lines; a .txt file is one record with a `text`.
 
+    After the error of a line or an entry, which says nothing of the next ones, the iterator goes on with these for
+    who asks; after one of the file as a whole it is at its end.
+
     Raises:
         DataError: the file is missing, of another kind, or a record of it cannot be read.
     """
+    return _Records(_iter_readable(path))
+
+
+def _iter_readable(path: Path) -> Iterator[Record | DataError]:
     if path.is_dir():
         held = sorted(entry.name for entry in path.iterdir() if entry.name.lower().endswith(SUFFIXES))
         hint = f"It holds {_shorten(held)}." if held else "It holds no file that is read."
@@ -159,7 +182,7 @@ def iter_records(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: files of this kind are not read", f"Readable: {', '.join(SUFFIXES)}.")
 
 
-def _iter_json(path: Path) -> Iterator[Record]:
+def _iter_json(path: Path) -> Iterator[Record | DataError]:
     if ".json" in map(str.lower, path.suffixes):
         whole = _decode(b"".join(_iter_bytes(path)), str(path))
         if not whole.strip():
@@ -174,34 +197,41 @@ def _iter_json(path: Path) -> Iterator[Record]:
             return
     row = 0
     for number, line in enumerate(_iter_lines(path), start=1):
-        where = f"{path} line {number}"
+        record = _read_line(line, f"{path} line {number}", str(row))
+        if record is not None:
+            yield record
+            row += 1
+
+
+def _read_line(line: bytes, where: str, key: str) -> Record | DataError | None:
+    """Return the record of a line, or what is wrong with it; None for a blank line."""
+    try:
         text = _decode(line, where)
         if not text.strip():
-            continue
-        try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
-        yield Record(where, str(row), _checked_object(fields, where))
-        row += 1
+            return None
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        return DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})")
+    except DataError as error:
+        return error
+    return _checked_record(where, key, fields)
 
 
-def _iter_whole(path: Path, content: Any) -> Iterator[Record]:
+def _iter_whole(path: Path, content: Any) -> Iterator[Record | DataError]:
     if isinstance(content, list):
         for row, fields in enumerate(content):
-            where = f"{path} entry {row}"
-            yield Record(where, str(row), _checked_object(fields, where))
+            yield _checked_record(f"{path} entry {row}", str(row), fields)
     elif isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
         for key, fields in content.items():
             yield Record(f"{path} entry {key}", key, fields)
     else:  # a single record, or an object around all of them
-        yield Record(str(path), "0", _checked_object(content, str(path)))
+        yield _checked_record(str(path), "0", content)
 
 
-def _checked_object(fields: Any, where: str) -> Mapping[str, Any]:
+def _checked_record(where: str, key: str, fields: Any) -> Record | DataError:
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: a record is {type(fields).__name__}; it must be an object with fields")
-    return fields
+        return DataError(f"{where}: a record is {type(fields).__name__}; it must be an object with fields")
+    return Record(where, key, fields)
 
 
 def _iter_parquet(path: Path) -> Iterator[Record]:
