@@ -158,7 +158,11 @@ def test_all_that_is_wrong_with_a_source_is_said_at_once(tmp_path: Path) -> None
     ("name", "message", "hint"),
     [
         ("papr", "is 'papr', but must be paper or permissive, or a YAML file", "Did you mean paper?"),
-        ("there-is-none.yaml", "there-is-none.yaml, but there is no such file", ""),
+        (
+            "there-is-none.yaml",
+            "there-is-none.yaml, but there is no such file",
+            "Give --mixture paper, permissive, or the path of an existing YAML file.",
+        ),
     ],
 )
 def test_a_mixture_that_is_not_there_is_refused(name: str, message: str, hint: str) -> None:

@@ -104,10 +104,14 @@ def test_an_artificial_pubmedqa_without_maybe_is_read_whole(tmp_path: Path) -> N
 
 
 def test_data_of_another_format_are_told_by_name(tmp_path: Path) -> None:
-    assert "the format medmcqa" in refusal(tmp_path, "medqa", MEDMCQA).hint
+    assert "It looks like data of medmcqa" in refusal(tmp_path, "medqa", MEDMCQA).hint
     five = MEDQA | {"options": {**MEDQA["options"], "E": "Gold"}}
     error = refusal(tmp_path, "medqa", five, five)
-    assert (error.message.splitlines()[0], error.hint) == ("2 records are wrong:", "Its format is medqa-5.")
+    assert error.message.splitlines()[0] == "2 records are wrong:"
+    assert error.hint == (
+        "It looks like data of medqa-5: give --source a file of medqa, or name this one in a mixture file "
+        "(--mixture FILE) with `format: medqa-5`."
+    )
     assert len(read(tmp_path, "medqa-5", five)) == 1
 
 

@@ -37,6 +37,13 @@ rows_of_documents = st.lists(
 )
 
 
+def test_why_attention_is_sdpa_is_said_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
+    attention_module._tell_sdpa.cache_clear()
+    with caplog.at_level("INFO"):
+        assert [resolve_attention("auto", "cpu") for _ in range(3)] == ["sdpa"] * 3
+    assert caplog.text.count("xformers cannot be used") == 1
+
+
 def _positions(rows: list[list[int]]) -> torch.Tensor:
     return torch.stack([torch.cat([torch.arange(length) for length in row]) for row in rows])
 

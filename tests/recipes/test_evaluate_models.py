@@ -64,6 +64,15 @@ def test_a_missing_second_model_ends_the_run_with_its_name(tmp_path, model):
         run(tmp_path, [model, tmp_path / "absent"], task=["sample-questions"], limit=2)
 
 
+def test_a_run_of_several_seeds_names_them(tmp_path):
+    runs = tmp_path / "tuned"
+    for seed in (0, 1, 10):
+        (runs / f"seed-{seed}" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ModelError, match="holds the runs of 3 seeds") as caught:
+        run(tmp_path, [runs], task=["sample-questions"])
+    assert caught.value.hint == f"Give one of them: {runs}/seed-0, {runs}/seed-1, {runs}/seed-10."
+
+
 def test_a_result_below_its_threshold_is_a_problem_of_the_report(tmp_path, model):
     options = {"task": ["sample-questions"], "limit": 4}
     good = run(tmp_path / "good", model, **options, output={"fail_under": ["sample-questions=0"]})

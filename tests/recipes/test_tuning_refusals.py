@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from tuning_runs import list_files, make_question, write_lines, write_questions
 
+import biomedllama_cli
 from biomedllama_cli.cli.app import run
 
 CPU = [
@@ -104,6 +108,42 @@ def test_finetune_refuses_in_one_sentence(refuse: Callable[..., Any], name: str)
     found, message, _ = refuse(["finetune", *arguments])
     assert found == code, message
     assert sentence in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["finetune", "--task", "gone.jsonl"], 3, "--task FILE the path of an existing file"),
+        (["finetune", "--task", "medqaa"], 2, "medqa"),
+        (["finetune", "--task", "medqa", "--data", "medqa.train=gone.jsonl"], 3, "--data medqa.train=FILE"),
+        (["finetune", "--model", "adapter"], 4, "base_model_name_or_path"),
+        (["finetune", "--model", "runs"], 4, "Give one of them: runs/seed-2, runs/seed-10."),
+        (["instruct", "--model", "./gone"], 4, "a model folder"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_seconds_of_the_imports(
+    tmp_path: Path, arguments: list[str], code: int, hint: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "./moved"}))
+    for seed in (2, 10):
+        (tmp_path / "runs" / f"seed-{seed}" / "checkpoints").mkdir(parents=True)
+    program = (
+        "import sys; from biomedllama_cli.cli.app import run; code = run(sys.argv[1:]); "
+        "print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--device", "cpu"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(biomedllama_cli.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(code), "False"], done.stderr
+    assert hint in " ".join(done.stderr.partition("Hint: ")[2].split())
 
 
 MIXTURES: dict[str, tuple[str, int, list[str]]] = {

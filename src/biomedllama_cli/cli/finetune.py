@@ -19,8 +19,11 @@ def finetune(context: typer.Context) -> Report | None:
 
     def story() -> Report:
         from biomedllama_cli.engine.signals import Resumption
+        from biomedllama_cli.recipes.tuning_files import check_base, check_question_files
 
         with Resumption():  # from before the seconds that the imports take
+            check_base(call.settings.model)
+            check_question_files(call.settings.questions)
             from biomedllama_cli.recipes.finetune import finetune as recipe
 
             return recipe(call.settings, dry_run=call.dry_run)

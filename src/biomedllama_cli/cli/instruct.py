@@ -25,8 +25,10 @@ def instruct(context: typer.Context) -> Report | None:
 
     def story() -> Report:
         from biomedllama_cli.engine.signals import Resumption
+        from biomedllama_cli.recipes.tuning_files import check_base
 
         with Resumption():  # from before the seconds that the imports take
+            check_base(call.settings.model)
             from biomedllama_cli.recipes.instruct import instruct as recipe
 
             return recipe(call.settings, dry_run=call.dry_run)

@@ -40,10 +40,13 @@ def locate_sources(plan: MixturePlan, data: Mapping[str, Path], skip_missing: bo
         if name not in names:
             raise SettingsError(
                 f"mixture.source names {name!r}, which the mixture {plan.name} does not have: {', '.join(names)}.",
-                suggest(name, names),
+                suggest(name, names) or "Give --source NAME=FILE one of these names.",
             )
         if not path.is_file():
-            raise DataError(f"mixture.source gives {path} for {name}, but there is no such file.")
+            raise DataError(
+                f"mixture.source gives {path} for {name}, but there is no such file.",
+                f"Give --source {name}=FILE the path of an existing file.",
+            )
     places = [_locate(source, data.get(source.source)) for source in plan.sources]
     located = tuple(place for place in places if isinstance(place, LocatedSource))
     lost = tuple(place for place in places if isinstance(place, MissingSource))

@@ -51,12 +51,15 @@ def read_plan(name_or_file: str) -> MixturePlan:
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         raise SettingsError(
             f"mixture.mixture is {name_or_file!r}, but must be {' or '.join(BUILT_IN)}, or a YAML file.",
-            suggest(name_or_file, BUILT_IN),
+            suggest(name_or_file, BUILT_IN) or "`--mixture list` shows what each of them holds.",
         )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise SettingsError(f"mixture.mixture is {name_or_file}, but there is no such file.") from error
+        raise SettingsError(
+            f"mixture.mixture is {name_or_file}, but there is no such file.",
+            f"Give --mixture {', '.join(BUILT_IN)}, or the path of an existing YAML file.",
+        ) from error
     except OSError as error:
         raise SettingsError(f"mixture.mixture is {path}, but it cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

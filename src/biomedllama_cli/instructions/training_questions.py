@@ -213,9 +213,21 @@ class _Reading:
         self.unusable.append(UnusableRecord(record.where, kind, detail))
 
 
-def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> LoadedTraining:
-    path = Path(task)
-    if not path.is_file() and not task.lower().endswith(SUFFIXES):
+def check_task(task: str, train_file: Path | None = None) -> None:
+    """Check that there is a task, or a file of one's own, of this name.
+
+    Args:
+        task: name of a task, or path of a file.
+        train_file: training questions of a task.
+
+    Raises:
+        SettingsError: there is neither, or a training file is given to a task that is a file itself.
+        DataError: it is named as a file, and there is none.
+    """
+    if task in TASKS:
+        return
+    there = Path(task).exists()
+    if not there and not task.lower().endswith(SUFFIXES):
         names = [name for name, known in TASKS.items() if isinstance(known, QuestionTask)]
         raise SettingsError(
             f"--task {task}: there is no such task and no such file",
@@ -226,6 +238,16 @@ def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> 
             f"--task {task} is a file of questions, and --data names another training file ({train_file})",
             "Give one of them.",
         )
+    if not there:
+        raise DataError(
+            f"{task}: there is no such file",
+            "Give --task FILE the path of an existing file of your own questions, or --task the name of a task.",
+        )
+
+
+def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> LoadedTraining:
+    check_task(task, train_file)
+    path = Path(task)
     questions = read_own_questions(path)
     source = Source("file", str(path), len(questions), file_sha256(path))
     return _finish(_name_file(path), questions, source, (), _Choice(data_version))

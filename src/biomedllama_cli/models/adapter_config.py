@@ -98,7 +98,7 @@ def choose_targets(layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
         if not any(layer == name or layer.endswith(f".{name}") for layer in layers):
             raise SettingsError(
                 f"adapter.target_modules: {name!r} is not a linear layer of this model's decoder.",
-                hint=f"There are {', '.join(sorted(kinds))}; leave it out for all of them.",
+                hint=f"There are {', '.join(sorted(kinds))}; leave --target-modules out for all of them.",
             )
     return sorted(set(wanted) or kinds)
 

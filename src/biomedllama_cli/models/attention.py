@@ -50,8 +50,14 @@ def resolve_attention(requested: str, device: torch.device | str, dtype: torch.d
             f"attention: xformers cannot be used: {obstacle}.",
             hint="Install it on a CUDA machine with `pip install 'biomedllama-cli[gpu]'`, or use --attention auto.",
         )
-    logger.info("attention: sdpa (xformers cannot be used: %s)", obstacle)
+    _tell_sdpa(obstacle)
     return "sdpa"
+
+
+@cache
+def _tell_sdpa(obstacle: str) -> None:
+    """Say once per process, not of each model, why attention is sdpa."""
+    logger.info("attention: sdpa (xformers cannot be used: %s)", obstacle)
 
 
 @cache

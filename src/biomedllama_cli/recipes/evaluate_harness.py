@@ -65,10 +65,10 @@ def _count_published_items(cell: QuestionCell, asked: str) -> QuestionCell:
     published = PROFILES[HARNESS].count_published_items(asked)
     if published is not None and cell.metrics.n_all < published:
         logger.warning(
-            "%s: lm-eval's task has %d of the %d items of the published test set; published numbers are about all of "
+            "%s: lm-eval's task has %s of the %s items of the published test set; published numbers are about all of "
             "them",
             asked,
-            cell.metrics.n_all,
-            published,
+            f"{cell.metrics.n_all:,}",
+            f"{published:,}",
         )
     return cell.model_copy(update={"facts": cell.facts.model_copy(update={"published_items": published})})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from biomedllama_cli.errors import DataError, UnavailableError
@@ -231,14 +232,19 @@ def _tell_missing_items(plan: TaskPlan, drawn: Sequence[DrawnTask], settings: Ev
     for profile, task in zip(plan.profiles, drawn, strict=True):
         published = profile.count_published_items(plan.task.name)
         if published is not None and len(task.questions) < published:
-            logger.warning(
-                "%s: profile %s has %d of the %d items of the published test set; published numbers are about all "
-                "of them",
-                plan.task.name,
-                profile.name,
-                len(task.questions),
-                published,
-            )
+            _tell_part(plan.task.name, profile.name, len(task.questions), published)
+
+
+@cache
+def _tell_part(task: str, profile: str, count: int, published: int) -> None:
+    """Say once per process, not of each model, that a part of a test set is scored."""
+    logger.warning(
+        "%s: profile %s has %s of the %s items of the published test set; published numbers are about all of them",
+        task,
+        profile,
+        f"{count:,}",
+        f"{published:,}",
+    )
 
 
 def _mark(item: Question, found: Contamination) -> Question:

@@ -11,12 +11,13 @@ from pathlib import Path
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.journal import find_in_journals
 from biomedllama_cli.evaluation.output import RESULTS_FILE
+from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 
 logger = logging.getLogger(__name__)
 
-_SCRATCH_PREFIX = "scratch:"  # of models.scratch, which loads transformers
+SCRATCH_PREFIX = "scratch:"  # of models.scratch, which loads transformers
 
 
 def find_models(settings: EvaluateSettings) -> list[str]:
@@ -28,7 +29,12 @@ def find_models(settings: EvaluateSettings) -> list[str]:
     if settings.model:
         sources = [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
         for source in sources:
-            _check_source(source)
+            check_source(source)
+            if not Path(source).expanduser().is_dir():
+                logger.info(
+                    "model: %s is no folder here: it is taken as a hub id, and looked up when it is loaded",
+                    source,
+                )
         return sources
     from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
 
@@ -89,20 +95,33 @@ def holds_results_of(created: str | None, folder: Path) -> bool:
         return False
 
 
-def _check_source(source: str) -> None:
-    """Refuse what needs no look at the hub to be refused."""
-    if source.startswith(_SCRATCH_PREFIX):
+def check_source(source: str) -> None:
+    """Refuse a model that needs no look at the hub, and nothing heavy, to be refused.
+
+    Raises:
+        ModelError: it has no weights, is not there, is an adapter without its base, or holds the runs of several seeds.
+    """
+    if source.startswith(SCRATCH_PREFIX):
         raise ModelError(
             f"model: {source} has random weights and no tokenizer, so there is nothing to evaluate",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    if is_path(source) and not Path(source).expanduser().is_dir():
+    folder = Path(source).expanduser()
+    if is_path(source) and not folder.is_dir():
         raise ModelError(
             f"model: the folder {source} does not exist", "Give a hub id, a model folder or a checkpoint."
         )
-    if not Path(source).expanduser().is_dir():
-        logger.info(
-            "model: %s is no folder here: it is taken as a hub id, and looked up when it is loaded", source
+    if find_adapter(source) is None and not (folder / "config.json").is_file():
+        _refuse_runs_of_seeds(source, folder)
+
+
+def _refuse_runs_of_seeds(source: str, folder: Path) -> None:
+    names = [path.name for path in folder.glob("seed-*") if (path / "checkpoints").is_dir()]
+    if names:
+        runs = [str(Path(source) / name) for name in sorted(names, key=lambda name: (len(name), name))]
+        count = f"{len(runs)} seeds" if len(runs) > 1 else "one seed"
+        raise ModelError(
+            f"model: {source} holds the runs of {count}", f"Give one of them: {', '.join(runs)}."
         )
 
 

@@ -94,8 +94,15 @@ def _naming_format(task_name: str) -> Iterator[None]:
     try:
         yield
     except OptionCountError as error:
-        raise DataError(error.message, f"Its format is {error.other}." if error.other else "") from error
+        raise DataError(error.message, _say_format(error.other, task_name) if error.other else "") from error
     except MissingFieldError as error:
         other = recognize_task(error.fields, task_name, error.options)
-        hint = f"It looks like data of the format {other}. {error.hint}" if other else error.hint
+        hint = f"{_say_format(other, task_name)} {error.hint}" if other else error.hint
         raise DataError(error.message, hint) from error
+
+
+def _say_format(other: str, task_name: str) -> str:
+    return (
+        f"It looks like data of {other}: give --source a file of {task_name}, or name this one in a mixture file "
+        f"(--mixture FILE) with `format: {other}`."
+    )
