@@ -21,6 +21,14 @@ class TinyModels:
     with_bos: Path
 
 
+@pytest.fixture(autouse=True)
+def _say_again() -> None:
+    """Let each test see what is said once in a process."""
+    from biomedllama_cli.recipes.evaluate_inputs import _tell_part
+
+    _tell_part.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TinyModels:
     """Return models of 43,168 random parameters and 512 positions."""

@@ -195,7 +195,9 @@ def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path, caplog):
     assert (five.records, five.profiles) == (9, ("paper/1",))
     assert (four.place, four.records) == ("hub: GBaker/MedQA-USMLE-4-options, test split", None)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert "profile paper has 9 of the 1273 items" in caplog.text
+    assert "profile paper has 9 of the 1,273 items" in caplog.text
+    run(tmp_path, "other/model", dry_run=True, task=["medqa-5"], data=data)
+    assert caplog.text.count("profile paper has 9 of the 1,273 items") == 1  # once in a process
     lines = report.lines()
     assert "nothing is loaded or written" in lines[0]
     assert "(9 records, 4 of them scored)" in lines[1]

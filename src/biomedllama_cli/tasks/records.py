@@ -211,7 +211,8 @@ def _read_line(line: bytes, where: str, key: str) -> Record | DataError | None:
             return None
         fields = json.loads(text)
     except json.JSONDecodeError as error:
-        return DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})")
+        reason = error.msg.removesuffix(" at")  # "Unterminated string starting at"
+        return DataError(f"{where}: not valid JSON ({reason} at column {error.colno})")
     except DataError as error:
         return error
     return _checked_record(where, key, fields)
