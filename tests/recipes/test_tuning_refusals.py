@@ -97,7 +97,7 @@ FINETUNE: dict[str, tuple[list[str], int, str]] = {
         "w_pack",
     ),
     "rank": (["--task", "task.jsonl", "--method", "lora", "--rank", "0"], 2, "--rank is '0'"),
-    "seeds": (["--task", "task.jsonl", "--seeds", "0;1"], 2, "--seeds"),
+    "seeds": (["--task", "task.jsonl", "--seeds", "0;1"], 2, "seeds is '0;1'"),
     "folder in use": (["--task", "task.jsonl", "--output-dir", "."], 6, "is not empty and is no run folder"),
 }
 
