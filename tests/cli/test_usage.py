@@ -25,6 +25,26 @@ REFUSED = [
         "--weight_decay is not an option of `biomedllama pretrain`.",
         "Did you mean --weight-decay?",
     ),
+    (
+        ["finetune", "--lr", "1e-5"],
+        "--lr is not an option of `biomedllama finetune`.",
+        "Did you mean --peak-learning-rate?",
+    ),
+    (
+        ["instruct", "--batch-size", "8"],
+        "--batch-size is not an option of `biomedllama instruct`.",
+        "Did you mean --global-batch-size?",
+    ),
+    (
+        ["finetune", "--seeds", "0,0,x"],
+        "--seeds is '0,0,x', but must be whole numbers with commas between, such as 0,1,2.",
+        "",
+    ),
+    (
+        ["finetune", "--seeds", "0,1,0"],
+        "--seeds is '0,1,0', but must name each seed once.",
+        "",
+    ),
     (["pretrain", "--seed"], "Option '--seed' requires an argument.", "Run `biomedllama pretrain --help`."),
     (
         ["pretrain", "more"],

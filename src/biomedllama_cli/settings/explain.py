@@ -30,6 +30,7 @@ _RULES = {
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be one of {expected}",
     "tuple_type": "must be a list",
+    "broken_rule": "{rule}",  # of a validator that says its rule itself
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -81,7 +83,7 @@ class FinetuneSettings(Settings):
     """Hub id, local folder, or checkpoint [default: the newest of the workspace that finetune did not make]."""
     output_dir: Path | None = None
     """Run folder [default: runs/finetune-TASK-MODEL in the workspace]."""
-    seeds: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
+    seeds: str = "0"
     """Seeds of the order of examples and of the adapters; several (0,1,2) are trained one after the other, and
     tabulated as mean and standard deviation."""
     resume: Literal["auto", "never"] = "auto"
@@ -103,7 +105,18 @@ class FinetuneSettings(Settings):
     checkpoint: TuningCheckpointSettings = TuningCheckpointSettings()
     monitor: TuningMonitorSettings = TuningMonitorSettings()
 
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: str) -> str:
+        if not re.fullmatch("[0-9]+(,[0-9]+)*", seeds):
+            rule = "must be whole numbers with commas between, such as 0,1,2"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        numbers = [int(seed) for seed in seeds.split(",")]
+        if len(set(numbers)) < len(numbers):
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": "must name each seed once"})
+        return seeds
+
     @property
     def seed_list(self) -> tuple[int, ...]:
-        """Return the seeds as numbers, each once."""
-        return tuple(dict.fromkeys(int(seed) for seed in self.seeds.split(",")))
+        """Return the seeds as numbers."""
+        return tuple(map(int, self.seeds.split(",")))
