@@ -79,6 +79,16 @@ def test_no_significant_gain_is_said_and_the_majority_beside_it():
     assert "medqa, finetuned/1: a loss" in "\n".join(gain_lines(build(0, after=wrong)))
 
 
+def test_no_change_has_an_interval_and_few_questions_are_called_few():
+    text = "\n".join(gain_lines(build(0, after=[BEFORE])))
+    assert "0.0000 [0.0000, 0.0000]" in text
+    (row,) = csv.DictReader(gain_lines(build(0, after=[BEFORE]), "csv"))
+    assert (row["gain"], row["gain low"], row["gain high"]) == ("0.0", "0.0", "0.0")
+    few = "too few questions answered differently to find any difference with 80 % power)"
+    assert few in text
+    assert few not in "\n".join(gain_lines(build(0)))
+
+
 def test_cross_validation_and_what_was_left_out_are_told():
     text = "\n".join(gain_lines(build(0, 1, folds=5, left_out=("pubmedqa under paper",))))
     assert "cross-validation: every question was answered by a model that was not trained on it" in text

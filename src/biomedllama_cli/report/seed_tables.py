@@ -81,12 +81,19 @@ def build_model_table(gains: SeedGains, form: TableForm = "terminal") -> Table:
     return Table("Each seed", columns, rows, tuple(_model_notes(gains.cells))).without_empty_columns()
 
 
+def _measure(cell: SeedGain) -> Measured:
+    """Return the gain; where no answer changed, resampling gives the same 0 every time, which is an interval too."""
+    difference = cell.gain.difference
+    unchanged = difference.interval is None and difference.value == 0 and cell.n > 1
+    return Measured(difference.value, (0.0, 0.0) if unchanged else difference.interval)
+
+
 def _gain_row(cell: SeedGain) -> tuple[Cell, ...]:
     gain = cell.gain
     return (
         *(cell.task, cell.profile, cell.n, cell.random, cell.majority, cell.before.accuracy.value),
         *(show_mean_and_sd(gain.summary), gain.summary.n),
-        *(Measured(gain.difference.value, gain.difference.interval), show_p(gain.p_value)),
+        *(_measure(cell), show_p(gain.p_value)),
         gain.smallest_detectable,
     )
 
@@ -96,7 +103,7 @@ def _number_row(cell: SeedGain) -> tuple[Cell, ...]:
     return (
         *(cell.task, cell.profile, cell.score, cell.n, cell.clusters, cell.folds, cell.random, cell.majority),
         *(Measured.of(cell.before.accuracy), gain.summary.mean, gain.summary.sd, gain.summary.n),
-        *(Measured(gain.difference.value, gain.difference.interval), gain.test, gain.p_value),
+        *(_measure(cell), gain.test, gain.p_value),
         gain.smallest_detectable,
     )
 
@@ -145,7 +152,7 @@ def _judge(cell: SeedGain) -> str:
     text = ("a gain" if low > 0 else "a loss") if significant else "no significant gain"
     text += f" ({gain.test}: p = {show_p(gain.p_value)}"
     if gain.smallest_detectable is None:
-        text += "; with 80 % power no difference would be found)"
+        text += "; too few questions answered differently to find any difference with 80 % power)"
     else:
         text += f"; with 80 % power {100 * gain.smallest_detectable:.1f} points would be found)"
     after = gain.summary.mean
