@@ -114,6 +114,17 @@ def test_small_cells_are_joined_before_the_chi_square() -> None:
     assert compute_fit([10, 0], [10.0, 0.0]) == (0.0, 0, 1.0)
 
 
+def test_the_fit_is_told_only_where_there_is_one(mixture: Mixture, drawn: DrawnRows) -> None:
+    manifest = build_manifest(mixture, drawn)
+    text = "\n".join(manifest.lines())
+    assert "on 2 degrees of freedom, p = " in text
+    assert "counted together" not in text
+    joined = manifest.model_copy(update={"degrees_of_freedom": 1})
+    assert "on 1 degree of freedom (small sources are counted together), p = " in "\n".join(joined.lines())
+    alone = manifest.model_copy(update={"degrees_of_freedom": 0})
+    assert "chi-square" not in "\n".join(alone.lines())
+
+
 def test_a_wrong_draw_has_a_small_p(mixture: Mixture, drawn: DrawnRows) -> None:
     rows = drawn.rows.copy()
     rows[:150, 0] = 1

@@ -93,8 +93,8 @@ def _render_body(facts: ModelFacts) -> list[str]:
         f"# {escape(shorten(facts.name, 100))}",
         "",
         f"{escape(_name_base(facts.base_model))}, tuned to follow instructions ({escape(facts.method)}) on "
-        f"{manifest.rows:,} examples of the mixture {escape(manifest.mixture)}. For research: its answers can be wrong "
-        "and are no medical advice.",
+        f"{manifest.rows:,} rows drawn from {sum(source.examples for source in manifest.sources):,} examples of the "
+        f"mixture {escape(manifest.mixture)}. For research: its answers can be wrong and are no medical advice.",
         "",
         *_render_licence(manifest),
         *_render_sources(manifest),
@@ -140,8 +140,9 @@ def _render_sources(manifest: MixtureManifest) -> list[str]:
         "## What it was tuned on",
         "",
         *render_table(titles, [_list_cells(source) for source in manifest.sources], numbers=6),
-        f"{manifest.epochs} x {manifest.draws:,} rows, drawn with seed {manifest.seed}; "
-        f"{_name_fit(manifest)}. Shares are of the rows; `mixture.json` has all figures.",
+        f"{manifest.epochs} x {manifest.draws:,} rows, drawn with seed {manifest.seed}"
+        + (f"; {_name_fit(manifest)}" if manifest.degrees_of_freedom else "")
+        + ". Shares are of the rows; `mixture.json` has all figures.",
         "",
     ]
     for source in manifest.sources:

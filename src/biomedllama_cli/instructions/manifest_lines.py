@@ -33,7 +33,7 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
         f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs} x {manifest.draws:,}, "
         f"seed {manifest.seed}",
         *(f"  {line}" for line in _align(rows)),
-        f"Draw against its shares: {describe_fit(manifest)}",
+        *([f"Draw against its shares: {describe_fit(manifest)}"] if manifest.degrees_of_freedom else []),
         f"Strictest licence: {manifest.strictest_licence}"
         + ("" if manifest.redistributable else "; not all examples may be passed on"),
         *([f"Restricted besides: {restricted}"] if restricted else []),
@@ -66,10 +66,13 @@ def list_cells(source: SourceDraws) -> tuple[str, ...]:
 
 
 def describe_fit(manifest: MixtureManifest) -> str:
-    """Return the chi-square and the source farthest from its share."""
+    """Return the chi-square and the source farthest from its share; without degrees of freedom it says nothing."""
+    cells = sum(1 for source in manifest.sources if source.expected_share or source.draws)
+    joined = " (small sources are counted together)" if manifest.degrees_of_freedom + 1 < cells else ""
     farthest = max(manifest.sources, key=lambda source: abs(source.deviation))
+    degrees = "degree" if manifest.degrees_of_freedom == 1 else "degrees"
     return (
-        f"chi-square {manifest.chi_square:.1f} on {manifest.degrees_of_freedom} degrees of freedom, "
+        f"chi-square {manifest.chi_square:.1f} on {manifest.degrees_of_freedom} {degrees} of freedom{joined}, "
         f"p = {manifest.p_value:.3g}; farthest {farthest.name}, {farthest.deviation:+.1f} standard deviations"
     )
 
