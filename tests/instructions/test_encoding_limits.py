@@ -146,7 +146,7 @@ def test_too_many_refused_examples_stop_the_run_with_their_counts(load_plain: Lo
     examples.append(make_pair("e", "mine", "Why?", "", exact=True))
     with pytest.raises(DataError, match=r"4 of 11 examples \(36.4%\)") as caught:
         encode_examples(examples, encoder, max_refused=0.36)
-    assert "too_long 3, empty_answer 1" in caught.value.message
+    assert "too long 3, empty answer 1" in caught.value.message
     assert "--sequence-length" in caught.value.hint
     assert len(encode_examples(examples, encoder, max_refused=0.37)) == 7
 

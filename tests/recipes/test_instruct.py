@@ -75,6 +75,15 @@ def test_the_manifest_says_what_was_drawn(instructed: Instructed) -> None:
     text = "\n".join(instructed.report.lines())
     assert "Substitute: tasks: made-up tasks for real ones" in text
     assert "Strictest licence: CC BY-NC" in text
+    data = instructed.report.data
+    # 5 of the 8 tasks are within the cap.
+    assert (data.rows, data.row_target_tokens, data.examples) == (180, content["target_tokens"], 98)
+    share = data.row_target_tokens / data.row_tokens
+    assert (
+        f"180 rows drawn of 95 examples ({data.row_tokens:,} tokens in all rows, {share:.1%} of them targets), "
+        "0 held out"
+    ) in text
+    assert data.row_tokens > data.tokens
 
 
 def test_the_checkpoint_carries_card_and_licence(instructed: Instructed) -> None:
@@ -180,6 +189,21 @@ def test_conversations_are_learnt_in_the_models_own_template(
         assert row["trained_text"] == ("Yes.</s>" if learnt == 2 else "") + "Quite so.</s>"
         text = AutoTokenizer.from_pretrained(chat_model).decode(row["token_ids"])
         assert text.startswith("<|user|>\nIs it ")
+
+
+def test_the_view_of_masks_does_not_depend_on_the_terminal(
+    tmp_path: Path, model: Path, mixture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = []
+    for columns in ("40", "170"):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        reports.append(run_instruct(tmp_path, model, mixture, show_masks=3))
+    assert reports[0].model_dump_json() == reports[1].model_dump_json()
+    assert reports[0].lines() != reports[1].lines()
+    assert "\x1b" not in reports[0].view
+    assert "\x1b" in "\n".join(reports[0].lines())
+    assert max(map(len, reports[0].view.split("\n"))) <= 100
 
 
 def test_without_a_template_of_its_own_a_model_is_tuned_on_plain_text(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tuning_runs import run_finetune, run_instruct, write_questions
+from tuning_runs import make_question, run_finetune, run_instruct, write_lines, write_questions
 
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.errors import Resumable, SettingsError
+from biomedllama_cli.recipes.tuning import average_ends
 
 
 @pytest.fixture
@@ -107,13 +111,20 @@ def test_the_mixtures_are_listed_without_torch(capsys: pytest.CaptureFixture[str
     assert "CC BY-NC 4.0" in listed.stdout
 
 
-def test_adapters_are_merged_later_without_training_again(tmp_path: Path, model: Path) -> None:
+def test_adapters_are_merged_later_without_training_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = write_questions(tmp_path / "task.jsonl", 16)
     lora: dict[str, Any] = {"method": "lora", "rank": 2}
     first = run_finetune(tmp_path, model, task, adapter=lora, duration={"max_steps": 2})
     metrics = (first.runs[0].run_folder / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr("biomedllama_cli.recipes.finetune.tune", lambda *_: pytest.fail("it trained again"))
     later = run_finetune(tmp_path, model, task, adapter={**lora, "merge": True}, duration={"max_steps": 2})
     assert first.runs[0].merged is None
+    assert later.lines()[-2].startswith("Seed 0: already trained, merged now, 2 of 2 steps, loss ")
+    assert (later.runs[0].merged / "model.safetensors").is_file()
+    assert (later.parameters, later.trainable_parameters) == (first.parameters, first.trainable_parameters)
+    assert 0 < first.trainable_parameters < first.parameters
     assert later.runs[0].merged == tmp_path / "run" / "merged"
     assert later.runs[0].checkpoint == first.runs[0].checkpoint
     assert (later.runs[0].run_folder / "metrics.jsonl").read_bytes() == metrics
@@ -145,3 +156,77 @@ def test_a_model_tuned_in_its_template_was_asked_in_it_before_as_well(
     (likelihood,) = report.likelihood_gains.cells
     assert likelihood.before.unparsed is None
     assert cell.before.unparsed is not None
+
+
+def test_a_resumed_run_says_so(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = write_questions(tmp_path / "task.jsonl", 32)
+    saving: dict[str, Any] = {"checkpoint": {"save_every_steps": 2, "keep_checkpoints": 2}}
+    first = run_finetune(tmp_path, model, task, **saving)
+    (first.runs[0].run_folder / "report.json").unlink()
+    shutil.rmtree(first.runs[0].checkpoint)
+    with caplog.at_level("INFO"):
+        again = run_finetune(tmp_path, model, task, **saving)
+    assert "seed 0 continues after step 2 of 4" in caplog.messages
+    assert again.runs[0].line().startswith("Seed 0: trained (continued after step 2), 4 of 4 steps, loss ")
+    assert "(continued" not in first.runs[0].line()
+
+
+def test_a_stop_names_the_seed_and_those_that_wait(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Any) -> None:
+        raise Resumable("Stopped by a signal after step 1 of 4; saved it.", "The same command continues.")
+
+    monkeypatch.setattr("biomedllama_cli.recipes.finetune.tune", stop)
+    task = write_questions(tmp_path / "task.jsonl", 16)
+    for seeds, message in {
+        "0": "Stopped by a signal after step 1 of 4; saved it.",
+        "0,1,2": "Seed 0: Stopped by a signal after step 1 of 4; saved it. Still to be trained: seeds 1, 2.",
+    }.items():
+        with pytest.raises(Resumable) as caught:
+            run_finetune(tmp_path, model, task, seeds=seeds)
+        assert (caught.value.message, caught.value.hint) == (message, "The same command continues.")
+
+
+def test_the_loss_of_one_step_goes_from_nowhere_to_nowhere(tmp_path: Path, model: Path) -> None:
+    task = write_questions(tmp_path / "task.jsonl", 16)
+    (run_of_one,) = run_finetune(tmp_path, model, task, duration={"max_steps": 1}).runs
+    assert (run_of_one.loss_first, run_of_one.loss_last) == (None, None)
+    assert "1 of 1 step. Checkpoint: " in re.sub(r", [\d,]+ tokens/s", "", run_of_one.line())
+    losses = [float(number) for number in range(25)]
+    assert average_ends(losses) == (0.5, 23.5)
+
+
+def test_held_out_examples_that_do_not_fit_are_counted_and_named(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {"options": ["yes", "no"], "answer_index": 0}
+    questions = [
+        make_question(number)
+        if number % 2
+        else {**long, "id": str(number), "question": f"Why {number}? " * 200}
+        for number in range(40)
+    ]
+    task = write_lines(tmp_path / "task.jsonl", questions)
+    with caplog.at_level("WARNING"):
+        report = run_finetune(
+            tmp_path,
+            model,
+            task,
+            dry_run=True,
+            questions={"validation_fraction": 0.5},
+            rows={"max_refused": 1.0},
+        )
+    assert report.data.examples + report.data.held_out == 20
+    assert sum(report.data.refused.values()) == 20
+    told = [message for message in caplog.messages if " are left out: " in message]
+    assert [" training examples " in told[0], " held-out examples " in told[1]] == [True, True]
+
+
+def test_a_dry_run_knows_the_names_of_the_models_layers(tmp_path: Path, model: Path) -> None:
+    task = write_questions(tmp_path / "task.jsonl", 16)
+    wrong: dict[str, Any] = {"method": "lora", "target_modules": ("q_proj", "foo")}
+    with pytest.raises(SettingsError, match="'foo' is not a linear layer") as caught:
+        run_finetune(tmp_path, model, task, dry_run=True, adapter=wrong)
+    assert "q_proj" in caught.value.hint
+    run_finetune(tmp_path, model, task, dry_run=True, adapter={**wrong, "target_modules": ("q_proj",)})

@@ -86,13 +86,16 @@ class EncodedSet:
         )
 
 
-def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refused: float) -> EncodedSet:
+def encode_examples(
+    examples: Iterable[Example], encoder: Encoder, *, max_refused: float, what: str = "training examples"
+) -> EncodedSet:
     """Encode all examples.
 
     Args:
         examples: in the order of the rows.
         encoder: of the model.
         max_refused: share of them that may be left out (a fraction).
+        what: they are, for the log.
 
     Raises:
         DataError: more than that is left out, or no token of all of them carries loss.
@@ -113,6 +116,11 @@ def encode_examples(examples: Iterable[Example], encoder: Encoder, *, max_refuse
             ids.append(example.id)
             sources.append(example.source)
     _check_refused(len(rows), refused, encoder.sequence_length, max_refused)
+    if refused:
+        counts = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _by_count(refused))
+        logger.warning(
+            "%d of %d %s are left out: %s", refused.total(), refused.total() + len(rows), what, counts
+        )
     lengths = [len(row.token_ids) for row in rows]
     encoded = EncodedSet(
         token_ids=np.concatenate([row.token_ids for row in rows]),
@@ -136,7 +144,7 @@ def _check_refused(kept: int, refused: Counter[str], sequence_length: int, max_r
         )
     if not left_out:
         return
-    counts = ", ".join(f"{reason} {count:,}" for reason, count in _by_count(refused))
+    counts = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _by_count(refused))
     hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason, _ in _by_count(refused)))
     if not kept:
         raise DataError(
@@ -150,7 +158,6 @@ def _check_refused(kept: int, refused: Counter[str], sequence_length: int, max_r
             f"{sequence_length:,} tokens a row, above the limit of {max_refused:.1%}: {counts}.",
             f"{hint}; or allow it (--max-refused).",
         )
-    logger.warning("%d of %d examples are left out: %s", left_out, total, counts)
 
 
 def _by_count(refused: Counter[str]) -> Sequence[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.run_folder import plan_start
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import order_examples
+from biomedllama_cli.errors import Resumable
 from biomedllama_cli.instructions.decontamination import Decontaminated, decontaminate
 from biomedllama_cli.instructions.finetuning import question_example
 from biomedllama_cli.instructions.held_out import split_validation
@@ -36,9 +38,11 @@ from biomedllama_cli.recipes.tuning_plan import (
     TuningPlan,
     build_data,
     check_patience,
+    check_targets,
     describe_job,
     load_pupil,
 )
+from biomedllama_cli.recipes.tuning_report import SeedRun
 from biomedllama_cli.settings.finetune import FinetuneSettings
 
 __all__ = ["FinetuneReport", "finetune"]
@@ -62,6 +66,7 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "finetune")
+    check_targets(pupil, settings.adapter)
     test = load_test(settings.questions)
     with tempfile.TemporaryDirectory() as reports:
         lessons, task = load_lessons(settings, pupil, test, Path(reports))
@@ -90,15 +95,42 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
         }
         if dry_run:
             return FinetuneReport(dry_run=True, runs=tuple(map(describe_start, plans)), **facts)
-        runs = []
-        for plan in plans:
-            finished = find_finished_run(plan)
-            if finished is None:
-                finished, measured = tune(plan)
-                facts |= measured
-            runs.append(finished)
+        runs, measured = train_seeds(plans)
+        facts |= measured
     gains = score_before_and_after(settings, pupil, test, runs, folder / "evaluation") if test else {}
     return FinetuneReport(runs=tuple(runs), **facts, **gains)
+
+
+def train_seeds(plans: Sequence[TuningPlan]) -> tuple[list[SeedRun], dict[str, Any]]:
+    """Train the runs of all seeds one after the other, and return their reports with the facts of the model."""
+    runs: list[SeedRun] = []
+    facts: dict[str, Any] = {}
+    for plan in plans:
+        finished = find_finished_run(plan)
+        if finished is None:
+            finished, measured = tune_one_of(plan, [each.seed for each in plans])
+            facts |= measured
+        runs.append(finished)
+    facts |= {"parameters": runs[0].parameters, "trainable_parameters": runs[0].trainable_parameters}
+    return runs, facts
+
+
+def tune_one_of(plan: TuningPlan, seeds: Sequence[int]) -> tuple[SeedRun, dict[str, Any]]:
+    """Train the run of one of several seeds.
+
+    Raises:
+        Resumable: a signal stopped it after saving; it says which seed that was, and which have not begun.
+    """
+    try:
+        return tune(plan)
+    except Resumable as stop:
+        waiting = [str(seed) for seed in seeds[seeds.index(plan.seed) + 1 :]]
+        if len(seeds) == 1:
+            raise
+        rest = (
+            f" Still to be trained: seed{'s' * (len(waiting) > 1)} {', '.join(waiting)}." if waiting else ""
+        )
+        raise Resumable(f"Seed {plan.seed}: {stop.message}{rest}", stop.hint) from stop
 
 
 def load_lessons(

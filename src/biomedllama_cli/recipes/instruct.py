@@ -28,6 +28,7 @@ from biomedllama_cli.recipes.tuning_plan import (
     TuningPlan,
     build_data,
     check_patience,
+    check_targets,
     describe_job,
     load_pupil,
 )
@@ -54,6 +55,7 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
     world, device = plan_world(settings.parallel, dry_run=dry_run), choose_device_type(settings.parallel)
     check_method(settings.adapter.method, device, world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "instruct")
+    check_targets(pupil, settings.adapter)
     with tempfile.TemporaryDirectory() as reports:
         drawn = draw_lessons(settings, pupil, Path(reports))
         if settings.show_masks:
@@ -80,7 +82,8 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
         if run is None:
             run, measured = tune(plan)
             facts |= measured
-        return InstructReport(runs=(run,), **facts)
+        sizes = {"parameters": run.parameters, "trainable_parameters": run.trainable_parameters}
+        return InstructReport(runs=(run,), **facts, **sizes)
 
 
 def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, world: World) -> TuningPlan:
@@ -121,7 +124,11 @@ def describe_model_card(
     facts = drawn.lessons.facts
     notes = []
     if facts.dropped_contaminated:
-        notes.append(f"{facts.dropped_contaminated:,} examples that hold benchmark questions were left out.")
+        one = facts.dropped_contaminated == 1
+        what = "example that holds" if one else "examples that hold"
+        notes.append(
+            f"{facts.dropped_contaminated:,} {what} benchmark questions {'was' if one else 'were'} left out."
+        )
     if facts.not_looked_for:
         notes.append(f"Examples were not searched for questions of {', '.join(facts.not_looked_for)}.")
     return ModelFacts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +70,18 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
     train, held_out = hold_out(found.examples, mixture, section.validation_fraction)
     lessons = encode_lessons(train, held_out, pupil, settings, reports)
     facts = lessons.facts.model_copy(update=describe_decontamination(found.report))
-    lessons = Lessons(lessons.train, lessons.held_out, facts, lessons.template, reports)
+    lessons = replace(lessons, facts=facts)
     rows, manifest = draw_rows(
         settings, mixture, lessons, train, {n: len(s.examples) for n, s in loaded.items()}
     )
     manifest.write(reports)
+    encoded = lessons.train
+    drawn = {
+        "rows": len(rows),
+        "row_tokens": int(encoded.lengths[rows].sum()),
+        "row_target_tokens": int(encoded.target_tokens[rows].sum()),
+    }
+    lessons = replace(lessons, facts=lessons.facts.model_copy(update=drawn))
     left_out = {name: dict(source.left_out) for name, source in loaded.items() if source.left_out}
     return DrawnLessons(lessons, rows, manifest, left_out)
 

@@ -36,3 +36,7 @@ class InstructReport(TuningReport):
             return [*lines, "Nothing was written."]
         best = self.runs[0].merged or self.runs[0].checkpoint
         return [*lines, f"Next: biomedllama evaluate --model {best} --profile instructed --task medqa"]
+
+    def _pool(self) -> int:
+        """Return the examples that rows were drawn of, after caps."""
+        return sum(source.examples for source in self.mixture.sources)

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ def describe_start(plan: TuningPlan) -> SeedRun:
 
 
 def find_finished_run(plan: TuningPlan) -> SeedRun | None:
-    """Return the report of the same run, where its folder holds its end already."""
+    """Return the report of the same run, where its folder holds its end already; adapters are merged if need be."""
     start = plan.start
     if start.replaces or start.progress is None:
         return None
@@ -65,13 +65,27 @@ def find_finished_run(plan: TuningPlan) -> SeedRun | None:
         return None
     merges = plan.settings.adapter.merge and plan.settings.adapter.method != "full"
     if merges and (report.merged is None or not report.merged.is_dir()):
-        return None
+        return merge_finished_run(plan, report, report.checkpoint)
     logger.info("%s is finished: nothing to do", start.folder)
     return report.model_copy(update={"status": "already trained"})
 
 
+def merge_finished_run(plan: TuningPlan, report: SeedRun, checkpoint: Path) -> SeedRun:
+    """Merge the adapters of a run that was trained before, and write that into its report."""
+    accelerator = build_accelerator(plan.settings.parallel, plan.settings.numerics)
+    merged = report.model_copy(update={"merged": plan.start.folder / MERGED_FOLDER})
+    accelerator.wait_for_everyone()  # every rank has read the report before rank 0 takes it away
+    if accelerator.is_main_process:
+        logger.info("%s is finished: only its adapters are merged", plan.start.folder)
+        with open_with_files(plan):
+            merge_checkpoint(plan, checkpoint)
+            write_atomically(plan.start.folder / REPORT_FILE, merged.model_dump_json(indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    return merged.model_copy(update={"status": "already trained, merged now"})
+
+
 def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
-    """Train one run to its end, and return its report with the facts of the model.
+    """Train one run to its end, and return its report with where it was trained.
 
     Raises:
         ModelError: the model cannot be used, or a loss is not finite.
@@ -82,17 +96,23 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
     torch.manual_seed(plan.seed + accelerator.process_index)  # dropout, in models that have it
     model = build_model(plan, accelerator)
     description = describe_model(model)
-    facts = {
+    sizes = {
         "parameters": description.parameters,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "device": accelerator.device.type,
-        "world_size": accelerator.num_processes,
     }
+    facts = {"device": accelerator.device.type, "world_size": accelerator.num_processes}
     trainee = build_trainee(accelerator, model, settings, plan.start.checkpoint)
     loop_settings = build_loop_settings(settings, description, accelerator)
     accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
     if accelerator.is_main_process:
         logger.info("%.1f %% of the positions are tokens of examples", 100 * plan.data.real_share())
+        if progress_before := plan.start.progress:
+            logger.info(
+                "seed %d continues after step %d of %d",
+                plan.seed,
+                progress_before.step,
+                plan.data.total_steps,
+            )
     with open_for_writing(accelerator, plan):
         accelerator.wait_for_everyone()
         with open_progress(
@@ -106,7 +126,7 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
         free_memory(accelerator)
         checkpoint = choose_checkpoint(plan, tally)
         if accelerator.is_main_process:
-            finish(plan, tally, checkpoint, time.perf_counter() - began)
+            finish(plan, tally, checkpoint, {**sizes, "wall_seconds": time.perf_counter() - began})
         accelerator.wait_for_everyone()
     report = load_seed_run(plan.start.folder)
     assert report is not None
@@ -147,20 +167,38 @@ def choose_checkpoint(plan: TuningPlan, tally: Tally) -> Path:
     return name_checkpoint(plan.start.folder, tally.best.step)
 
 
-def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, wall_seconds: float) -> None:
+def merge_checkpoint(plan: TuningPlan, checkpoint: Path) -> Path:
+    """Write a plain model folder with the adapters of a checkpoint merged in, and return it."""
+    merged = plan.start.folder / MERGED_FOLDER
+    merge_adapter(checkpoint, merged)
+    plan.lessons.template.save(merged)
+    plan.write_files(merged, "merged")
+    return merged
+
+
+def average_ends(losses: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the mean losses of the first and the last tenth of the steps; None where there is one step only.
+
+    >>> average_ends([4.0, 3.0, 2.0]), average_ends([2.0])
+    ((4.0, 2.0), (None, None))
+    """
+    if len(losses) < 2:
+        return None, None
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, measured: dict[str, Any]) -> None:
     """Draw the loss curve, merge the adapters where that is asked for, and write the run's report."""
     folder, adapter = plan.start.folder, plan.settings.adapter
     plot_loss_curve(folder / METRICS_FILE, folder / LOSS_CURVE_FILE)
     merged = None
     if adapter.merge and adapter.method != "full":
-        merged = folder / MERGED_FOLDER
-        merge_adapter(checkpoint, merged)
-        plan.lessons.template.save(merged)
-        plan.write_files(merged, "merged")
+        merged = merge_checkpoint(plan, checkpoint)
     elif adapter.merge:
         logger.warning("all weights were trained: there is nothing to merge, the checkpoint is a whole model")
     lines = list(iter_metrics(folder / METRICS_FILE))
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    first, last = average_ends([line["train/loss"] for line in lines if "train/loss" in line])
     looks = [line for line in lines if "validation/loss" in line]
     report = SeedRun(
         seed=plan.seed,
@@ -175,12 +213,12 @@ def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, wall_seconds: float
         best_step=tally.best.step,
         validation_loss_before=looks[0]["validation/loss"] if looks and looks[0]["step"] == 0 else None,
         validation_loss_best=tally.best.loss if tally.best.step else None,
-        loss_first=losses[0] if losses else None,
-        loss_last=losses[-1] if losses else None,
+        loss_first=first,
+        loss_last=last,
         target_tokens_seen=tally.tokens_seen,
         tokens_per_second=tally.trained_tokens / tally.train_seconds if tally.train_seconds else None,
-        wall_seconds=wall_seconds,
         loss_curve=folder / LOSS_CURVE_FILE,
+        **measured,
     )
     write_atomically(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
 

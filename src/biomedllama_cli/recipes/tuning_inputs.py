@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from biomedllama_cli.instructions.benchmarks import LookedFor, gather_benchmarks
 from biomedllama_cli.instructions.decontamination import TuningDecontamination
@@ -19,6 +20,8 @@ from biomedllama_cli.recipes.tuning_report import TuningFacts
 from biomedllama_cli.report.mask_view import decode_trained, show_masks
 from biomedllama_cli.settings.tuning import DecontaminationSettings
 from biomedllama_cli.tasks.catalogue import LoadedQuestions
+
+_VIEW_WIDTH = 100
 
 
 class MaskReport(BaseModel):
@@ -32,11 +35,12 @@ class MaskReport(BaseModel):
     """`source`, `id`, `token_ids`, `trained` (a flag per token), `cut_tokens`, and `trained_text` with what
     ends an answer."""
     view: str
-    """The rows for people, with terminal colours where there is a terminal."""
+    """The rows for people, without colour in lines of 100 characters, whatever the terminal."""
+    _on_terminal: str = PrivateAttr("")
 
     def lines(self) -> list[str]:
-        """Return the rows for people."""
-        return self.view.rstrip("\n").split("\n")
+        """Return the rows for people: as wide as the terminal, and coloured where it has colours."""
+        return (self._on_terminal or self.view).rstrip("\n").split("\n")
 
 
 def encode_lessons(
@@ -63,13 +67,16 @@ def encode_lessons(
     template = choose_template(pupil.tokenizer, pupil.source, rows.template)
     encoder = Encoder(pupil.tokenizer, template, settings.batch.sequence_length, rows.train_on)
     encoded = encode_examples(train, encoder, max_refused=rows.max_refused)
-    looked_at = encode_examples(held_out, encoder, max_refused=1.0) if held_out else None
+    looked_at = (
+        encode_examples(held_out, encoder, max_refused=1.0, what="held-out examples") if held_out else None
+    )
+    refused = encoded.refused + (looked_at.refused if looked_at is not None else Counter())
     facts = TuningFacts(
         examples=len(encoded),
         held_out=len(looked_at) if looked_at is not None else 0,
         tokens=int(encoded.token_ids.size),
         target_tokens=int(encoded.trained.sum()),
-        refused=dict(sorted(encoded.refused.items())),
+        refused=dict(sorted(refused.items())),
         cut=encoded.cut_rows,
         template=template.name,
     )
@@ -103,23 +110,26 @@ def describe_decontamination(report: TuningDecontamination) -> dict[str, Any]:
 
 
 def build_mask_report(lessons: Lessons, pupil: Pupil, count: int) -> MaskReport:
-    """Return the first rows with what is trained of them; coloured on a terminal."""
+    """Return the first rows with what is trained of them."""
     from rich.console import Console
 
     terminal = Console()
-    paper = Console(
-        file=StringIO(),
+    shown = show_masks(lessons.train, pupil.tokenizer, count)
+    plain, coloured = StringIO(), StringIO()
+    Console(file=plain, width=_VIEW_WIDTH, force_terminal=False, color_system=None).print(shown)
+    Console(
+        file=coloured,
         force_terminal=terminal.is_terminal,
         width=terminal.width,
         no_color=terminal.no_color,
         color_system=terminal.color_system,  # type: ignore[arg-type]
-    )
-    paper.print(show_masks(lessons.train, pupil.tokenizer, count))
-    assert isinstance(paper.file, StringIO)
+    ).print(shown)
     rows = tuple(
         _describe_row(lessons.train, pupil, number) for number in range(min(count, len(lessons.train)))
     )
-    return MaskReport(template=lessons.template.name, rows=rows, view=paper.file.getvalue())
+    report = MaskReport(template=lessons.template.name, rows=rows, view=plain.getvalue())
+    report._on_terminal = coloured.getvalue()
+    return report
 
 
 def _describe_row(encoded: EncodedSet, pupil: Pupil, number: int) -> dict[str, Any]:

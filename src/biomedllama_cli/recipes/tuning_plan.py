@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.engine.checkpoint import find_newest_result
 from biomedllama_cli.engine.run_folder import Job, RunStart
@@ -20,6 +22,7 @@ from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.engine.tuning_validation import TuningValidator
 from biomedllama_cli.errors import ModelError, SettingsError
 from biomedllama_cli.instructions.encoding import EncodedSet
+from biomedllama_cli.models.adapter_config import choose_targets, list_linear_layers
 from biomedllama_cli.models.adapters import find_tokenizer_source
 from biomedllama_cli.models.chat_template import Template
 from biomedllama_cli.models.load import load_text_config
@@ -151,6 +154,19 @@ def load_pupil(model: str, workspace: Path, command: str) -> Pupil:
     source = find_base(model, workspace, command)
     load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     return Pupil(source, load_tokenizer(find_tokenizer_source(source)))
+
+
+def check_targets(pupil: Pupil, adapter: AdapterSettings) -> None:
+    """Check the names of layers that are to get an adapter, on the model's shape alone.
+
+    Raises:
+        SettingsError: a name is not a linear layer of the decoder.
+    """
+    if adapter.method == "full" or not adapter.target_modules:
+        return
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(load_text_config(pupil.source))
+    choose_targets(list_linear_layers(shape), adapter.target_modules)
 
 
 def build_data(

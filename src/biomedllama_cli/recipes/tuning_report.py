@@ -23,15 +23,21 @@ class TuningFacts(Frozen):
     """What is trained on; known before any weight is loaded."""
 
     examples: int
-    """Examples trained on."""
+    """Examples there are to train on: `finetune` takes all of them, `instruct` caps sources and draws rows of them."""
     held_out: int
     """Examples held out to choose the best checkpoint."""
     tokens: int
-    """Tokens of the examples, each counted once."""
+    """Tokens of `examples`, each counted once, whether it is drawn or not."""
     target_tokens: int
     """Those of them that carry loss."""
+    rows: int | None = None
+    """Rows drawn over all epochs, an example once for each draw; null for `finetune`, which draws nothing."""
+    row_tokens: int | None = None
+    """Tokens of all rows drawn, repeated examples counted again."""
+    row_target_tokens: int | None = None
+    """Those of them that carry loss."""
     refused: dict[str, int] = {}
-    """Examples left out because they do not fit, by reason."""
+    """Examples, held-out ones among them, that are left out because they do not fit, by reason."""
     cut: int = 0
     """Examples whose abstract lost its left end."""
     defective: dict[str, int] = {}
@@ -53,7 +59,9 @@ class SeedRun(Frozen):
 
     seed: int
     """Of the order of the examples, and of the adapters."""
-    status: Literal["trained", "already trained", "would train", "would continue"]
+    status: Literal[
+        "trained", "already trained", "already trained, merged now", "would train", "would continue"
+    ]
     """What was done; `would ...` for a dry run."""
     run_folder: Path
     """Settings, metrics, loss curve and checkpoints."""
@@ -76,9 +84,14 @@ class SeedRun(Frozen):
     validation_loss_best: float | None = None
     """The lowest after a step."""
     loss_first: float | None = None
-    """Training loss of the first step (in nats per target token)."""
+    """Mean training loss over the first tenth of the steps, at least one (in nats per target token); null where there
+    is one step only."""
     loss_last: float | None = None
-    """Of the last."""
+    """The same over the last tenth."""
+    parameters: int | None = None
+    """Parameters of the model, tied ones once, adapters included."""
+    trainable_parameters: int | None = None
+    """Those that were trained."""
     target_tokens_seen: int | None = None
     """Target tokens trained on, over all passes."""
     tokens_per_second: float | None = None
@@ -92,11 +105,13 @@ class SeedRun(Frozen):
         """Return the run in one line for people."""
         if self.status.startswith("would"):
             after = f" after step {self.resumed_step}" if self.resumed_step else ""
-            line = f"Seed {self.seed}: {self.status}{after}, {self.steps:,} steps"
+            line = f"Seed {self.seed}: {self.status}{after}, {_count(self.steps, 'step')}"
             if self.real_share is not None:
                 line += f" ({self.real_share:.1%} of the positions are tokens of examples)"
             return f"{line}, in {self.run_folder}."
-        line = f"Seed {self.seed}: {self.status}, {self.steps_done:,} of {self.steps:,} steps"
+        again = self.status == "trained" and self.resumed_step is not None
+        after = f" (continued after step {self.resumed_step:,})" if again else ""
+        line = f"Seed {self.seed}: {self.status}{after}, {self.steps_done:,} of {_count(self.steps, 'step')}"
         if self.loss_first is not None and self.loss_last is not None:
             line += f", loss {self.loss_first:.3f} -> {self.loss_last:.3f}"
         if self.validation_loss_before is not None and self.validation_loss_best is not None:
@@ -144,27 +159,53 @@ class TuningReport(Frozen):
     def data_lines(self) -> list[str]:
         """Return what was trained on, for people."""
         data = self.data
-        share = data.target_tokens / data.tokens if data.tokens else 0.0
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:g} epochs"
         if most := self.settings["duration"]["max_steps"]:
-            epochs += f", but at most {most:,} steps,"
-        lines = [
-            f"{data.examples:,} examples ({data.tokens:,} tokens, {share:.1%} of them targets), {data.held_out:,} "
-            f"held out, template {data.template}; {epochs} in steps of {self.global_batch_size} examples."
-        ]
+            epochs += f", but at most {_count(most, 'step')},"
+        steps = f"{epochs} in steps of {_count(self.global_batch_size, 'example')}"
+        lines = [f"{self._name_data()}, {data.held_out:,} held out, template {data.template}; {steps}."]
         if data.refused:
-            lines.append(f"Left out, too long for {self.sequence_length} tokens: {_list(data.refused)}.")
+            lines.append(f"Left out at {self.sequence_length:,} tokens a row: {_list(data.refused)}.")
         if data.cut:
-            lines.append(f"{data.cut:,} abstracts lost their left end.")
+            lines.append(
+                f"{_count(data.cut, 'abstract')} lost {'its' if data.cut == 1 else 'their'} left end."
+            )
         if data.defective:
-            fate = f"{data.dropped_defective:,} questions left out" if data.dropped_defective else "kept"
+            out = data.dropped_defective
+            fate = f"{_count(out, 'question')} left out" if out else "kept"
             lines.append(f"Defects: {_list(data.defective)}; {fate}.")
         if data.contaminated:
-            fate = f"{data.dropped_contaminated:,} examples left out" if data.dropped_contaminated else "kept"
+            out = data.dropped_contaminated
+            fate = f"{_count(out, 'example')} left out" if out else "kept"
             lines.append(f"Benchmark items among the examples: {_list(data.contaminated)}; {fate}.")
         if data.not_looked_for:
             lines.append(f"Not looked for among the examples: {', '.join(data.not_looked_for)}.")
         return lines
+
+    def _name_data(self) -> str:
+        """Return how much is learnt."""
+        data = self.data
+        if data.rows is None or data.row_tokens is None or data.row_target_tokens is None:
+            share = data.target_tokens / data.tokens if data.tokens else 0.0
+            return f"{_count(data.examples, 'example')} ({data.tokens:,} tokens, {share:.1%} of them targets)"
+        share = data.row_target_tokens / data.row_tokens if data.row_tokens else 0.0
+        return (
+            f"{_count(data.rows, 'row')} drawn of {_count(self._pool(), 'example')} "
+            f"({data.row_tokens:,} tokens in all rows, {share:.1%} of them targets)"
+        )
+
+    def _pool(self) -> int:
+        """Return the examples that rows were drawn of."""
+        return self.data.examples
+
+
+def _count(count: int, what: str) -> str:
+    """Return a number of things.
+
+    >>> _count(1, "step"), _count(2000, "example")
+    ('1 step', '2,000 examples')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _list(counts: dict[str, int]) -> str:
