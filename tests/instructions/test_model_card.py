@@ -134,3 +134,11 @@ def test_the_same_facts_give_the_same_bytes(tmp_path: Path) -> None:
     write(tmp_path, manifest, versions={"peft": "1", "torch": "2"})
     assert (tmp_path / "README.md").read_bytes() == first
     assert b"With peft 1, torch 2:" in first
+
+
+def test_rows_are_told_from_the_examples_they_were_drawn_from(tmp_path: Path) -> None:
+    _, body = write(tmp_path, make_manifest(tmp_path, ["MIT", "MIT"]))
+    assert "on 200 rows drawn from 80 examples of the mixture mine." in body
+    assert "drawn with seed 0; chi-square " in body
+    _, body = write(tmp_path, make_manifest(tmp_path, ["MIT"]))
+    assert "2 x 100 rows, drawn with seed 0. Shares are of the rows" in body
