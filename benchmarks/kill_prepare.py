@@ -62,11 +62,6 @@ class Kill:
     leftovers: list[str]
 
     @property
-    def hit(self) -> str:
-        """Who really was killed: when no worker is left the parent is, and only that ends the command by a signal."""
-        return "parent" if self.who == "worker" and self.exit_code == -signal.SIGKILL else self.who
-
-    @property
     def survived(self) -> bool:
         """Whether nothing was lost, repeated or left."""
         return self.same_bytes and not self.leftovers and self.finished_before <= self.resumed
@@ -103,7 +98,7 @@ def kill_once(material: Path, output: Path, seed: int) -> Kill:
     time.sleep(draw.uniform(0, 0.3 if when == "tasks" else 0.02))
     ended_before = process.poll() is not None
     if not ended_before:
-        _kill(process, who, draw)
+        who = _kill(process, who, draw)
     process.wait(_TIMEOUT_SECONDS)  # for it alone: its workers may still be dying
     marks = _find_work_folder(output) / "executor" / "completions"
     finished = len(list(marks.glob("*"))) if marks.exists() else 0
@@ -144,18 +139,20 @@ def _choose_moment(output: Path, when: str, draw: random.Random) -> Callable[[],
     return lambda: (work / "corpus" / "manifest.json").exists() or output.exists()
 
 
-def _kill(process: subprocess.Popen[str], who: str, draw: random.Random) -> None:
+def _kill(process: subprocess.Popen[str], who: str, draw: random.Random) -> str:
+    """Kill and return whom: the parent in place of a worker where none is left, since the tasks are done."""
     try:
         if who == "group":
             os.killpg(process.pid, signal.SIGKILL)
-            return
+            return who
         workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
         if who == "worker" and workers:
             draw.choice(workers).kill()
-        else:  # none is left when the tasks are done
-            process.kill()
+            return who
+        process.kill()
+        return "parent"
     except (ProcessLookupError, psutil.NoSuchProcess):
-        pass
+        return who
 
 
 def _start(material: Path, output: Path, to: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -199,7 +196,7 @@ def main() -> None:
 def summarise(kills: list[Kill]) -> list[str]:
     """Return the result in words and as a table."""
     survived = sum(kill.survived for kill in kills)
-    table = Counter((kill.hit, kill.when) for kill in kills if not kill.ended_before)
+    table = Counter((kill.who, kill.when) for kill in kills if not kill.ended_before)
     return [
         f"{len(kills)} kills of a job of {FILES} tasks and {WORKERS} workers, each followed at once by the same "
         f"command: {survived} with the same bytes as an undisturbed run, no finished task repeated and nothing "

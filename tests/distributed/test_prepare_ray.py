@@ -110,12 +110,15 @@ def test_error_in_a_ray_task_is_the_commands_own_error(material: Path, tmp_path:
 def test_stopped_coordinator_leaves_no_writer_and_goes_on(
     material: Path, tmp_path: Path, address: str, corpora: Any, number: signal.Signals
 ) -> None:
-    output = tmp_path / "corpus"
     arguments = ("--executor", "ray", "--ray-address", address)
-    process = start(material, output, "large", *arguments)
-    work = wait_for_a_finished_task(process, output)
-    process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    for attempt in range(3):
+        output = tmp_path / f"corpus-{attempt}"
+        process = start(material, output, "large", *arguments)
+        work = wait_for_a_finished_task(process, output)
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+        if "An unexpected system state has occurred" not in errors:
+            break  # else Ray's own core gave up the process, as it now and then does while it is shut down
     assert process.returncode == (75 if number == signal.SIGTERM else -number), (out, errors)
     done = len(list(work.glob("executor/completions/*")))
     report = prepare(material, output, "large", *arguments)  # at once: it waits for what is still dying
