@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from lm_eval.api.registry import register_model
@@ -27,6 +27,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
+from biomedllama_cli.evaluation.harness_journal import Journal, NoJournal
 from biomedllama_cli.evaluation.harness_quiet import quiet_harness
 from biomedllama_cli.evaluation.harness_requests import Request, group_requests
 from biomedllama_cli.evaluation.jobs import Likelihood
@@ -39,26 +40,6 @@ MODEL_NAME = "biomedllama"
 """What lm-eval calls this model."""
 
 _REMEMBERED_TEXTS = 8  # the context of a question is encoded by lm-eval once per option
-
-
-class Journal(Protocol):
-    """Where finished groups are kept, by a key over their token ids; `evaluation.journal.Journal` is one."""
-
-    def find(self, key: str) -> Any | None:
-        """Return what was kept for a key, or None."""
-        ...
-
-    def append(self, key: str, task: str, item: str, value: Any) -> None:
-        """Keep the answer of one group."""
-        ...
-
-
-class _NoJournal:
-    def find(self, key: str) -> Any | None:
-        return None
-
-    def append(self, key: str, task: str, item: str, value: Any) -> None:
-        pass
 
 
 class SharedPrefixLM(HFLM):  # type: ignore[misc]
@@ -95,7 +76,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
         self._own_tokenizer = own_tokenizer
         self._sharing = sharing
         self._row_tokens = row_tokens
-        self._journal: Journal = journal or _NoJournal()
+        self._journal: Journal = journal or NoJournal()
         self._ranks = ranks or Ranks()
         self._on_group = on_group
         self._scorer: SharedPrefixScorer | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.instructions.training_reading import TrainingReading, UnusableRecord
 from biomedllama_cli.settings.suggest import suggest
 from biomedllama_cli.tasks.audit import ItemDefect, drop_defective, find_defects
 from biomedllama_cli.tasks.catalogue import (
@@ -21,24 +22,13 @@ from biomedllama_cli.tasks.catalogue import (
     describe_source,
     open_records,
 )
-from biomedllama_cli.tasks.hub import HubRecords
 from biomedllama_cli.tasks.own_questions import read_own_questions
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import naming_other_task
-from biomedllama_cli.tasks.records import SUFFIXES, Record, file_sha256
-from biomedllama_cli.tasks.usable_records import iter_usable
+from biomedllama_cli.tasks.records import SUFFIXES, file_sha256
 
 DataVersion = Literal["published", "cleaned"]
 AUDIT_FILE, DEFECTS_FILE = "training_audit.json", "training_defects.jsonl"
-
-
-@dataclass(frozen=True)
-class UnusableRecord:
-    """A record that is no question to learn from: where it stands, the kind of defect, and a sentence."""
-
-    where: str
-    kind: str
-    detail: str
 
 
 class TrainingAudit(BaseModel):
@@ -133,7 +123,7 @@ def load_training_questions(
             f"{task} has no training questions on the hub, and no file was given",
             f"Add --data {task}.train=FILE.",
         )
-    reading = _Reading(open_records(place, f"{task}.train"))
+    reading = TrainingReading(open_records(place, f"{task}.train"))
     with naming_other_task(task):
         reading.read(known)
     if reading.unusable and not reading.questions:
@@ -166,51 +156,6 @@ class _Choice:
     data_version: DataVersion
     unusable: tuple[UnusableRecord, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-class _Reading:
-    """Records on their way to questions: what is made of them, and what is wrong with them."""
-
-    def __init__(self, records: HubRecords | Iterator[Record]) -> None:
-        self.records = records
-        self.count = 0
-        self.questions: list[Question] = []
-        self.defects: list[ItemDefect] = []
-        self.unusable: list[UnusableRecord] = []
-        self._several = 0
-
-    def read(self, task: QuestionTask) -> None:
-        """Read all records."""
-        pending: list[tuple[str, str]] = []  # said of a record before its question comes
-        usable = iter_usable(self._iter_counted(), task.name, self._leave_out)
-        for question in task.parse(
-            usable, lambda record, kind, detail: pending.append((kind, f"{record.where}: {detail}"))
-        ):
-            if question.answer.strip():
-                place = len(self.questions)
-                self.defects += [ItemDefect(place, question.id, kind, detail) for kind, detail in pending]
-                self.questions.append(question)
-            else:
-                where = f"question {question.id}"
-                self.unusable.append(UnusableRecord(where, "blank_answer", "the right option is blank"))
-            pending.clear()
-
-    def list_notes(self, task: str) -> tuple[str, ...]:
-        if task != "medmcqa" or not self._several:
-            return ()
-        return (
-            f"{self._several:,} of {self.count:,} records have the `choice_type` multi; each of them has one right "
-            "option all the same, and is trained on as such",
-        )
-
-    def _iter_counted(self) -> Iterator[Record]:
-        for record in self.records:
-            self.count += 1
-            self._several += record.fields.get("choice_type") == "multi"
-            yield record
-
-    def _leave_out(self, record: Record, kind: str, detail: str) -> None:
-        self.unusable.append(UnusableRecord(record.where, kind, detail))
 
 
 def check_task(task: str, train_file: Path | None = None) -> None:

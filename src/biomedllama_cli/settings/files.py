@@ -12,7 +12,7 @@ from biomedllama_cli.errors import SettingsError
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, and a key that comes twice is an error instead of a silent override."""
+    """The safe loader, for which no tag makes Python objects; a key that comes twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -37,8 +37,7 @@ def parse_settings(text: str, name: str) -> dict[str, Any]:
         SettingsError: it is no YAML, no mapping, or names a key twice.
     """
     try:
-        # _UniqueKeyLoader is a SafeLoader: no tag of a document makes Python objects.
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+        content = _UniqueKeyLoader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""

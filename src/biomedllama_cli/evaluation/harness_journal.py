@@ -1,0 +1,28 @@
+"""Where lm-eval's model keeps the groups of requests that it has answered."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Journal(Protocol):
+    """Where finished groups are kept, by a key over their token ids; `evaluation.journal.Journal` is one."""
+
+    def find(self, key: str) -> Any | None:
+        """Return what was kept for a key, or None."""
+        ...
+
+    def append(self, key: str, task: str, item: str, value: Any) -> None:
+        """Keep the answer of one group."""
+        ...
+
+
+class NoJournal:
+    """Keeps nothing."""
+
+    def find(self, key: str) -> Any | None:
+        """Return None."""
+        return None
+
+    def append(self, key: str, task: str, item: str, value: Any) -> None:
+        """Do nothing."""
