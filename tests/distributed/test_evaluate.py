@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import signal
@@ -15,7 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
+from evaluate_forks import write_data
 from safetensors.torch import load_file, save_file
+from tiny_llama import build_tiny_model
 
 from biomedllama_cli.errors import ExitCode
 
@@ -23,22 +24,12 @@ Start = Callable[..., subprocess.Popen[str]]
 TWO = ("--num-processes", "2")
 
 
-def load(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model, questions and texts."""
     folder = tmp_path_factory.mktemp("material")
-    models = load("evaluation_models", repository / "tests" / "evaluation" / "conftest.py")
-    models.build_tiny_model(folder / "model", adds_bos=False)
-    load("evaluate_forks", repository / "tests" / "hostile" / "evaluate_forks.py").write_data(folder)
+    build_tiny_model(folder / "model", adds_bos=False)
+    write_data(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from evaluate_forks import Ended, Forks
 from safetensors.torch import load_file
+from tiny_llama import build_tiny_model
 from tuning_forks import write_questions
 
 from biomedllama_cli.errors import ExitCode
@@ -80,13 +80,7 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory, repository: Path, job_environment: dict[str, str]
 ) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("tuning")
-    name = "biomedllama_tests_evaluation_conftest"
-    spec = importlib.util.spec_from_file_location(name, repository / "tests" / "evaluation" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    sys.modules[name].build_tiny_model(folder / "model", adds_bos=False)
+    build_tiny_model(folder / "model", adds_bos=False)
     write_questions(folder / "train.jsonl", 40)
     write_questions(folder / "more.jsonl", 9, first=60)
     write_questions(folder / "test.jsonl", 5, first=100)

@@ -42,6 +42,15 @@ def write_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
 
 
+def build_environment(repository: Path) -> dict[str, str]:
+    """Return an environment in which a command finds this code, one thread, and no job that it would join."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        environment.pop(name, None)
+    paths = os.pathsep.join([str(repository / "src"), environment.get("PYTHONPATH", "")])
+    return environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+
+
 @dataclass
 class Ended:
     """How one process ended, and what it said."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -10,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,18 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluate_forks import Forks, build_environment, write_data
+from tiny_llama import build_tiny_model
 
 ALL = ("paper", "clean", "instructed", "harness")
 RECIPE = "biomedllama_cli.recipes.evaluate"
-
-
-def load(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @dataclass
@@ -67,17 +58,10 @@ class Material:
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Material]:
     folder = tmp_path_factory.mktemp("material")
-    models = load("evaluation_models", repository / "tests" / "evaluation" / "conftest.py")
     for seed, name in enumerate(("model", "other")):
-        models.build_tiny_model(folder / name, adds_bos=False, seed=seed)
-    helpers = load("evaluate_forks", repository / "tests" / "hostile" / "evaluate_forks.py")
-    helpers.write_data(folder)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        environment.pop(name, None)
-    paths = os.pathsep.join([str(repository / "src"), environment.get("PYTHONPATH", "")])
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
-    forks = helpers.Forks(environment, folder)
+        build_tiny_model(folder / name, adds_bos=False, seed=seed)
+    write_data(folder)
+    forks = Forks(build_environment(repository), folder)
     yield Material(folder, forks)
     forks.close()
 

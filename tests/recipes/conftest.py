@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_llama import build_tiny_model
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,13 @@ def _say_again() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> TinyModels:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     """Return models of 43,168 random parameters and 512 positions."""
-    build = _load_builder(repository).build_tiny_model
     folder = tmp_path_factory.mktemp("models")
     folders = TinyModels(folder / "plain", folder / "other", folder / "with-bos")
-    build(folders.plain, adds_bos=False)
-    build(folders.other, adds_bos=False, seed=1)
-    build(folders.with_bos, adds_bos=True)
+    build_tiny_model(folders.plain, adds_bos=False)
+    build_tiny_model(folders.other, adds_bos=False, seed=1)
+    build_tiny_model(folders.with_bos, adds_bos=True)
     return folders
 
 
@@ -64,14 +61,3 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels
     shutil.copytree(tiny_models.plain, folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return folder
-
-
-def _load_builder(repository: Path) -> Any:
-    name = "biomedllama_tests_evaluation_conftest"
-    spec = importlib.util.spec_from_file_location(name, repository / "tests" / "evaluation" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.instructions.card import ModelFacts, write_model_card
 from biomedllama_cli.models.adapters import check_method
 from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
+from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.evaluate_sources import model_name
 from biomedllama_cli.recipes.instruct_mixture import DrawnLessons, draw_lessons
 from biomedllama_cli.recipes.instruct_report import InstructReport
@@ -136,7 +135,7 @@ def describe_model_card(
         base_model=pupil.source,
         method=settings.adapter.method,
         manifest=drawn.manifest,
-        command=shlex.join(["biomedllama", *sys.argv[1:]]),
+        command=show_command_line(),
         versions=read_versions(),
         notes=tuple(notes),
     )

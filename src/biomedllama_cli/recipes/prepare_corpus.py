@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from biomedllama_cli.corpus.task_writer import (
 from biomedllama_cli.corpus.work_folder import WorkFolder
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import Tokenizer
+from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.prepare_job import TRAINED, decide_bos
 from biomedllama_cli.recipes.prepare_source import build_rules, decontamination_mode, find_replay
 from biomedllama_cli.report.progress import Progress
@@ -50,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_INPUTS_IN_MANIFEST = 1000
 _INPUTS_FILE = "inputs.jsonl"
-_PROGRAM = "biomedllama"  # not the path it has on this machine
 _FEWEST_HELD_OUT = 10
 
 
@@ -100,7 +98,7 @@ def build_corpus(
         settings=settings.model_dump(mode="json"),
         versions=list_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=shlex.join([_PROGRAM, *sys.argv[1:]]),
+        command=show_command_line(),
     )
     examples = {
         reason: tuple(map(Example.model_validate, found)) for reason, found in assembled.examples.items()

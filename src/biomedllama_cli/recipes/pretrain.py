@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
+from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
@@ -217,6 +216,6 @@ def open_for_writing(accelerator: Accelerator, plan: Plan) -> AbstractContextMan
         "settings": plan.settings.model_dump(mode="json"),
         "versions": read_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": show_command_line(),
     }
     return open_run_folder(plan.start, plan.job, facts)

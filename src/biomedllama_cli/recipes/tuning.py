@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +24,7 @@ from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model
+from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import (
     build_loop_settings,
@@ -256,7 +255,7 @@ def open_with_files(plan: TuningPlan) -> Iterator[None]:
         "settings": plan.every_setting,
         "versions": read_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["biomedllama", *sys.argv[1:]]),
+        "command": show_command_line(),
     }
     with open_run_folder(plan.start, plan.job, facts):
         folder = plan.start.folder / FILES_FOLDER
