@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo demo-control test check wheel docs clean
+.PHONY: help install demo demo-control test coverage check wheel docs clean
 
 help:
 	@echo "make demo          install, then prepare -> pretrain -> evaluate on the bundled text (under 5 minutes)"
 	@echo "make test          install with the development tools, then run the tests"
+	@echo "make coverage      the same, and which lines they reach (slower)"
 	@echo "make check         lint, format, types, import contracts, spelling"
 	@echo "make demo-control  the demo with shuffled training tokens: its check must fail"
 	@echo "make wheel         build the wheel, install it into an empty environment and use it"
@@ -35,6 +36,9 @@ demo-control: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --shuffle-training-tokens --folder demo/control
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed-dev

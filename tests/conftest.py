@@ -13,6 +13,9 @@ import pytest
 # Tests never reach a hub: what needs one is tested for its offline error.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Threads of several workers on one core wait for each other in busy loops: each worker gets its share of the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

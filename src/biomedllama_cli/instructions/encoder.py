@@ -45,7 +45,7 @@ class CannotFit(Exception):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason)
+        super().__init__(detail or reason.replace("_", " "))
         self.reason = reason
         self.detail = detail
 

@@ -22,7 +22,6 @@ from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
 from biomedllama_cli.recipes.evaluate_sources import model_name
 from biomedllama_cli.recipes.finetune_report import FinetuneReport
 from biomedllama_cli.recipes.finetune_tests import TestQuestions, load_test, score_before_and_after
-from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
 from biomedllama_cli.recipes.tuning_inputs import (
@@ -39,6 +38,7 @@ from biomedllama_cli.recipes.tuning_plan import (
     build_data,
     check_patience,
     check_targets,
+    describe_facts,
     describe_job,
     load_pupil,
 )
@@ -80,19 +80,8 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
             plan_seed(settings, pupil, lessons, world, folder=folder, seed=seed)
             for seed in settings.seed_list
         ]
-        facts: dict[str, Any] = {
-            "model": pupil.source,
-            "task": task,
-            "method": settings.adapter.method,
-            "data": lessons.facts,
-            "sequence_length": settings.batch.sequence_length,
-            "global_batch_size": settings.batch.global_batch_size,
-            "epochs": settings.duration.epochs,
-            "world_size": world.world_size,
-            "device": choose_device_type(settings.parallel),
-            "settings": settings.model_dump(mode="json"),
-            "versions": read_versions(),
-        }
+        facts = describe_facts(settings, pupil, lessons, world)
+        facts |= {"task": task, "settings": settings.model_dump(mode="json")}
         if dry_run:
             return FinetuneReport(dry_run=True, runs=tuple(map(describe_start, plans)), **facts)
         runs, measured = train_seeds(plans)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.run_folder import plan_start
@@ -28,6 +27,7 @@ from biomedllama_cli.recipes.tuning_plan import (
     build_data,
     check_patience,
     check_targets,
+    describe_facts,
     describe_job,
     load_pupil,
 )
@@ -51,8 +51,8 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
         OutputError: the run folder holds something else.
         Resumable: stopped by a signal after saving; the same command continues.
     """
-    world, device = plan_world(settings.parallel, dry_run=dry_run), choose_device_type(settings.parallel)
-    check_method(settings.adapter.method, device, world_size=world.world_size)
+    world = plan_world(settings.parallel, dry_run=dry_run)
+    check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "instruct")
     check_targets(pupil, settings.adapter)
     with tempfile.TemporaryDirectory() as reports:
@@ -61,19 +61,11 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
             return build_mask_report(drawn.lessons, pupil, settings.show_masks)
         check_patience(settings, drawn.lessons.held_out)
         plan = plan_run(settings, pupil, drawn, world)
-        facts: dict[str, Any] = {
-            "model": pupil.source,
-            "method": settings.adapter.method,
-            "data": drawn.lessons.facts,
+        facts = describe_facts(settings, pupil, drawn.lessons, world)
+        facts |= {
             "mixture": drawn.manifest,
             "without_example": drawn.without_example,
-            "sequence_length": settings.batch.sequence_length,
-            "global_batch_size": settings.batch.global_batch_size,
-            "epochs": settings.duration.epochs,
-            "world_size": world.world_size,
-            "device": device,
             "settings": settings.model_dump(mode="json"),
-            "versions": read_versions(),
         }
         if dry_run:
             return InstructReport(dry_run=True, runs=(describe_start(plan),), **facts)
@@ -129,7 +121,9 @@ def describe_model_card(
             f"{facts.dropped_contaminated:,} {what} benchmark questions {'was' if one else 'were'} left out."
         )
     if facts.not_looked_for:
-        notes.append(f"Examples were not searched for questions of {', '.join(facts.not_looked_for)}.")
+        notes.append(
+            f"Examples were not searched, or not wholly, for questions of {', '.join(facts.not_looked_for)}."
+        )
     return ModelFacts(
         name=name,
         base_model=pupil.source,

@@ -96,7 +96,10 @@ def parse_sources(entries: Sequence[str]) -> dict[str, Path]:
     for entry in entries:
         name, equals, file = entry.partition("=")
         if not name or not equals or not file:
-            raise SettingsError(f"mixture.source is {entry!r}; it must be NAME=FILE.")
+            raise SettingsError(
+                f"mixture.source is {entry!r}; it must be NAME=FILE.",
+                "NAME is a source of the mixture, as in --source alpaca=alpaca_data.json.",
+            )
         if name in files:
             raise SettingsError(f"mixture.source names {name} twice; each source is one file.")
         files[name] = Path(file)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM
 
+from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.checkpoint import find_newest_result
 from biomedllama_cli.engine.run_folder import Job, RunStart
 from biomedllama_cli.engine.sharding import World
@@ -29,6 +30,7 @@ from biomedllama_cli.models.load import load_text_config
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.recipes.evaluate_sources import find_models
+from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import TrainingSections
 from biomedllama_cli.recipes.tuning_report import TuningFacts
 from biomedllama_cli.settings.evaluate import EvaluateSettings
@@ -238,6 +240,21 @@ def hash_examples(encoded: EncodedSet) -> str:
     for array in (encoded.token_ids, encoded.trained, encoded.starts):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def describe_facts(settings: TuningSections, pupil: Pupil, lessons: Lessons, world: World) -> dict[str, Any]:
+    """Return what the reports of both commands say of a run before anything is trained."""
+    return {
+        "model": pupil.source,
+        "method": settings.adapter.method,
+        "data": lessons.facts,
+        "sequence_length": settings.batch.sequence_length,
+        "global_batch_size": settings.batch.global_batch_size,
+        "epochs": settings.duration.epochs,
+        "world_size": world.world_size,
+        "device": choose_device_type(settings.parallel),
+        "versions": read_versions(),
+    }
 
 
 def check_patience(settings: TuningSections, held_out: EncodedSet | None) -> None:

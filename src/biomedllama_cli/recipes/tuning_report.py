@@ -179,7 +179,8 @@ class TuningReport(Frozen):
             fate = f"{_count(out, 'example')} left out" if out else "kept"
             lines.append(f"Benchmark items among the examples: {_list(data.contaminated)}; {fate}.")
         if data.not_looked_for:
-            lines.append(f"Not looked for among the examples: {', '.join(data.not_looked_for)}.")
+            names = ", ".join(data.not_looked_for)
+            lines.append(f"Not looked for among the examples, or in part: {names}.")
         return lines
 
     def _name_data(self) -> str:
