@@ -33,6 +33,7 @@ from biomedllama_cli.evaluation.statistics import wilson_interval
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.report.seed_tables import gain_lines
 from continue_smollm2 import run_command
+from piece_inputs import hash_inputs
 from pubmedqa_files import CONTEXT_TOKENS, Fold, write_folds, write_forgetting_texts, write_mixture
 from report import write_result
 from smollm2 import build_smollm2
@@ -63,17 +64,18 @@ class Study:
         self.minutes: dict[str, float] = {}
 
     def run(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Run one command into the folder NAME unless it has been run with these arguments, and return its report."""
+        """Run one command into the folder NAME unless it has run so on the same files and models; return its report."""
         record = self.folder / f"{name}.json"
+        asked = {"arguments": list(arguments), "inputs": hash_inputs(arguments)}
         if record.is_file():
             known = json.loads(record.read_text(encoding="utf-8"))
-            if known["arguments"] == list(arguments):
+            if known.get("asked") == asked:
                 self.minutes[name] = known["minutes"]
                 return dict(known["report"])
         started = time.monotonic()
         report = run_command(*arguments, "--output-dir", str(self.folder / name), "--overwrite")
         self.minutes[name] = (time.monotonic() - started) / 60
-        content = {"arguments": arguments, "minutes": self.minutes[name], "report": report}
+        content = {"asked": asked, "minutes": self.minutes[name], "report": report}
         staged = record.with_suffix(".partial")
         staged.write_text(json.dumps(content) + "\n", encoding="utf-8")
         staged.replace(record)
@@ -83,7 +85,7 @@ class Study:
         """Ask a model the questions of a fold and return its results folder."""
         self.run(
             name, "evaluate", "--model", model, "--profile", "finetuned", "--task", "pubmedqa",
-            "--data", f"pubmedqa={fold.test}", "--max-new-tokens", "8", "--batch-size", "4", "--dtype", "fp32",
+            "--data", f"pubmedqa={fold.test}", "--max-new-tokens", "8", "--batch-size", "8", "--dtype", "fp32",
         )  # fmt: skip
         return self.folder / name
 
@@ -149,7 +151,7 @@ class Study:
             piece = f"instructed-{name}"
             self.run(
                 piece, "evaluate", "--model", source, "--profile", "instructed", "--template", "chat", *data,
-                "--max-new-tokens", "48", "--batch-size", "4", "--dtype", "fp32",
+                "--max-new-tokens", "48", "--batch-size", "8", "--dtype", "fp32",
             )  # fmt: skip
             folders[name] = self.folder / piece
         return tuned, folders
@@ -162,12 +164,8 @@ def count_unparsed(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         cells = load_results(folder).questions
         unparsed, n = sum(cell.metrics.unparsed or 0 for cell in cells), sum(cell.metrics.n for cell in cells)
         by_task = {cell.task: [cell.metrics.unparsed, cell.metrics.n] for cell in cells}
-        counts[name] = {
-            "unparsed": unparsed,
-            "n": n,
-            "bound": wilson_interval(unparsed, n)[1],
-            "tasks": by_task,
-        }
+        bound = wilson_interval(unparsed, n)[1]
+        counts[name] = {"unparsed": unparsed, "n": n, "bound": bound, "tasks": by_task}
     return counts
 
 

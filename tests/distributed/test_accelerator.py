@@ -5,19 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import distributed
 
 from biomedllama_cli.engine.accelerator import (
+    COLLECTIVE_TIMEOUT,
     build_accelerator,
     find_decoder_layer_names,
     prepare,
     set_gradient_sync,
     warn_of_idle_devices,
 )
+from biomedllama_cli.engine.job import SHARE_TIMEOUT, join_job
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.sharding import World, choose_mesh
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
+from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
+from biomedllama_cli.recipes.training import build_loop_settings, describe_mfu
+from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings, PretrainSettings
 
 FP32 = NumericsSettings(precision="fp32")
 
@@ -118,3 +123,35 @@ def test_a_model_without_declared_layers_cannot_be_sharded() -> None:
     model._no_split_modules = None
     with pytest.raises(ModelError, match="does not declare its decoder layers"):
         find_decoder_layer_names(model)
+
+
+def test_processes_that_have_trained_wait_as_long_for_the_shares_of_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    # The group of a job as training starts it, here with this process alone.
+    distributed.init_process_group(
+        "gloo", store=distributed.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT
+    )
+    try:
+        gloo = distributed.group.WORLD._get_backend(torch.device("cpu"))
+        assert gloo.options._timeout == COLLECTIVE_TIMEOUT
+        join_job(ParallelSettings(device="cpu"))
+        assert gloo.options._timeout == SHARE_TIMEOUT
+    finally:
+        distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_frozen_weights_cost_less_than_trained_ones_in_the_mfu() -> None:
+    accelerator = build_accelerator(ParallelSettings(device="cpu"), FP32)
+    settings = PretrainSettings(monitor={"peak_flops": 1e12})
+    model = load_model("scratch:tiny", vocabulary_size=64)
+    whole = build_loop_settings(settings, describe_model(model), accelerator)
+    frozen = model.model.layers[0].requires_grad_(False)
+    description = describe_model(model)
+    half = build_loop_settings(settings, description, accelerator)
+    count = sum(parameter.numel() for parameter in frozen.parameters())
+    assert whole.flops_per_token - half.flops_per_token == 2 * count
+    assert f"6 N - 2 F + 6 L A T = {half.flops_per_token / 1e9:.5g} GFLOP" in describe_mfu(half, description)

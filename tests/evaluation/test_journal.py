@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from biomedllama_cli.errors import OutputError
-from biomedllama_cli.evaluation.journal import digest, open_journal, remove_journal
+from biomedllama_cli.evaluation.journal import digest, find_in_journals, open_journal, remove_journal
 
 IDENTITY = {"model": "m", "settings": {"seed": 42}}
 
@@ -89,3 +90,24 @@ def test_nothing_is_left_after_the_results_are_written(tmp_path):
 
 def test_the_digest_sees_every_value():
     assert digest(IDENTITY) != digest({"model": "m", "settings": {"seed": 43}})
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_as_good_as_gone(tmp_path, monkeypatch):
+    for name in ("m", "n"):
+        with open_journal(tmp_path, {**IDENTITY, "model": name}) as journal:
+            journal.append("key", "medqa", "7", name)
+    removed, read = sorted(tmp_path.iterdir())[0], Path.read_bytes
+
+    def read_after_removal(path: Path) -> bytes:
+        if path.parent == removed:
+            remove_journal(removed)
+        return read(path)
+
+    (kept,) = [value for value in find_in_journals(tmp_path, "key") if value not in _values(removed)]
+    monkeypatch.setattr(Path, "read_bytes", read_after_removal)
+    assert find_in_journals(tmp_path, "key") == [kept]
+    assert not removed.exists()
+
+
+def _values(folder: Path) -> list[str]:
+    return [json.loads(line)["value"] for line in (folder / "finished-0.jsonl").read_text().splitlines()]

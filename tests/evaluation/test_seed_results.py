@@ -79,7 +79,8 @@ def test_prompts_in_another_template_are_refused(tmp_path):
     generation = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "chains": 1, "backend": "hf"}
     before = write(tmp_path / "before", POOR, generation=generation)  # as written before there were templates
     same = write(tmp_path / "same", GOOD, generation={**generation, "template": "plain"})
-    assert load_gains([before], {0: [same]}).cells
+    (cell,) = load_gains([before], {0: [same]}).cells
+    assert cell.template == "plain"
     other = write(tmp_path / "other", GOOD, generation={**generation, "template": "chat"})
     with pytest.raises(
         SettingsError, match=r"generation\.template is 'plain' in before and 'chat' in seed 0"
@@ -122,3 +123,19 @@ def test_a_score_that_is_not_there_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(SettingsError, match="score is 'f1'") as caught:
         load_gains([folder], {0: [folder]}, score="f1")
     assert "letter_space_sum" in caught.value.hint
+
+
+def test_another_context_length_is_refused_where_it_cut_prompts_of_generated_answers(tmp_path):
+    generation = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "chains": 1, "backend": "hf"}
+    rows = build_samples(POOR)
+
+    def write_cut(name: str, prompts: int, context_length: int):
+        cell = build_question_cell(rows, generation=generation, context_length=context_length)
+        metrics = cell.metrics.model_copy(update={"truncated_prompts": prompts})
+        return write_run(tmp_path / name, [(cell.model_copy(update={"metrics": metrics}), rows)])
+
+    whole, cut, longer = write_cut("a", 0, 512), write_cut("b", 2, 512), write_cut("c", 0, 2048)
+    assert load_gains([whole], {0: [longer]}).cells
+    assert load_gains([whole], {0: [cut]}).cells
+    with pytest.raises(SettingsError, match="context_length is 2048 in before and 512 in seed 0"):
+        load_gains([longer], {0: [cut]})

@@ -26,10 +26,11 @@ class WordTokenizer:
 def study(repository: Path, monkeypatch):
     """The scripts import one another as they do when they are run."""
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import piece_inputs
     import pubmedqa_files
     import pubmedqa_gain
 
-    return argparse.Namespace(files=pubmedqa_files, gain=pubmedqa_gain)
+    return argparse.Namespace(files=pubmedqa_files, gain=pubmedqa_gain, inputs=piece_inputs)
 
 
 def write_items(path: Path, pmids, words: int = 300) -> Path:
@@ -94,3 +95,31 @@ def test_a_finished_piece_is_run_again_only_with_other_arguments(study, tmp_path
     assert len(commands) == 2
     assert commands[0][-3:] == ("--output-dir", str(tmp_path / "fold"), "--overwrite")
     assert pieces[1].minutes.keys() == {"fold"}
+
+
+def test_a_finished_piece_is_run_again_when_what_it_reads_has_changed(study, tmp_path, monkeypatch):
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(study.gain, "run_command", lambda *arguments: commands.append(arguments) or {})
+    questions, learnt = tmp_path / "fold-1-test.json", tmp_path / "learnt.json"
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text(json.dumps({"name": "own", "sources": [{"source": "own", "path": str(learnt)}]}))
+
+    def run() -> int:
+        study.inputs._hash_model.cache_clear()  # every start of the study is a process of its own
+        study.gain.Study(tmp_path, argparse.Namespace()).run(
+            *("tune", "instruct", "--model", str(weights.parent), "--mixture", str(mixture)),
+            *("--benchmark", f"pubmedqa={questions}", "--peak-learning-rate", "2e-4"),
+        )
+        return len(commands)
+
+    for path in (questions, learnt, weights):
+        path.write_text("one")
+    assert (run(), run()) == (1, 1)
+    for count, path in enumerate((questions, learnt, weights), start=2):
+        path.write_text("two")
+        assert (run(), run()) == (count, count), path
+    weights.write_text("two")  # written once more with the same content
+    (weights.parent / "optimizer.pt").write_text("of no weight")
+    assert run() == 4

@@ -91,7 +91,7 @@ def test_any_plain_answer_is_trained_to_the_character(
     for exact in (True, False):
         example = make_pair("1", "mine", prompt, answer, exact=exact)
         if not answer.strip():
-            with pytest.raises(CannotFit, match="empty_answer"):
+            with pytest.raises(CannotFit, match="empty answer"):
                 Encoder(tokenizer, template, 2048).encode(example)
             return
         row = Encoder(tokenizer, template, 2048).encode(example)
@@ -107,7 +107,7 @@ def test_any_chat_answer_is_trained_as_the_template_writes_it(
     tokenizer, template = load_model(kind, name)
     example = make_pair("1", "mine", prompt, answer, exact=False)
     if not answer.strip():
-        with pytest.raises(CannotFit, match="empty_answer"):
+        with pytest.raises(CannotFit, match="empty answer"):
             Encoder(tokenizer, template, 2048).encode(example)
         return
     row = Encoder(tokenizer, template, 2048).encode(example)

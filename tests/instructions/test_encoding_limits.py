@@ -101,7 +101,7 @@ def test_what_cannot_be_trained_is_refused_for_a_reason(
 def test_answer_without_any_prompt_is_refused_where_no_bos_stands(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(save_byte_level(tmp_path, ["<s>", "</s>"], adds_bos=False)))
     encoder = Encoder(tokenizer, choose_template(tokenizer, "", "plain"), 60)
-    with pytest.raises(CannotFit, match="empty_prompt"):
+    with pytest.raises(CannotFit, match="empty prompt"):
         encoder.encode(make_pair("1", "mine", "", "Yes", exact=True))
 
 
@@ -144,9 +144,9 @@ def test_too_many_refused_examples_stop_the_run_with_their_counts(load_plain: Lo
         make_pair(str(n), "mine", "word " * (90 if n < 3 else 1), "So", exact=True) for n in range(10)
     ]
     examples.append(make_pair("e", "mine", "Why?", "", exact=True))
-    with pytest.raises(DataError, match=r"4 of 11 examples \(36.4%\)") as caught:
+    with pytest.raises(DataError, match=r"4 of 11 training examples \(36.4%\)") as caught:
         encode_examples(examples, encoder, max_refused=0.36)
-    assert "too long 3, empty answer 1" in caught.value.message
+    assert ": 3 too long, 1 empty answer." in caught.value.message
     assert "--sequence-length" in caught.value.hint
     assert len(encode_examples(examples, encoder, max_refused=0.37)) == 7
 
@@ -159,6 +159,19 @@ def test_set_without_any_loss_is_an_error(load_plain: LoadPlain) -> None:
         encode_examples(long, encoder, max_refused=1.0)
     with pytest.raises(DataError, match="there is none to train on"):
         encode_examples([], encoder, max_refused=1.0)
+
+
+def test_a_set_that_may_be_empty_counts_what_it_lacks(
+    load_plain: LoadPlain, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = load_plain("sentencepiece")
+    encoder = Encoder(tokenizer, choose_template(tokenizer, "", "plain"), 10)
+    long = [make_pair("1", "mine", "word " * 90, "So", exact=True)]
+    encoded = encode_examples(long, encoder, max_refused=1.0, what="held-out examples", may_be_empty=True)
+    assert (len(encoded), encoded.token_ids.size, encoded.refused) == (0, 0, {"too_long": 1})
+    assert "1 of 1 held-out examples are left out: 1 too long" in caplog.text
+    with pytest.raises(DataError, match="held-out examples: no token carries loss"):
+        encode_examples(long, encoder, max_refused=1.0, what="held-out examples")
 
 
 def test_set_does_not_depend_on_how_many_are_encoded_at_once(

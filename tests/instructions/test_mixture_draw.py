@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from biomedllama_cli.errors import DataError
-from biomedllama_cli.instructions.drawing import build_strata, compute_shares, draw, find_parts
+from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.instructions.drawing import build_strata, check_parts, compute_shares, draw, find_parts
 from biomedllama_cli.instructions.example import make_pair
 from biomedllama_cli.instructions.manifest import compute_fit
 from biomedllama_cli.instructions.mixture import LocatedSource, Mixture, MixtureSource
@@ -106,6 +106,18 @@ def test_parts_are_drawn_by_their_own_weights() -> None:
     assert stats.chisquare(found, [5000, 1000, 5000, 1000, 12_000]).pvalue > 0.001
 
 
+def test_a_weight_of_a_part_that_is_none_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    source = make_source("exemplars", part_weights={"livqa": 1.0})
+    mixture, parts = make_mixture(source), {"exemplars": ["medqa", "liveqa"]}
+    with pytest.raises(SettingsError, match=r"source exemplars: `part_weights` names 'livqa'") as caught:
+        check_parts(mixture, parts)
+    assert "Did you mean liveqa" in caught.value.hint
+    check_parts(make_mixture(make_source("exemplars", part_weights={"liveqa": 1.0})), parts)
+    # A file that is given for another need not have all of its parts.
+    check_parts(Mixture("mine", (LocatedSource(source, Path("own.jsonl"), given=True),)), parts)
+    assert "exemplars: no example of own.jsonl is of the part livqa" in caplog.text
+
+
 def test_a_source_that_expects_a_draw_gets_one_under_every_seed() -> None:
     # One draw in a thousand: without the promise, a run of a thousand has none in 37 of 100 seeds.
     mixture = make_mixture(make_source("large"), make_source("tiny"), make_source("speck"))
@@ -118,6 +130,15 @@ def test_a_source_that_expects_a_draw_gets_one_under_every_seed() -> None:
     assert (drawn.sum(axis=1) == 1000).all()
     # The promise shifts the mean from 1 to 1 + exp(-1), no more.
     assert abs(drawn[:, 1].mean() - (1 + np.exp(-1))) < 4 * drawn[:, 1].std() / np.sqrt(300)
+
+
+def test_a_part_of_an_epoch_keeps_the_promise_too() -> None:
+    # Of 1.5 epochs the rows of the second half are never trained on: a draw given there would be none.
+    mixture = make_mixture(make_source("large"), make_source("tiny"))
+    counts = {"large": 749, "tiny": 1}
+    for seed in range(100):
+        rows = draw(counts, mixture, 500, 1.5, seed)
+        assert (len(rows), (rows[:, 0] == 1).any()) == (750, True)
 
 
 def test_promised_draws_are_examples_of_their_source() -> None:

@@ -129,6 +129,11 @@ NOTES = {"source": "notes", "format": "messages", "path": "notes.jsonl"}
         ({"source": [NOTES]}, r"mine.yaml has the unknown key 'source'", "Did you mean sources"),
         ({"sources": []}, r"mine.yaml has no source", "base"),
         ({"name": 3, "sources": [NOTES]}, r"`name` is 3, but must be text", ""),
+        (
+            {"name": "../ward", "sources": [NOTES]},
+            r"mine.yaml: `name` is '../ward', but must be",
+            "the file's",
+        ),
         ({"base": "papers"}, r"`base` is 'papers', but must be paper or permissive", "paper"),
         ({"only": ["medqa"], "sources": [NOTES]}, r"`only` chooses sources of `base`", ""),
         ({"base": "paper", "only": ["medqq"]}, r"`only` names 'medqq', which paper does not have", "medqa"),

@@ -20,6 +20,9 @@ from biomedllama_cli.instructions.manifest import (
 from biomedllama_cli.instructions.mixture import LocatedSource, MissingSource, Mixture, MixtureSource
 
 COUNTS = {"exam": 300, "chat": 100, "cot": 5}
+CHAT_NOTE = (
+    "ask first; declared for the mixture's source; examples.jsonl, given by --source, may be under another"
+)
 
 
 def make_source(name: str, **fields: object) -> MixtureSource:
@@ -137,7 +140,7 @@ def test_licences_hashes_and_origins_are_recorded(mixture: Mixture, drawn: Drawn
     manifest = build_manifest(mixture, drawn)
     exam, chat, cot = manifest.sources
     assert manifest.strictest_licence == "CC BY-NC"
-    assert (chat.licence, chat.licence_code, chat.licence_note) == ("CC BY-NC 4.0", "CC BY-NC", "ask first")
+    assert (chat.licence, chat.licence_code, chat.licence_note) == ("CC BY-NC 4.0", "CC BY-NC", CHAT_NOTE)
     assert exam.sha256 == hashlib.sha256(b"[]\n").hexdigest()
     assert (exam.hub, exam.revision, exam.location) == ("someone/exam", "c" * 40, "someone/exam/train.jsonl")
     assert (chat.hub, chat.revision, chat.location) == (None, None, "examples.jsonl")
@@ -153,8 +156,26 @@ def test_licences_hashes_and_origins_are_recorded(mixture: Mixture, drawn: Drawn
 def test_substitutes_are_marked_whether_declared_or_noticed(mixture: Mixture, drawn: DrawnRows) -> None:
     exam, chat, cot = build_manifest(mixture, drawn).sources
     assert exam.substitute is None
-    assert chat.substitute == "100 examples of examples.jsonl where the published mixture has 52,000"
+    where = "where the published mixture has 52,000 (given by --source)"
+    assert chat.substitute == f"100 examples of examples.jsonl {where}"
     assert cot.substitute == "five exemplars for the published three"
+
+
+def test_a_licence_is_doubted_only_for_a_given_file_of_another_size(
+    mixture: Mixture, drawn: DrawnRows
+) -> None:
+    for given, read, note in ((True, 100, CHAT_NOTE), (False, 100, "ask first"), (True, 52_000, "ask first")):
+        exam, chat, cot = mixture.sources
+        sources = (exam, LocatedSource(chat.source, chat.path, given=given), cot)
+        manifest = build_manifest(Mixture("mine", sources), drawn, read=COUNTS | {"chat": read})
+        assert manifest.sources[1].licence_note == note
+
+
+def test_a_part_of_an_epoch_is_told_as_such(mixture: Mixture) -> None:
+    rows = draw(COUNTS, mixture, 200, 1.5, 11)
+    manifest = build_manifest(mixture, DrawnRows(rows=rows, counts=COUNTS, draws=200, epochs=1.5, seed=11))
+    assert manifest.lines()[0] == "Mixture mine: 300 rows, 1.5 x 200, seed 11"
+    assert manifest.epochs == 1.5
 
 
 def test_examples_left_out_by_the_run_make_no_substitute(mixture: Mixture, drawn: DrawnRows) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,8 @@ import zstandard
 from biomedllama_cli.errors import DataError, SettingsError, UnavailableError
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.mixture import Format
-from biomedllama_cli.instructions.sources.catalogue import FORMATS, load_source, read_source
+from biomedllama_cli.instructions.sources.catalogue import FORMATS, _with_own_ids, load_source, read_source
+from biomedllama_cli.instructions.sources.findings import Findings
 from biomedllama_cli.instructions.training_questions import DataVersion
 from biomedllama_cli.tasks.hub import HubSplit
 from biomedllama_cli.tasks.records import file_sha256
@@ -258,6 +260,22 @@ def test_ids_that_come_again_are_numbered_and_noted(tmp_path: Path) -> None:
     loaded = load_source("alpaca", write(tmp_path / "a.jsonl", *records), "mine")
     assert [example.id for example in loaded.examples] == ["a", "a#2", "a#3", "b", "a#4", "3"]
     assert loaded.noted == {"repeated_id": 2}
+
+
+def test_an_id_that_comes_very_often_costs_no_more_time_each(tmp_path: Path) -> None:
+    class Name(str):
+        """An id that counts how often a number is tried behind it."""
+
+        tried = 0
+
+        def __format__(self, spec: str) -> str:
+            Name.tried += 1
+            return super().__format__(spec)
+
+    example = replace(read(tmp_path, "alpaca", ALPACA)[0], id=Name("a"))
+    named = list(_with_own_ids(iter([example] * 500), Findings()))
+    assert len({each.id for each in named}) == 500
+    assert Name.tried < 5 * 500
 
 
 def test_a_note_of_a_reader_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

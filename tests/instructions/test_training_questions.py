@@ -234,8 +234,6 @@ def test_published_keeps_defective_questions_and_cleaned_drops_them(tmp_path):
         assert audit.defects == kinds
         assert (audit.defective, audit.dropped, loaded.dropped) == (5, dropped, dropped)
         assert audit.records == sum(audit.unusable.values()) + audit.questions + audit.dropped == 10
-    assert "kept, as published" in "\n".join(published.audit.lines())
-    assert "5 questions have defects" in "\n".join(cleaned.audit.lines())
     write_audit(cleaned, tmp_path / "run")
     listed = [json.loads(line) for line in (tmp_path / "run" / "training_defects.jsonl").open()]
     assert [line["kind"] for line in listed[:2]] == ["no_answer", "answer_not_an_option"]

@@ -254,3 +254,30 @@ def test_a_model_that_caps_its_attention_scores_gets_eager(
         model = load_model(str(tmp_path), attention="sdpa")
     assert model.config._attn_implementation == "eager"
     assert "caps its attention scores" in caplog.text
+
+
+def test_frozen_weights_are_counted_but_for_a_table_that_multiplies_nothing() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(build_scratch_config("scratch:7b"))
+    assert describe_model(model).frozen_matmul_parameters == 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("norm.weight"))
+    facts = describe_model(model)
+    norms = 65 * 4096
+    assert facts.frozen_matmul_parameters == facts.matmul_parameters - norms
+
+
+def test_weights_packed_by_four_bits_count_as_what_they_stand_for() -> None:
+    class Params4bit(torch.nn.Parameter):
+        """As bitsandbytes stores a quantised matrix: two weights in each byte, in one column."""
+
+        bnb_quantized = True
+
+    model = load_model("scratch:tiny", vocabulary_size=100)
+    facts = describe_model(model)
+    layer = model.model.layers[0].self_attn.q_proj
+    packed = torch.zeros(layer.weight.numel() // 2, 1, dtype=torch.uint8)
+    layer.weight = Params4bit(packed, requires_grad=False)
+    again = describe_model(model)
+    assert again.parameters == facts.parameters
+    assert again.frozen_matmul_parameters == 2 * packed.numel()

@@ -113,6 +113,11 @@ def test_the_same_command_neither_trains_nor_scores_again(
     assert [run.status for run in again.runs] == ["already trained"] * 2
     assert again.likelihood_gains == learned.report.likelihood_gains
     assert again.gains == learned.report.gains
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(
+        "biomedllama_cli.recipes.finetune_tests.load_gains", lambda *_, **__: pytest.fail("twice")
+    )
+    assert learned.run().gains is None  # of several processes the first one tells
 
 
 def test_a_model_whose_weights_changed_is_scored_again(

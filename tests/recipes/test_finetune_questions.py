@@ -70,6 +70,24 @@ def test_cleaned_data_leave_defective_questions_out(tmp_path: Path, model: Path)
     assert "2 questions left out" in "\n".join(cleaned.lines())
 
 
+def test_what_is_to_be_known_of_a_training_set_is_said(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [
+        {
+            "pubid": number,
+            "question": f"Does drug {number} help?",
+            "context": {"contexts": [f"It was given to {number} patients."]},
+            "final_decision": ("yes", "no")[number % 2],
+            "long_answer": "It did.",
+        }
+        for number in range(10, 20)
+    ]
+    file = write_lines(tmp_path / "train.jsonl", records)
+    run_finetune(tmp_path, model, "pubmedqa", dry_run=True, questions={"data": (f"pubmedqa.train={file}",)})
+    assert "pubmedqa: no question has the answer maybe" in caplog.text
+
+
 def test_test_questions_are_taken_out_of_the_training_questions(tmp_path: Path, model: Path) -> None:
     test = write_questions(tmp_path / "test.jsonl", 4, seed=1)
     records = [make_question(number) for number in range(20)]

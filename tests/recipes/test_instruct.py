@@ -20,7 +20,7 @@ from tuning_runs import (
     write_questions,
 )
 
-from biomedllama_cli.errors import OutputError
+from biomedllama_cli.errors import OutputError, SettingsError
 
 COUNTS = {"exams": 60, "talks": 30, "tasks": 5}
 SHARES = {"exams": 0.6 / 1.4, "talks": 0.6 / 1.4, "tasks": 0.2 / 1.4}
@@ -56,6 +56,29 @@ def test_a_mixture_is_learnt(instructed: Instructed) -> None:
     assert instructed.report.lines()[-1] == (
         f"Next: biomedllama evaluate --model {checkpoint} --profile instructed --task medqa"
     )
+
+
+def test_the_next_command_can_be_typed_and_reads_rows_whole(
+    tmp_path: Path, model: Path, mixture: Path
+) -> None:
+    planned = run_instruct(tmp_path, model, mixture, dry_run=True)
+    run = planned.runs[0].model_copy(update={"checkpoint": Path("my runs/step-1")})
+    done = planned.model_copy(update={"dry_run": False, "sequence_length": 4096, "runs": (run,)})
+    assert done.lines()[-1] == (
+        "Next: biomedllama evaluate --model 'my runs/step-1' --profile instructed --context-length 4096 --task medqa"
+    )
+
+
+def test_epochs_may_be_drawn_in_part_and_parts_without_examples_are_refused(
+    tmp_path: Path, model: Path, mixture: Path
+) -> None:
+    report = run_instruct(tmp_path, model, mixture, dry_run=True, duration={"epochs": 1.5, "max_steps": None})
+    assert (report.mixture.rows, report.mixture.epochs, report.mixture.draws) == (60, 1.5, 40)
+    text = mixture.read_text().replace("path: ", f"path: {mixture.parent}/")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace("weight: 2,", "weight: 2, part_weights: {none: 1},"))
+    with pytest.raises(SettingsError, match="source talks: `part_weights` names 'none'"):
+        run_instruct(tmp_path, model, wrong, dry_run=True)
 
 
 def test_the_manifest_says_what_was_drawn(instructed: Instructed) -> None:

@@ -9,15 +9,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from tuning_runs import make_question, run_finetune, run_instruct, write_lines, write_questions
+from tuning_runs import (
+    finetune_settings,
+    make_question,
+    run_finetune,
+    run_instruct,
+    write_lines,
+    write_questions,
+)
 
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.engine.run_folder import list_changes
 from biomedllama_cli.errors import Resumable, SettingsError
-from biomedllama_cli.recipes.tuning import average_ends
+from biomedllama_cli.instructions.example import make_pair
+from biomedllama_cli.recipes.finetune import load_lessons
+from biomedllama_cli.recipes.tuning import average_ends, share_report
+from biomedllama_cli.recipes.tuning_inputs import encode_lessons
+from biomedllama_cli.recipes.tuning_plan import describe_job, load_pupil
+from biomedllama_cli.recipes.tuning_report import SeedRun
 
 
 @pytest.fixture
@@ -221,6 +236,55 @@ def test_held_out_examples_that_do_not_fit_are_counted_and_named(
     assert sum(report.data.refused.values()) == 20
     told = [message for message in caplog.messages if " are left out: " in message]
     assert [" training examples " in told[0], " held-out examples " in told[1]] == [True, True]
+
+
+def test_a_run_goes_without_held_out_examples_where_none_fits(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = finetune_settings(tmp_path, model, tmp_path / "task.jsonl")
+    train, held_out = (
+        [make_pair("1", "mine", question, " yes", exact=True)] for question in ("Why?", "Why? " * 300)
+    )
+    pupil = load_pupil(str(model), tmp_path, "finetune")
+    lessons = encode_lessons(train, held_out, pupil, settings, tmp_path)
+    assert (lessons.held_out, lessons.facts.held_out, lessons.facts.refused) == (None, 0, {"too_long": 1})
+    assert "no held-out example is left: the last checkpoint is taken" in caplog.text
+
+
+def test_a_job_names_what_decides_on_the_weights_that_are_kept(tmp_path: Path, model: Path) -> None:
+    task = write_questions(tmp_path / "task.jsonl", 8)
+
+    def list_differences(*, seed: int = 0, fraction: float = 0.0, **monitor: int) -> list[str]:
+        jobs = []
+        for own_seed, changes in ((0, {}), (seed, monitor)):
+            questions = {"validation_fraction": fraction}
+            settings = finetune_settings(tmp_path, model, task, questions=questions, monitor=changes)
+            pupil = load_pupil(str(model), tmp_path, "finetune")
+            lessons, _ = load_lessons(settings, pupil, None, tmp_path / "reports")
+            order = np.zeros(3, np.int64)  # the same for every seed
+            jobs.append(describe_job("finetune", settings, pupil, lessons, order, seed=own_seed).as_dict())
+        return list_changes(*jobs)
+
+    assert list_differences(seed=1) == ["seed was 0 and is 1"]
+    # Where nothing is held out, nothing is looked at.
+    assert list_differences(validate_every_steps=5, validation_sequences=2) == []
+    assert list_differences(fraction=0.3, validate_every_steps=5, validation_sequences=2) == [
+        "monitor.validate_every_steps was 100 and is 5",
+        "monitor.validation_sequences was None and is 2",
+    ]
+
+
+def test_the_report_of_rank_0_reaches_ranks_that_cannot_see_its_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = SeedRun(seed=0, status="trained", run_folder=tmp_path, steps=1)
+
+    def receive(objects: list[Any]) -> None:
+        objects[:] = [report]
+
+    monkeypatch.setattr("biomedllama_cli.recipes.tuning.broadcast_object_list", receive)
+    rank: Any = SimpleNamespace(is_main_process=False)
+    assert share_report(rank, tmp_path / "of another node") == report
 
 
 def test_a_dry_run_knows_the_names_of_the_models_layers(tmp_path: Path, model: Path) -> None:

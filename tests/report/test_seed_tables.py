@@ -94,3 +94,20 @@ def test_cross_validation_and_what_was_left_out_are_told():
     assert "cross-validation: every question was answered by a model that was not trained on it" in text
     assert "not compared, since not every model has it: pubmedqa under paper" in text
     assert "cross-validation" not in "\n".join(gain_lines(build(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("score", "template", "told"),
+    [
+        ("option_likelihood", "chat", True),
+        ("option_likelihood", "plain", False),
+        ("exact_match", "chat", False),
+    ],
+)
+def test_likelihoods_of_a_model_in_a_chat_template_say_that_they_are_asked_in_plain_text(
+    score, template, told
+):
+    (cell,) = build(0, 1).cells
+    gains = SeedGains(cells=(cell.model_copy(update={"score": score, "template": template}),))
+    said = "medqa, finetuned/1: the options' likelihood is that after the plain prompt"
+    assert (said in "\n".join(gain_lines(gains))) == told

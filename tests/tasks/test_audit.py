@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from biomedllama_cli.tasks import audit
 from biomedllama_cli.tasks.audit import drop_defective, find_defects
 from biomedllama_cli.tasks.catalogue import TASKS, load_questions
 from biomedllama_cli.tasks.question import Question
@@ -119,3 +120,21 @@ def test_real_files_have_no_defects(shared_data):
     }
     for name, file in files.items():
         assert load_questions(TASKS[name], shots=0, test_file=shared_data / file).defects == ()
+
+
+def test_a_question_asked_very_often_is_compared_with_the_first_item_that_matters(monkeypatch):
+    folded = []
+    fold = audit.fold_text
+    monkeypatch.setattr(audit, "fold_text", lambda text: folded.append(text) or fold(text))
+    others = [
+        replace(SOUND, id=f"o{number}", options=(f"w{number}", f"x{number}", f"y{number}", f"z{number}"))
+        for number in range(100)
+    ]
+    against = replace(SOUND, id="against", options=("x5", "w7", "Salt", "Neon"), answer_index=1)
+    twin = replace(others[40], id="twin")
+    found = find_defects([*others, against, twin])
+    assert [(defect.id, defect.kind, defect.detail.split(" (")[0]) for defect in found] == [
+        ("against", "conflicting_answer", "the question of item o5"),
+        ("twin", "duplicate_question", "the same as item o40"),
+    ]
+    assert len(folded) < 20 * len(others), "the work does not grow with the square of the items"

@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from biomedllama_cli.engine.accelerator import check_world, choose_device_type
 from biomedllama_cli.engine.sharding import read_world
@@ -95,6 +96,8 @@ def join_job(parallel: ParallelSettings) -> Job:
         return Job(0, 1, torch.device(kind))
     check_world(parallel, world)
     state = PartialState(cpu=kind == "cpu", timeout=SHARE_TIMEOUT)
+    # Where this process has trained before, Accelerate keeps that group, with training's much shorter timeout.
+    _set_pg_timeout(SHARE_TIMEOUT)
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return Job(state.process_index, state.num_processes, state.device)

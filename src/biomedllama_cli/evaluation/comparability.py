@@ -146,7 +146,7 @@ def check_same_protocol(
 
     Raises:
         SettingsError: version, method, prompt, generation, shots, draws or BOS differ, or the context
-            length where it cut an input.
+            length where it cut an input or a prompt.
         DataError: the items do.
     """
     a, b = first.cell, second.cell
@@ -159,7 +159,8 @@ def check_same_protocol(
     ]
     if not _bos_by_convention(first, second):
         pairs.append(("bos", _without_id(a.facts.bos), _without_id(b.facts.bos)))
-    if a.metrics.truncated_inputs or b.metrics.truncated_inputs:  # else the longest input decides nothing
+    # Where nothing was cut, the longest input decides nothing.
+    if any(one.metrics.truncated_inputs or one.metrics.truncated_prompts for one in (a, b)):
         pairs.append(("context_length", a.facts.context_length, b.facts.context_length))
     if not across_items:
         pairs.append(("items_sha256", a.facts.items_sha256, b.facts.items_sha256))

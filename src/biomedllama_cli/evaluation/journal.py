@@ -134,8 +134,9 @@ def _lock_name(rank: int) -> str:
 
 
 def _read_pieces(folder: Path) -> Iterator[tuple[str, Any]]:
-    for path in sorted(folder.glob("finished-*.jsonl")):
-        yield from _read_lines(path)
+    with suppress(FileNotFoundError):  # another process may be removing the folder of a command that is done
+        for path in sorted(folder.glob("finished-*.jsonl")):
+            yield from _read_lines(path)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:

@@ -66,6 +66,8 @@ class SeedGain(Frozen):
         score: name of the score that was compared.
         n: questions.
         clusters: passages they share, None where each has its own.
+        template: of the prompts of generated answers (plain or chat), None where none were generated; the options'
+            likelihood is that after the plain prompt in any case.
         folds: results folders per seed that were pooled; each question was scored once per seed.
         random: expected accuracy of guessing.
         majority: accuracy of always choosing the commonest answer of these questions.
@@ -79,6 +81,7 @@ class SeedGain(Frozen):
     score: str
     n: int
     clusters: int | None
+    template: str | None = None
     folds: int
     random: float
     majority: float
@@ -183,6 +186,7 @@ def _measure(
         score=base.entries[0].score,
         n=count,
         clusters=None if clusters is None else len(set(clusters)),
+        template=(cells[0].facts.generation or {}).get("template"),
         folds=len(cells),
         random=sum(cell.metrics.random * cell.metrics.n for cell in cells) / count,
         majority=majority_accuracy([answer.content[2] for answer in base.answers]),

@@ -7,7 +7,9 @@ made), and both together. How each is counted:
 - interval: passages (a question without one is its own) are drawn with replacement, and inside each such draw the
   seeds, once for all questions, since a seed's model is one model whatever it is asked. The part that questions and
   seeds share is counted about twice, so that the interval is rather too wide than too narrow
-  (Owen, Annals of Applied Statistics 1:386, 2007). With one seed nothing is known of seeds, and only questions count.
+  (Owen, Annals of Applied Statistics 1:386, 2007), unless the seeds' own part outweighs that of the questions: of that
+  the bootstrap sees only (S - 1) / S with S seeds, and two or three then give too narrow an interval.
+  With one seed nothing is known of seeds, and only questions count.
 - test of one seed: McNemar's exact test, or that of passages.
 - test of all seeds: each passage's sum over questions and seeds of (right after - right before) is turned round, and
   the exact distribution of the total gives p. With one seed this is the test above. It is about the models that
@@ -85,21 +87,11 @@ def measure_gain(
     >>> gain.difference.value, gain.summary.sd, gain.p_value
     (0.25, 0.0, 1.0)
     """
-    if not after or not before or any(len(answers) != len(before) for answers in after):
-        raise ValueError(
-            f"{len(before)} answers before and {[len(answers) for answers in after]} after; there must be as many"
-        )
+    _check_lengths(before, after)
     right_before = np.asarray(before, dtype=np.int64)
     right_SN = np.asarray([np.asarray(answers, dtype=bool) for answers in after], dtype=np.int64)
     steps_SN = right_SN - right_before
-    members = (
-        np.arange(len(before))
-        if clusters is None
-        else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    )
-    sizes = np.bincount(members)
-    by_seed = [np.bincount(members, weights=steps).astype(np.float64) for steps in steps_SN]
-    sums_CS = np.stack(by_seed, axis=1)
+    sizes, sums_CS = _sum_passages(steps_SN, clusters)
     paired = tuple(
         compare_answers(list(before), [bool(right) for right in answers], clusters, seed=seed)
         for answers in right_SN
@@ -116,6 +108,26 @@ def measure_gain(
         p_value=exact_sign_flip_test(sums_CS.sum(axis=1).round().astype(np.int64).tolist()),
         smallest_detectable=paired[0].smallest_detectable if len(paired) == 1 else _find_reach(resampled),
     )
+
+
+def _check_lengths(before: Sequence[bool], after: Sequence[Sequence[bool]]) -> None:
+    if not after or not before or any(len(answers) != len(before) for answers in after):
+        raise ValueError(
+            f"{len(before)} answers before and {[len(answers) for answers in after]} after; there must be as many"
+        )
+
+
+def _sum_passages(
+    steps_SN: NDArray[np.int64], clusters: Sequence[str] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the questions of each passage, and the sum of each seed's steps over them, of shape (passages, seeds)."""
+    members = (
+        np.arange(steps_SN.shape[1])
+        if clusters is None
+        else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    )
+    by_seed = [np.bincount(members, weights=steps).astype(np.float64) for steps in steps_SN]
+    return np.bincount(members), np.stack(by_seed, axis=1)
 
 
 def show_mean_and_sd(summary: SeedSummary) -> str:

@@ -140,7 +140,7 @@ def _render_sources(manifest: MixtureManifest) -> list[str]:
         "## What it was tuned on",
         "",
         *render_table(titles, [_list_cells(source) for source in manifest.sources], numbers=6),
-        f"{manifest.epochs} x {manifest.draws:,} rows, drawn with seed {manifest.seed}"
+        f"{manifest.epochs:g} x {manifest.draws:,} rows, drawn with seed {manifest.seed}"
         + (f"; {_name_fit(manifest)}" if manifest.degrees_of_freedom else "")
         + ". Shares are of the rows; `mixture.json` has all figures.",
         "",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ is 83/min, respirations are 13/min, ..."): runs of 13 words and more, up to a qu
 of each other. For these `prepare` drops a document; of 320 questions of MedQA it would drop 5 for 320 others."""
 PMID_SOURCES = ("pubmedqa", "pubmedqa-no-context")
 """Sources whose ids are PMIDs, as the tasks are called."""
-_STEP = 4096  # examples between two words of progress
+_STEP = 4096  # examples searched together
 
 
 class TuningDecontamination(BaseModel):
@@ -71,28 +71,6 @@ class TuningDecontamination(BaseModel):
     incomplete: tuple[str, ...]
     """Published benchmarks that were given in part."""
 
-    def lines(self) -> list[str]:
-        """Return it for people."""
-        if self.mode == "off":
-            return ["decontamination: off; training examples may hold test questions"]
-        fate = "dropped" if self.dropped else "kept, only reported" if self.contaminated else "none"
-        lines = [
-            f"decontamination: {self.contaminated:,} of {self.examples:,} training examples hold test questions "
-            f"({fate})"
-        ]
-        for name, counts in self.benchmarks.items():
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.kinds.items())
-            lines.append(
-                f"  {name}: {counts.contaminated:,} of {counts.items:,} questions found in {counts.documents:,} "
-                + "examples"
-                + (f" ({kinds})" if kinds else "")
-                + (f"; {sum(counts.untestable.values()):,} not testable" if counts.untestable else "")
-            )
-        if self.shared_wording:
-            lines.append(f"  {self.shared_wording:,} examples share wording with some question and are kept")
-        lines += [f"  not looked for: {name}" for name in self.missing]
-        return lines + [f"  looked for in part: {name}" for name in self.incomplete]
-
 
 @dataclass(frozen=True)
 class Decontaminated:
@@ -117,7 +95,6 @@ def decontaminate(
     folder: Path | None = None,
     pmid_sources: Collection[str] = PMID_SOURCES,
     min_share: float = MIN_SHARE,
-    on_examples: Callable[[int], None] | None = None,
 ) -> Decontaminated:
     """Search all turns of some examples for benchmark items, by the rules of `prepare` and one more.
 
@@ -137,15 +114,13 @@ def decontaminate(
             `decontamination.json`; None writes nothing.
         pmid_sources: names of the sources whose ids are PMIDs.
         min_share: share of an item's question or passage that a run of words must be; 0 is the rule of `prepare`.
-        on_examples: is told how many more examples were searched.
 
     Raises:
         DataError: every example holds an item, so that none would be left.
     """
-    if mode == "off":
-        findings = _Findings()
-    else:
-        findings = _search(examples, looked_for, frozenset(pmid_sources), min_share, on_examples)
+    findings = (
+        _Findings() if mode == "off" else _search(examples, looked_for, frozenset(pmid_sources), min_share)
+    )
     report = _report(examples, looked_for, findings, (mode, min_share), folder)
     if report.dropped and report.dropped == len(examples):
         raise DataError(
@@ -172,10 +147,10 @@ def _search(
     looked_for: LookedFor,
     pmid_sources: frozenset[str],
     min_share: float,
-    on_examples: Callable[[int], None] | None,
 ) -> _Findings:
     same = build_same_items(build_index(looked_for.items, looked_for.sources))
     findings = _Findings(same.index)
+    numbers = _number_items(same.index)
     for start in range(0, len(examples), _STEP):
         some = examples[start : start + _STEP]
         texts = ["\n".join(turn.text for turn in example.turns) for example in some]
@@ -184,27 +159,40 @@ def _search(
         short = find_same_items(same, texts)
         for place, every in enumerate(overlaps, start=start):
             text = texts[place - start]
-            items = [one for overlap in every if (one := _judge(same.index, overlap, text, min_share))]
+            items = [
+                one for overlap in every if (one := _judge(same.index, numbers, overlap, text, min_share))
+            ]
             if items := items + short[place - start]:
                 findings.items[place] = items
             elif every:
                 findings.wording[place] = every
-        if on_examples is not None:
-            on_examples(len(some))
     return findings
 
 
-def _judge(index: BenchmarkIndex, overlap: Overlap, text: str, min_share: float) -> Overlap | None:
+def _number_items(index: BenchmarkIndex) -> dict[tuple[str, str], list[int]]:
+    """Return the numbers of the items by benchmark and id, which several may have."""
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, item in enumerate(index.items):
+        numbers[item.benchmark, item.item_id].append(number)
+    return numbers
+
+
+def _judge(
+    index: BenchmarkIndex,
+    numbers: Mapping[tuple[str, str], Sequence[int]],
+    overlap: Overlap,
+    text: str,
+    min_share: float,
+) -> Overlap | None:
     """Return an overlap that counts, as a near-duplicate where it is one; None for shared wording."""
     changed = overlap.kind == "question_and_answer" and overlap.share < 1
     if overlap.share >= min_share and not changed:
         return overlap
-    named = (overlap.benchmark, overlap.item_id)
-    numbers = [number for number, item in enumerate(index.items) if (item.benchmark, item.item_id) == named]
+    own = numbers[overlap.benchmark, overlap.item_id]
     if changed:
         # "All of the following are features of ..." is most of a short question, and "all of the above" its answer.
-        return overlap if any(holds_options(index.items[number], text) for number in numbers) else None
-    share = max(measure_share(index, number, text) for number in numbers)
+        return overlap if any(holds_options(index.items[number], text) for number in own) else None
+    share = max(measure_share(index, number, text) for number in own)
     return replace(overlap, kind="near-duplicate", share=round(share, 3)) if share >= NEAR_SHARE else None
 
 

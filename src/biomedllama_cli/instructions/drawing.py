@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,9 +17,10 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.mixture import Mixture, MixtureSource
+from biomedllama_cli.settings.suggest import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ _DRAW, _CAP, _AT_LEAST_ONCE = (
     0x8CB92BA72F3D8DD7,
     0xABC98388FB8FAC03,
 )
+
+_PARTS_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ def draw(
     counts: Mapping[str, int],
     mixture: Mixture,
     draws: int,
-    epochs: int,
+    epochs: float,
     seed: int,
     *,
     parts: Mapping[str, Sequence[str]] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Draw the examples of all epochs, int64 [draws x epochs, 2] of (source in `mixture.sources`, example in it).
+    """Draw the examples of all epochs, int64 [ceil(draws x epochs), 2] of (source in `mixture.sources`, example in it).
 
     The probability of a source is examples x weight / sum, after caps; inside a source all examples (of a part) are
     alike. Every epoch is drawn for itself, independently, with replacement, as the published mixture was.
@@ -66,7 +70,7 @@ def draw(
         counts: examples of every source.
         mixture: the sources with weights and caps.
         draws: rows of an epoch.
-        epochs: how many of them.
+        epochs: how many of them; of the last there may be a part.
         seed: of the draw.
         parts: for sources with weights by part, the part of each example; see `find_parts`.
 
@@ -74,10 +78,14 @@ def draw(
         DataError: no source has an example.
     """
     strata = build_strata(counts, mixture, seed, parts=parts)
-    rows = np.empty((epochs * draws, 2), dtype=np.int64)
-    for epoch in range(epochs):
+    wanted = max(
+        1, math.ceil(round(draws * epochs, 6))
+    )  # 0.1 epochs of 30 are 3 rows, not 3.0000000000000004
+    rows = np.empty((wanted, 2), dtype=np.int64)
+    for epoch in range(math.ceil(wanted / draws)):
         words = _make_words(2 * draws, seed, _DRAW ^ epoch)
-        rows[epoch * draws : (epoch + 1) * draws] = _choose(strata, words[:draws], words[draws:])
+        some = rows[epoch * draws : (epoch + 1) * draws]
+        some[:] = _choose(strata, words[:draws], words[draws:])[: len(some)]
     _give_each_one(rows, strata, mixture, seed)
     return rows
 
@@ -89,6 +97,33 @@ def find_parts(mixture: Mixture, examples: Mapping[str, Sequence[Example]]) -> d
         for located in mixture.sources
         if located.source.part_weights
     }
+
+
+def check_parts(mixture: Mixture, parts: Mapping[str, Sequence[str]]) -> None:
+    """Check that every part with a weight of its own is one that its source has.
+
+    Of a file given in the place of a source's own a part may be missing, which is said.
+
+    Args:
+        mixture: the sources.
+        parts: of all examples as they were read; see `find_parts`.
+
+    Raises:
+        SettingsError: a part is none of its source.
+    """
+    for located in mixture.sources:
+        there = sorted(set(parts.get(located.name, ())))
+        for part in sorted(set(located.source.part_weights).difference(there)):
+            if located.given:
+                logger.warning(
+                    "%s: no example of %s is of the part %s", located.name, located.path.name, part
+                )
+                continue
+            raise SettingsError(
+                f"mixture {mixture.name}: source {located.name}: `part_weights` names {part!r}, but no example is of "
+                f"such a part; there are {', '.join(there[:_PARTS_TOLD])}{', ...' * (len(there) > _PARTS_TOLD)}.",
+                suggest(part, there) or "A part is what stands before the / of an example's id.",
+            )
 
 
 def build_strata(

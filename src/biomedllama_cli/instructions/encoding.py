@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.instructions.encoder import CannotFit, EncodedExample, Encoder, Row
 from biomedllama_cli.instructions.example import Example
 
@@ -67,7 +69,7 @@ class EncodedSet:
         """Return the tokens of each row, int64 [rows]."""
         return np.diff(self.starts)
 
-    @property
+    @cached_property
     def target_tokens(self) -> npt.NDArray[np.int64]:
         """Return the trained tokens of each row, int64 [rows]."""
         before = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
@@ -87,7 +89,12 @@ class EncodedSet:
 
 
 def encode_examples(
-    examples: Iterable[Example], encoder: Encoder, *, max_refused: float, what: str = "training examples"
+    examples: Iterable[Example],
+    encoder: Encoder,
+    *,
+    max_refused: float,
+    what: str = "training examples",
+    may_be_empty: bool = False,
 ) -> EncodedSet:
     """Encode all examples.
 
@@ -95,10 +102,11 @@ def encode_examples(
         examples: in the order of the rows.
         encoder: of the model.
         max_refused: share of them that may be left out (a fraction).
-        what: they are, for the log.
+        what: they are, for the log and for errors.
+        may_be_empty: whether all of them may be left out.
 
     Raises:
-        DataError: more than that is left out, or no token of all of them carries loss.
+        DataError: more than that is left out, or no token of all of them carries loss and one has to.
         SettingsError: the chat template rewrites earlier turns, so they cannot be trained.
     """
     rows: list[Row] = []
@@ -115,16 +123,20 @@ def encode_examples(
             rows.append(row)
             ids.append(example.id)
             sources.append(example.source)
-    _check_refused(len(rows), refused, encoder.sequence_length, max_refused)
+    if rows or not may_be_empty:
+        _check_refused(len(rows), refused, encoder.sequence_length, max_refused, what)
     if refused:
-        counts = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _by_count(refused))
         logger.warning(
-            "%d of %d %s are left out: %s", refused.total(), refused.total() + len(rows), what, counts
+            "%d of %d %s are left out: %s",
+            refused.total(),
+            refused.total() + len(rows),
+            what,
+            list_counts(_by_count(refused)),
         )
     lengths = [len(row.token_ids) for row in rows]
     encoded = EncodedSet(
-        token_ids=np.concatenate([row.token_ids for row in rows]),
-        trained=np.concatenate([row.trained for row in rows]),
+        token_ids=np.concatenate([np.empty(0, np.uint32), *(row.token_ids for row in rows)]),
+        trained=np.concatenate([np.empty(0, np.bool_), *(row.trained for row in rows)]),
         starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         ids=ids,
         sources=sources,
@@ -135,33 +147,35 @@ def encode_examples(
     return encoded
 
 
-def _check_refused(kept: int, refused: Counter[str], sequence_length: int, max_refused: float) -> None:
+def _check_refused(
+    kept: int, refused: Counter[str], sequence_length: int, max_refused: float, what: str
+) -> None:
     left_out = refused.total()
     total = kept + left_out
     if not total:
         raise DataError(
-            "examples: there is none to train on.", "Check the data, and what was left out before."
+            f"{what}: there is none to train on.", "Check the data, and what was left out before."
         )
     if not left_out:
         return
-    counts = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _by_count(refused))
-    hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason, _ in _by_count(refused)))
+    counts = list_counts(_by_count(refused))
+    hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason in _by_count(refused)))
     if not kept:
         raise DataError(
-            f"examples: no token carries loss, since all {total:,} are left out at {sequence_length:,} tokens a row: "
+            f"{what}: no token carries loss, since all {total:,} are left out at {sequence_length:,} tokens a row: "
             f"{counts}.",
             f"{hint}.",
         )
     if left_out > max_refused * total:
         raise DataError(
-            f"max_refused: {left_out:,} of {total:,} examples ({left_out / total:.1%}) are left out at "
+            f"max_refused: {left_out:,} of {total:,} {what} ({left_out / total:.1%}) are left out at "
             f"{sequence_length:,} tokens a row, above the limit of {max_refused:.1%}: {counts}.",
             f"{hint}; or allow it (--max-refused).",
         )
 
 
-def _by_count(refused: Counter[str]) -> Sequence[tuple[str, int]]:
-    return sorted(refused.items(), key=lambda pair: (-pair[1], pair[0]))
+def _by_count(refused: Counter[str]) -> dict[str, int]:
+    return dict(sorted(refused.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _iter_batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

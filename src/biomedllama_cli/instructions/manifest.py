@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from biomedllama_cli.instructions.drawing import Stratum, build_strata, compute_shares
 from biomedllama_cli.instructions.licences import find_strictest
 from biomedllama_cli.instructions.manifest_lines import list_lines
-from biomedllama_cli.instructions.mixture import LocatedSource, Mixture
+from biomedllama_cli.instructions.mixture import Mixture
+from biomedllama_cli.instructions.provenance import (
+    find_substitute,
+    is_from_hub,
+    name_location,
+    note_licence,
+)
 from biomedllama_cli.tasks.records import file_sha256
 
 SCHEMA_VERSION = "biomedllama.mixture/1"
@@ -101,8 +107,8 @@ class MixtureManifest(_Record):
     """Seed of the draw."""
     draws: int
     """Rows of an epoch."""
-    epochs: int
-    """Epochs drawn."""
+    epochs: float
+    """Epochs drawn; of the last there may be a part."""
     rows: int
     """Rows of all epochs."""
     target_tokens: int | None
@@ -149,7 +155,7 @@ class DrawnRows:
     rows: npt.NDArray[np.int64]
     counts: Mapping[str, int]
     draws: int
-    epochs: int
+    epochs: float
     seed: int
     parts: Mapping[str, Sequence[str]] | None = None
 
@@ -250,8 +256,8 @@ def _describe(
     return SourceDraws(
         name=name,
         format=source.format,
-        location=_name_location(located),
-        hub=source.hub if _is_from_hub(located) else None,
+        location=name_location(located),
+        hub=source.hub if is_from_hub(located) else None,
         revision=located.commit,
         sha256=file_sha256(located.path),
         read=in_file,
@@ -269,28 +275,7 @@ def _describe(
         domain=source.domain,
         licence=source.licence,
         licence_code=source.licence_code,
-        licence_note=source.licence_note,
+        licence_note=note_licence(located, in_file),
         redistributable=source.redistributable,
-        substitute=_find_substitute(located, in_file),
+        substitute=find_substitute(located, in_file),
     )
-
-
-def _is_from_hub(located: LocatedSource) -> bool:
-    return located.source.hub is not None and not located.given
-
-
-def _name_location(located: LocatedSource) -> str:
-    """Return where a source is from; of a path only the name, which says nothing of the machine."""
-    if _is_from_hub(located):
-        return f"{located.source.hub}/{located.source.file}"
-    return located.path.name
-
-
-def _find_substitute(located: LocatedSource, in_file: int) -> str | None:
-    """Return what a source stands in for: as the mixture says, or because its file is of another size."""
-    source = located.source
-    if source.substitute:
-        return source.substitute
-    if source.published_samples in (None, in_file):
-        return None
-    return f"{in_file:,} examples of {located.path.name} where the published mixture has {source.published_samples:,}"

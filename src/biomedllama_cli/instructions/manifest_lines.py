@@ -30,7 +30,7 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
     rows = [COLUMNS, *map(list_cells, manifest.sources)]
     restricted = name_restricted(manifest)
     return [
-        f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs} x {manifest.draws:,}, "
+        f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs:g} x {manifest.draws:,}, "
         f"seed {manifest.seed}",
         *(f"  {line}" for line in _align(rows)),
         *([f"Draw against its shares: {describe_fit(manifest)}"] if manifest.degrees_of_freedom else []),

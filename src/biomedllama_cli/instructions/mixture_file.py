@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.instructions.locations import locate_sources
-from biomedllama_cli.instructions.mixture import Mixture, MixturePlan, MixtureSource
+from biomedllama_cli.instructions.mixture import Mixture, MixturePlan, MixtureSource, Name
 from biomedllama_cli.settings.explain import explain, show
 from biomedllama_cli.settings.files import parse_settings
 from biomedllama_cli.settings.suggest import suggest
@@ -20,6 +20,7 @@ from biomedllama_cli.settings.suggest import suggest
 BUILT_IN = ("paper", "permissive")
 _KEYS = ("name", "base", "only", "sources")
 _FIELDS = tuple(MixtureSource.model_fields)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def load_mixture(name_or_file: str, data: Mapping[str, Path], skip_missing: bool) -> Mixture:
@@ -90,9 +91,19 @@ def _parse_plan(text: str, file: str, folder: Path | None) -> MixturePlan:
         raise SettingsError(f"{file} has no source.", "List at least one under `sources`, or name a `base`.")
     _check_names(sources, file)
     name = content.get("name", Path(file).stem)
-    if not isinstance(name, str) or not name.strip():
-        raise SettingsError(f"{file}: `name` is {show(name)}, but must be text.")
-    return MixturePlan(name, sources)
+    return MixturePlan(_check_name(name, file), sources)
+
+
+def _check_name(name: Any, file: str) -> str:
+    """Return the name of a mixture, which run folders are called by."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError as error:
+        raise SettingsError(
+            f"{file}: `name` is {show(name)}, but must be text of 1 to 64 letters, digits, dots, underscores and "
+            "hyphens, the first of them a letter or a digit.",
+            "The run folder is called by it; without a `name`, the file's is taken.",
+        ) from error
 
 
 def _read_base(content: Mapping[str, Any], file: str) -> tuple[MixtureSource, ...]:

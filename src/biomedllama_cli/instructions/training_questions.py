@@ -61,18 +61,6 @@ class TrainingAudit(BaseModel):
     notes: tuple[str, ...]
     """What else is to be known of this training set, as sentences."""
 
-    def lines(self) -> list[str]:
-        """Return it for people."""
-        lines = [f"{self.task}: {self.questions:,} training questions from {self.source}"]
-        if self.unusable:
-            lines.append(
-                f"  {sum(self.unusable.values()):,} records cannot be learnt from ({_list(self.unusable)})"
-            )
-        if self.defective:
-            fate = "dropped" if self.dropped else "kept, as published (--data-version cleaned drops them)"
-            lines.append(f"  {self.defective:,} questions have defects ({_list(self.defects)}): {fate}")
-        return lines + [f"  {note}" for note in self.notes]
-
 
 @dataclass(frozen=True)
 class LoadedTraining:
@@ -250,7 +238,3 @@ def _finish(
 
 def _count(kinds: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(kinds).items()))
-
-
-def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 
@@ -16,6 +17,7 @@ class ModelDescription:
         parameters: all of them, tied ones once.
         parameters_without_embeddings: without the input table and an untied output table.
         matmul_parameters: those that multiply: all but an untied input table (N of the FLOPs formula).
+        frozen_matmul_parameters: those of them that are not trained.
         layers: decoder layers.
         hidden_size: width of the residual stream.
         attention_size: query heads x head size, the width that enters the attention products.
@@ -26,6 +28,7 @@ class ModelDescription:
     parameters: int
     parameters_without_embeddings: int
     matmul_parameters: int
+    frozen_matmul_parameters: int
     layers: int
     hidden_size: int
     attention_size: int
@@ -40,15 +43,28 @@ def describe_model(model: PreTrainedModel) -> ModelDescription:
     tables = {id(embedding): embedding.numel()}
     if head is not None:
         tables[id(head.weight)] = head.weight.numel()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(map(count_weights, model.parameters()))
+    frozen = sum(count_weights(one) for one in model.parameters() if not one.requires_grad)
+    looked_up = embedding.numel() if len(tables) > 1 else 0  # an untied input table multiplies nothing
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelDescription(
         architecture=type(model).__name__,
         parameters=parameters,
         parameters_without_embeddings=parameters - sum(tables.values()),
-        matmul_parameters=parameters - (embedding.numel() if len(tables) > 1 else 0),
+        matmul_parameters=parameters - looked_up,
+        frozen_matmul_parameters=frozen - (0 if embedding.requires_grad else looked_up),
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         attention_size=config.num_attention_heads * head_size,
         vocabulary_size=embedding.shape[0],
     )
+
+
+def count_weights(parameter: torch.nn.Parameter) -> int:
+    """Return the weights that a parameter holds: bitsandbytes packs two of 4 bits into every byte of its storage.
+
+    >>> count_weights(torch.nn.Parameter(torch.zeros(2, 3)))
+    6
+    """
+    packed = type(parameter).__name__ == "Params4bit" and getattr(parameter, "bnb_quantized", True)
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)

@@ -7,17 +7,24 @@ _PEAK_BF16_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 
 
 def training_flops_per_token(
-    *, matmul_parameters: int, layers: int = 0, attention_size: int = 0, sequence_length: int = 0
+    *,
+    matmul_parameters: int,
+    frozen_parameters: int = 0,
+    layers: int = 0,
+    attention_size: int = 0,
+    sequence_length: int = 0,
 ) -> float:
-    """Return the FLOPs of a forward and a backward pass for one token: 6 N + 6 L A T.
+    """Return the FLOPs of a forward and a backward pass for one token: 6 N - 2 F + 6 L A T.
 
-    A multiplication and an addition per weight forward, twice that backward; causal attention sees T / 2 tokens
+    A multiplication and an addition per weight forward, twice that backward, once where the weight is frozen: it has
+    no gradient of its own, but passes on that of its input. Causal attention sees T / 2 tokens
     on average, in two products. Recomputed activations do not count, and document boundaries, which make the
     attention cheaper still, are not taken off. PaLM (arXiv 2204.02311, appendix B) counts the attention without
     the causal half, 12 L A T.
 
     Args:
         matmul_parameters: N, weights that multiply (all but an untied input table).
+        frozen_parameters: F, those of N that are not trained (the base of an adapter).
         layers: L; 0 leaves attention out, the plain 6 N.
         attention_size: A, query heads x head size.
         sequence_length: T, tokens.
@@ -26,8 +33,10 @@ def training_flops_per_token(
     6738415616.0
     >>> training_flops_per_token(matmul_parameters=10, layers=2, attention_size=3, sequence_length=4)
     204.0
+    >>> training_flops_per_token(matmul_parameters=10, frozen_parameters=9)  # 4 per frozen weight, 6 per trained one
+    42.0
     """
-    return 6.0 * matmul_parameters + 6.0 * layers * attention_size * sequence_length
+    return 6.0 * matmul_parameters - 2.0 * frozen_parameters + 6.0 * layers * attention_size * sequence_length
 
 
 def model_flops_utilization(
@@ -60,13 +69,16 @@ def find_peak_flops(device_name: str) -> float | None:
     return next((peak for name, peak in _PEAK_BF16_FLOPS.items() if name in device_name), None)
 
 
-def format_mfu_formula(*, matmul_parameters: int, flops_per_token: float, peak_flops: float) -> str:
+def format_mfu_formula(
+    *, matmul_parameters: int, frozen_parameters: int = 0, flops_per_token: float, peak_flops: float
+) -> str:
     """Return the sentence that goes with every MFU.
 
     >>> format_mfu_formula(matmul_parameters=6_607_343_616, flops_per_token=4.1255e10, peak_flops=312e12)
     'MFU = tokens/s x (6 N + 6 L A T = 41.255 GFLOP) / peak, N = 6.607e+09, peak = 312 TFLOP/s per device'
     """
+    less, frozen = (" - 2 F", f"F = {frozen_parameters:.4g}, ") if frozen_parameters else ("", "")
     return (
-        f"MFU = tokens/s x (6 N + 6 L A T = {flops_per_token / 1e9:.5g} GFLOP) / peak, "
-        f"N = {matmul_parameters:.4g}, peak = {peak_flops / 1e12:.4g} TFLOP/s per device"
+        f"MFU = tokens/s x (6 N{less} + 6 L A T = {flops_per_token / 1e9:.5g} GFLOP) / peak, "
+        f"N = {matmul_parameters:.4g}, {frozen}peak = {peak_flops / 1e12:.4g} TFLOP/s per device"
     )

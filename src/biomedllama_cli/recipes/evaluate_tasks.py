@@ -54,19 +54,7 @@ def score_question_task(
     asked: dict[str, list[Asked]] = {}
     for profile in plan.profiles:
         drawn[profile.name] = draw_questions(plan, loaded, profile, run.settings)
-        kept = leave_out_contaminated(drawn[profile.name].questions, profile, plan.task.name, contamination)[
-            : run.settings.protocol.limit
-        ]
-        asked[profile.name] = build_asked(
-            profile,
-            plan.task.name,
-            kept,
-            adds_bos=run.subject.tokenizer.adds_bos,
-            matrix=run.settings.protocol.matrix,
-            permutations=run.settings.protocol.permutations,
-            seed=run.settings.seed,
-        )
-        _tell_orders_without_effect(run, plan, profile, asked[profile.name])
+        asked[profile.name] = _ask(run, plan, profile, drawn[profile.name], contamination)
     work = plan_questions(run.subject.tokenizer, asked)
     # A group is a question, or a set of options that is also scored without any question.
     with Progress(f"scoring {plan.task.name}", len(work.groups), "groups") as progress:
@@ -92,6 +80,25 @@ def score_question_task(
         name = profile.name
         done.append(ScoredTask(plan, profile, drawn[name], asked[name], scored[name], facts))
     return done
+
+
+def _ask(
+    run: Run, plan: TaskPlan, profile: Profile, drawn: DrawnTask, contamination: Contamination | None
+) -> list[Asked]:
+    """Return what a profile asks of the questions that are scored."""
+    protocol, task = run.settings.protocol, plan.task.name
+    kept = leave_out_contaminated(drawn.questions, profile, task, contamination)[: protocol.limit]
+    asked = build_asked(
+        profile,
+        task,
+        kept,
+        adds_bos=run.subject.tokenizer.adds_bos,
+        matrix=protocol.matrix,
+        permutations=protocol.permutations,
+        seed=run.settings.seed,
+    )
+    _tell_orders_without_effect(run, plan, profile, asked)
+    return asked
 
 
 def _tell_orders_without_effect(run: Run, plan: TaskPlan, profile: Profile, asked: Sequence[Asked]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import order_examples
 from biomedllama_cli.errors import Resumable
 from biomedllama_cli.instructions.decontamination import Decontaminated, decontaminate
+from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.finetuning import question_example
 from biomedllama_cli.instructions.held_out import split_validation
 from biomedllama_cli.instructions.training_questions import load_training_questions, write_audit
@@ -46,6 +48,8 @@ from biomedllama_cli.recipes.tuning_report import SeedRun
 from biomedllama_cli.settings.finetune import FinetuneSettings
 
 __all__ = ["FinetuneReport", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneReport | MaskReport:
@@ -133,6 +137,8 @@ def load_lessons(
     section = settings.questions
     training = load_training_questions(section.task, section.training_file, section.data_version)
     write_audit(training, reports)
+    for note in training.audit.notes:
+        logger.warning("%s: %s", training.name, note)
     questions = training.questions
     if section.limit is not None and section.limit < len(questions):
         chosen = sorted(epoch_permutation(len(questions), 0, 0)[: section.limit].tolist())
@@ -164,7 +170,7 @@ def load_lessons(
 
 
 def take_out_benchmarks(
-    examples: list[Any], settings: FinetuneSettings, test: TestQuestions | None, reports: Path
+    examples: Sequence[Example], settings: FinetuneSettings, test: TestQuestions | None, reports: Path
 ) -> Decontaminated:
     """Return the examples without those that hold benchmark items, unless the settings say otherwise."""
     section = settings.decontamination
@@ -178,7 +184,7 @@ def plan_seed(
     """Lay out the run of one seed: its own folder where there are several."""
     order = order_examples(len(lessons.train), epochs=settings.duration.epochs, seed=seed)
     on_cuda = choose_device_type(settings.parallel) == "cuda"
-    job = describe_job("finetune", settings, pupil, lessons, order)
+    job = describe_job("finetune", settings, pupil, lessons, order, seed=seed)
     own = folder if len(settings.seed_list) == 1 else folder / f"seed-{seed}"
     origin = TuningOrigin(lessons.template.name, settings.rows.train_on, pupil.source)
     return TuningPlan(

@@ -8,7 +8,6 @@ from biomedllama_cli.evaluation.seed_results import SeedGains
 from biomedllama_cli.recipes.finetune_tests import OWN_TASK
 from biomedllama_cli.recipes.tuning_report import TuningReport
 from biomedllama_cli.report.seed_tables import gain_lines
-from biomedllama_cli.settings.evaluate import ProtocolSettings
 from biomedllama_cli.settings.finetune import QuestionSettings
 from biomedllama_cli.tasks.catalogue import TASKS, QuestionTask
 
@@ -28,12 +27,7 @@ class FinetuneReport(TuningReport):
     def lines(self) -> list[str]:
         """Return the summary for people."""
         first = "Would fine-tune" if self.dry_run else "Fine-tuned"
-        size = (
-            ""
-            if self.parameters is None
-            else f" ({self.trainable_parameters:,} of {self.parameters:,} weights)"
-        )
-        lines = [f"{first} {self.model} on {self.task}, method {self.method}{size}.", *self.data_lines()]
+        lines = [f"{first} {self.model} on {self.task}, {self.describe_method()}.", *self.data_lines()]
         lines += [run.line() for run in self.runs]
         if self.dry_run:
             return [*lines, "Nothing was written."]
@@ -47,11 +41,8 @@ class FinetuneReport(TuningReport):
 
     def _next_command(self) -> list[str]:
         """Return a command that scores the tuned model on the test questions, which of one's own need their file."""
-        model = self.runs[0].merged or self.runs[0].checkpoint
-        command = ["biomedllama", "evaluate", "--model", str(model), "--profile", "finetuned"]
+        command = self.scoring_command("finetuned")
         questions = QuestionSettings.model_validate(self.settings["questions"])
-        if self.sequence_length > ProtocolSettings().context_length:
-            command += ["--context-length", str(self.sequence_length)]
         if questions.test_limit is not None:
             command += ["--limit", str(questions.test_limit)]
         if isinstance(TASKS.get(questions.task), QuestionTask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +110,8 @@ def score_before_and_after(
         for name, model in models.items()
     }
     before, after = folders["before"], {run.seed: [folders[f"seed-{run.seed}"]] for run in runs}
-    if not (before / RESULTS_FILE).is_file():
-        return {}  # the first process writes the results, and tells
+    if os.environ.get("RANK", "0") != "0":
+        return {}  # the first process tells
     return {
         "gains": load_gains([before], after),
         "likelihood_gains": load_gains([before], after, score=LIKELIHOOD_SCORE),

@@ -83,7 +83,7 @@ def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, worl
     folder = settings.output_dir or (
         settings.workspace / "runs" / f"instruct-{mixture}-{model_name(pupil.source)}"
     )
-    job = describe_job("instruct", settings, pupil, drawn.lessons, drawn.order)
+    job = describe_job("instruct", settings, pupil, drawn.lessons, drawn.order, seed=settings.seed)
     on_cuda = choose_device_type(settings.parallel) == "cuda"
 
     def write_files(files: Path, holds: Holds) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.instructions.decontamination import decontaminate
-from biomedllama_cli.instructions.drawing import draw, find_parts
+from biomedllama_cli.instructions.drawing import check_parts, draw, find_parts
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.held_out import split_examples
 from biomedllama_cli.instructions.manifest import DrawnRows, MixtureManifest, build_manifest
@@ -48,7 +47,7 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
     """Read the sources, take out what is tested, hold some out, encode the rest, and draw from it.
 
     Raises:
-        SettingsError: the mixture is none, or names a source that it does not have.
+        SettingsError: the mixture is none, or names a source or a part that is not there.
         DataError: a source is broken, or nothing is left of all.
         UnavailableError: sources cannot be had; all are named with how to get them.
     """
@@ -58,6 +57,7 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
         each.name: load_source(each.source.format, each.path, each.name, section.data_version)
         for each in mixture.sources
     }
+    check_parts(mixture, find_parts(mixture, {name: source.examples for name, source in loaded.items()}))
     every = [example for source in loaded.values() for example in source.examples]
     rules = settings.decontamination
     found = decontaminate(
@@ -136,14 +136,11 @@ def draw_rows(
     counts = {name: len(kept[name]) for name in names}
     parts = find_parts(mixture, kept)
     draws, epochs = settings.mixture.draws, settings.duration.epochs
-    rows = draw(counts, mixture, draws, math.ceil(epochs), settings.seed, parts=parts)
-    rows = rows[: max(1, math.ceil(round(draws * epochs, 6)))]
+    rows = draw(counts, mixture, draws, epochs, settings.seed, parts=parts)
     firsts = np.concatenate([[0], np.cumsum([counts[name] for name in names])]).astype(np.int64)
     targets = {
         name: encoded.target_tokens[firsts[index] : firsts[index + 1]] for index, name in enumerate(names)
     }
-    drawn = DrawnRows(
-        rows=rows, counts=counts, draws=draws, epochs=math.ceil(epochs), seed=settings.seed, parts=parts
-    )
+    drawn = DrawnRows(rows=rows, counts=counts, draws=draws, epochs=epochs, seed=settings.seed, parts=parts)
     order: npt.NDArray[np.int64] = firsts[rows[:, 0]] + rows[:, 1]
     return order, build_manifest(mixture, drawn, read=read, target_tokens=targets)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from pydantic import Field
 
+from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.instructions.manifest import MixtureManifest
 from biomedllama_cli.recipes.tuning_report import TuningReport
 
@@ -21,21 +24,14 @@ class InstructReport(TuningReport):
     def lines(self) -> list[str]:
         """Return the summary for people."""
         first = "Would tune" if self.dry_run else "Tuned"
-        size = (
-            ""
-            if self.parameters is None
-            else f" ({self.trainable_parameters:,} of {self.parameters:,} weights)"
-        )
-        lines = [f"{first} {self.model} on the mixture {self.mixture.mixture}, method {self.method}{size}."]
+        lines = [f"{first} {self.model} on the mixture {self.mixture.mixture}, {self.describe_method()}."]
         lines += [*self.mixture.lines(), *self.data_lines()]
         for source, reasons in self.without_example.items():
-            told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
-            lines.append(f"{source}: records without an example: {told}.")
+            lines.append(f"{source}: records without an example: {list_counts(reasons)}.")
         lines += [run.line() for run in self.runs]
         if self.dry_run:
             return [*lines, "Nothing was written."]
-        best = self.runs[0].merged or self.runs[0].checkpoint
-        return [*lines, f"Next: biomedllama evaluate --model {best} --profile instructed --task medqa"]
+        return [*lines, f"Next: {shlex.join([*self.scoring_command('instructed'), '--task', 'medqa'])}"]
 
     def _pool(self) -> int:
         """Return the examples that rows were drawn of, after caps."""

@@ -112,6 +112,7 @@ def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:
     assert settings.peak_flops is not None
     return format_mfu_formula(
         matmul_parameters=description.matmul_parameters,
+        frozen_parameters=description.frozen_matmul_parameters,
         flops_per_token=settings.flops_per_token,
         peak_flops=settings.peak_flops,
     )
@@ -131,6 +132,7 @@ def build_loop_settings(
         data_workers=settings.parallel.data_workers,
         flops_per_token=training_flops_per_token(
             matmul_parameters=description.matmul_parameters,
+            frozen_parameters=description.frozen_matmul_parameters,
             layers=description.layers,
             attention_size=description.attention_size,
             sequence_length=settings.batch.sequence_length,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import build_accelerator
@@ -127,9 +128,16 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
         if accelerator.is_main_process:
             finish(plan, tally, checkpoint, {**sizes, "wall_seconds": time.perf_counter() - began})
         accelerator.wait_for_everyone()
-    report = load_seed_run(plan.start.folder)
+    return share_report(accelerator, plan.start.folder), facts
+
+
+def share_report(accelerator: Accelerator, folder: Path) -> SeedRun:
+    """Return the report that rank 0 has written: other nodes may not see its disk."""
+    shared = [load_seed_run(folder) if accelerator.is_main_process else None]
+    broadcast_object_list(shared)
+    (report,) = shared
     assert report is not None
-    return report, facts
+    return report
 
 
 def build_model(plan: TuningPlan, accelerator: Accelerator) -> PreTrainedModel:

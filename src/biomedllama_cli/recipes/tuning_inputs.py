@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,8 @@ from biomedllama_cli.recipes.tuning_report import TuningFacts
 from biomedllama_cli.report.mask_view import decode_trained, show_masks
 from biomedllama_cli.settings.tuning import DecontaminationSettings
 from biomedllama_cli.tasks.catalogue import LoadedQuestions
+
+logger = logging.getLogger(__name__)
 
 _VIEW_WIDTH = 100
 
@@ -67,10 +69,15 @@ def encode_lessons(
     template = choose_template(pupil.tokenizer, pupil.source, rows.template)
     encoder = Encoder(pupil.tokenizer, template, settings.batch.sequence_length, rows.train_on)
     encoded = encode_examples(train, encoder, max_refused=rows.max_refused)
-    looked_at = (
-        encode_examples(held_out, encoder, max_refused=1.0, what="held-out examples") if held_out else None
-    )
-    refused = encoded.refused + (looked_at.refused if looked_at is not None else Counter())
+    refused, looked_at = encoded.refused, None
+    if held_out:
+        looked_at = encode_examples(
+            held_out, encoder, max_refused=1.0, what="held-out examples", may_be_empty=True
+        )
+        refused = refused + looked_at.refused
+        if not len(looked_at):
+            logger.warning("no held-out example is left: the last checkpoint is taken, not the best")
+            looked_at = None
     facts = TuningFacts(
         examples=len(encoded),
         held_out=len(looked_at) if looked_at is not None else 0,

@@ -207,12 +207,19 @@ def build_data(
 
 
 def describe_job(
-    command: str, settings: TuningSections, pupil: Pupil, lessons: Lessons, order: npt.NDArray[np.int64]
+    command: str,
+    settings: TuningSections,
+    pupil: Pupil,
+    lessons: Lessons,
+    order: npt.NDArray[np.int64],
+    *,
+    seed: int,
 ) -> Job:
     """Return what a run trains, as flat names and values; how fast and where it runs is left out."""
     fixed = {
         "examples": hash_examples(lessons.train),
         "order": hashlib.sha256(order.tobytes()).hexdigest(),
+        "seed": seed,  # an order may be that of several seeds, adapters and dropout are not
         "batch.sequence_length": settings.batch.sequence_length,
         "batch.global_batch_size": settings.batch.global_batch_size,
     }
@@ -229,6 +236,12 @@ def describe_job(
         "held_out": hash_examples(lessons.held_out) if lessons.held_out is not None else None,
         "numerics.precision": settings.numerics.precision,
     }
+    if (
+        lessons.held_out is not None
+    ):  # when and at how many of them is looked decides which checkpoint is the best
+        monitor = settings.monitor
+        other["monitor.validate_every_steps"] = monitor.validate_every_steps
+        other["monitor.validation_sequences"] = monitor.validation_sequences
     for section, group in sections.items():
         other |= {f"{section}.{name}": value for name, value in group.model_dump(mode="json").items()}
     return Job(fixed, other)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from biomedllama_cli.engine.checkpoint import REPORT_FILE
+from biomedllama_cli.instructions.counts import list_counts
+from biomedllama_cli.settings.evaluate import ProtocolSettings
 
 
 class Frozen(BaseModel):
@@ -156,6 +158,20 @@ class TuningReport(Frozen):
     versions: dict[str, str]
     """Versions of this program and of the libraries that touch the result."""
 
+    def describe_method(self) -> str:
+        """Return how it was tuned, and how many weights where that is known."""
+        if self.parameters is None:
+            return f"method {self.method}"
+        return f"method {self.method} ({self.trainable_parameters:,} of {self.parameters:,} weights)"
+
+    def scoring_command(self, profile: str) -> list[str]:
+        """Return the beginning of a command that scores the tuned model under a profile, its rows read whole."""
+        model = self.runs[0].merged or self.runs[0].checkpoint
+        command = ["biomedllama", "evaluate", "--model", str(model), "--profile", profile]
+        if self.sequence_length > ProtocolSettings().context_length:
+            command += ["--context-length", str(self.sequence_length)]
+        return command
+
     def data_lines(self) -> list[str]:
         """Return what was trained on, for people."""
         data = self.data
@@ -165,7 +181,7 @@ class TuningReport(Frozen):
         steps = f"{epochs} in steps of {_count(self.global_batch_size, 'example')}"
         lines = [f"{self._name_data()}, {data.held_out:,} held out, template {data.template}; {steps}."]
         if data.refused:
-            lines.append(f"Left out at {self.sequence_length:,} tokens a row: {_list(data.refused)}.")
+            lines.append(f"Left out at {self.sequence_length:,} tokens a row: {list_counts(data.refused)}.")
         if data.cut:
             lines.append(
                 f"{_count(data.cut, 'abstract')} lost {'its' if data.cut == 1 else 'their'} left end."
@@ -173,11 +189,11 @@ class TuningReport(Frozen):
         if data.defective:
             out = data.dropped_defective
             fate = f"{_count(out, 'question')} left out" if out else "kept"
-            lines.append(f"Defects: {_list(data.defective)}; {fate}.")
+            lines.append(f"Defects: {list_counts(data.defective)}; {fate}.")
         if data.contaminated:
             out = data.dropped_contaminated
             fate = f"{_count(out, 'example')} left out" if out else "kept"
-            lines.append(f"Benchmark items among the examples: {_list(data.contaminated)}; {fate}.")
+            lines.append(f"Benchmark items among the examples: {list_counts(data.contaminated)}; {fate}.")
         if data.not_looked_for:
             names = ", ".join(data.not_looked_for)
             lines.append(f"Not looked for among the examples, or in part: {names}.")
@@ -207,10 +223,6 @@ def _count(count: int, what: str) -> str:
     ('1 step', '2,000 examples')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def load_seed_run(run_folder: Path) -> SeedRun | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from biomedllama_cli.evaluation.comparison_cells import show_p
 from biomedllama_cli.evaluation.paired import LEVEL
+from biomedllama_cli.evaluation.scores import LIKELIHOOD_SCORE
 from biomedllama_cli.evaluation.seed_results import SeedGain, SeedGains, SeedScore
 from biomedllama_cli.evaluation.seeds import show_mean_and_sd
 from biomedllama_cli.report.table_forms import render_tables
@@ -135,6 +136,11 @@ def _gain_notes(gains: SeedGains) -> Iterator[str]:
         yield f"gain: after minus before, {resampled}; one seed shows nothing of how runs differ"
     for cell in gains.cells:
         yield f"{cell.task}, {cell.profile}: {_judge(cell)}"
+        if cell.score == LIKELIHOOD_SCORE and cell.template == "chat":
+            yield (
+                f"{cell.task}, {cell.profile}: the options' likelihood is that after the plain prompt, not after the "
+                "chat template that the model was trained in"
+            )
     if any(cell.folds > 1 for cell in gains.cells):
         yield (
             "cross-validation: every question was answered by a model that was not trained on it; the models of "

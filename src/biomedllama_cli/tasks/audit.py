@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from biomedllama_cli.tasks.options import LETTERS
 from biomedllama_cli.tasks.question import Question
@@ -40,15 +40,15 @@ def find_defects(items: Sequence[Question]) -> tuple[ItemDefect, ...]:
     """
     defects: list[ItemDefect] = []
     ids: dict[str, int] = {}
-    asked: dict[tuple[str, str], list[int]] = {}
+    asked: dict[tuple[str, str], _Asked] = {}
     for index, item in enumerate(items):
         found = list(_audit_item(item))
         if item.id in ids:
             found.append(("duplicate_id", f"item {ids[item.id] + 1} of the list has the same id"))
         ids.setdefault(item.id, index)
-        earlier = asked.setdefault((fold_text(item.question), fold_text(item.context or "")), [])
-        found += _compare(items, earlier, item)
-        earlier.append(index)
+        earlier = asked.setdefault((fold_text(item.question), fold_text(item.context or "")), _Asked())
+        found += earlier.compare(items, item)
+        earlier.add(index, item)
         defects += [ItemDefect(index, item.id, kind, detail) for kind, detail in found]
     return tuple(defects)
 
@@ -89,22 +89,50 @@ def _audit_item(item: Question) -> Iterator[tuple[str, str]]:
                 yield "duplicate_options", f"options {letters} are the same text"
 
 
-def _compare(items: Sequence[Question], earlier: list[int], item: Question) -> list[tuple[str, str]]:
-    """Return how an item repeats or contradicts the first earlier one of the same question that it does."""
-    options, answer = sorted(map(fold_text, item.options)), fold_text(item.answer)
-    for index in earlier:
-        other = items[index]
-        right, others = fold_text(other.answer), sorted(map(fold_text, other.options))
-        if right == answer and options == others:
-            return [("duplicate_question", f"the same as item {other.id} ({_place(index)})")]
-        if right != answer and (right in options or answer in others):
-            return [
-                (
-                    "conflicting_answer",
-                    f"the question of item {other.id} ({_place(index)}), which calls another of its options right",
-                )
-            ]
-    return []
+@dataclass
+class _Asked:
+    """The items of one question so far: what a later one repeats or contradicts, by the first that has it.
+
+    Attributes:
+        same: by right answer and all options.
+        right: by right answer.
+        wrong: by each option that is not the right answer.
+    """
+
+    same: dict[tuple[str, ...], int] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)
+    wrong: dict[str, int] = field(default_factory=dict)
+
+    def add(self, index: int, item: Question) -> None:
+        """Note an item by its place in the list."""
+        answer, options = _fold_options(item)
+        self.same.setdefault((answer, *options), index)
+        self.right.setdefault(answer, index)
+        for option in options:
+            if option != answer:
+                self.wrong.setdefault(option, index)
+
+    def compare(self, items: Sequence[Question], item: Question) -> list[tuple[str, str]]:
+        """Return how an item repeats or contradicts the first earlier one that it does."""
+        answer, options = _fold_options(item)
+        same = self.same.get((answer, *options))
+        others = [self.wrong.get(answer), *(self.right.get(option) for option in options if option != answer)]
+        contradicted = min((index for index in others if index is not None), default=None)
+        if same is not None and (contradicted is None or same < contradicted):
+            return [("duplicate_question", f"the same as item {items[same].id} ({_place(same)})")]
+        if contradicted is None:
+            return []
+        return [
+            (
+                "conflicting_answer",
+                f"the question of item {items[contradicted].id} ({_place(contradicted)}), which calls another of its "
+                "options right",
+            )
+        ]
+
+
+def _fold_options(item: Question) -> tuple[str, list[str]]:
+    return fold_text(item.answer), sorted(map(fold_text, item.options))
 
 
 def _place(index: int) -> str:

@@ -20,11 +20,10 @@ from typing import Any
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.tasks.options import LETTERS, read_letter, read_lettered_options, read_listed_options
+from biomedllama_cli.tasks.problems import tell_first
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.records import MissingFieldError, Record, iter_records
 
-PROBLEMS_TOLD = 5
-"""Problems of a file that are told one by one; the others are counted."""
 _SCHEMA = (
     "A record is an object with `question`, `options` (a list of texts, or texts by letter) and `answer_index` (from "
     "0), `answer_idx` (a letter) or `answer` (the option's text); `context` and `id` may be there."
@@ -175,10 +174,7 @@ _ANSWER_READERS = {"answer_index": _read_index, "answer_idx": _read_letter, "ans
 def _join_problems(problems: Sequence[DataError], read: int, besides: Sequence[str]) -> DataError:
     if len(problems) == 1:
         return DataError("\n".join([problems[0].message, *besides]), problems[0].hint or _SCHEMA)
-    told = [f"  {problem.message}" for problem in problems[:PROBLEMS_TOLD]]
-    rest = len(problems) - len(told)
-    if rest:
-        told.append(f"  and {rest:,} more")
+    told = tell_first(problems, len(problems))
     records = "1 record" if read == 1 else f"{read:,} records"
     return DataError("\n".join([f"{len(problems):,} problems in {records}:", *told, *besides]), _SCHEMA)
 

@@ -165,13 +165,14 @@ def _telling_where(examples: Iterator[Example], name: str) -> Iterator[Example]:
 def _with_own_ids(examples: Iterator[Example], findings: Findings) -> Iterator[Example]:
     """Yield examples; an id that came before gets a number behind it, so that reports can name each."""
     seen: set[str] = set()
+    numbers: dict[str, int] = {}  # the last behind each id: counted on, or many equal ids take quadratic time
     for example in examples:
-        own, count = example.id, 1
+        own = example.id
         while own in seen:
-            count += 1
-            own = f"{example.id}#{count}"
+            numbers[example.id] = numbers.get(example.id, 1) + 1
+            own = f"{example.id}#{numbers[example.id]}"
         seen.add(own)
-        if count > 1:
+        if own != example.id:
             findings.note_at(f"id {example.id}", "repeated_id", f"the second is called {own}")
             example = replace(example, id=own)
         yield example

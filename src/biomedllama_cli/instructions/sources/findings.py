@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.tasks.problems import PROBLEMS_TOLD, tell_first
 from biomedllama_cli.tasks.records import Record
 
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-
-_SHOWN_ERRORS = 5
 
 
 class LeftOutError(Exception):
@@ -86,13 +85,12 @@ def read_each(
                 yield value
                 continue
         count += 1
-        errors = [*errors, error][:_SHOWN_ERRORS]
+        errors = [*errors, error][:PROBLEMS_TOLD]
     if count == 1:
         raise errors[0]
     if errors:
-        shown = "".join(f"\n  {error.message}" for error in errors)
-        rest = f"\n  and {count - len(errors):,} more" if count > len(errors) else ""
-        raise DataError(f"{count:,} records are wrong:{shown}{rest}", errors[0].hint)
+        told = tell_first(errors, count)
+        raise DataError("\n".join([f"{count:,} records are wrong:", *told]), errors[0].hint)
 
 
 def _until_broken(records: Iterable[Record]) -> Iterator[Record | DataError]:
