@@ -27,6 +27,7 @@ from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.packing import Pack
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.recipes.training import choose_attention
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import TuningOptimizerSettings
 
@@ -107,7 +108,8 @@ def run_ours(setting: Setting, steps: list[list[int]], layout: Layout, rows_at_o
     accelerator = build_accelerator(
         ParallelSettings(device="cpu"), NumericsSettings(precision=setting.precision)
     )
-    model = enable_summed_loss(load_model(str(setting.model), attention="sdpa"))
+    attention = choose_attention(NumericsSettings(precision=setting.precision), accelerator.device)
+    model = enable_summed_loss(load_model(str(setting.model), attention=attention))
     model, optimizer = prepare(accelerator, model, build_optimizer(model, OPTIMIZER))
     model.train()
     outcome = Outcome(examples=steps)

@@ -155,14 +155,20 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_sequences(
 def test_a_second_ctrl_c_stops_at_once(
     build_loop: Callable[..., Any], after_step: Any, tmp_path: Path
 ) -> None:
+    # A shell starts what stands in the background with Ctrl-C ignored, and tests inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def press_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        build_loop(tmp_path, progress=after_step(3, press_twice)).run()
-    assert list_checkpoints(tmp_path) == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_loop(tmp_path, progress=after_step(3, press_twice)).run()
+        assert list_checkpoints(tmp_path) == []
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_only_the_newest_checkpoints_stay(build_loop: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.step import forward_loss
@@ -16,8 +17,12 @@ from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.packing import Pack, lay_out
 from biomedllama_cli.models import attention as attention_module
+from biomedllama_cli.models import document_attention
 from biomedllama_cli.models.attention import register_xformers
+from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
 from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.recipes.training import choose_attention
+from biomedllama_cli.settings.pretrain import NumericsSettings
 
 FAMILIES = ("llama", "llama3", "qwen3", "gemma3", "mistral")
 EXACT = 1e-5
@@ -61,9 +66,10 @@ def _micro_batches(rows: TuningRows, *, rows_at_once: int, packing: bool) -> lis
     return lay_out(rows.lengths.tolist(), capacity=64, rows_at_once=rows_at_once, ranks=1, packing=packing)[0]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", DOCUMENT_ATTENTION])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_padded_and_one_by_one_are_the_same(tiny: Any, family: str, attention: str) -> None:
+    register_document_attention()
     model = tiny.build_model(family)
     model.set_attn_implementation(attention)
     enable_summed_loss(model)
@@ -77,6 +83,37 @@ def test_packed_padded_and_one_by_one_are_the_same(tiny: Any, family: str, atten
         loss, gradients = _learn(model, [rows.__getitems__(pack) for pack in packs])
         assert loss == pytest.approx(expected_loss, rel=1e-6)
         assert _largest_difference(gradients, expected) < EXACT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_cpu_no_attention_is_longer_than_an_example(
+    tiny: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_document_attention()
+    attended: list[int] = []
+    masked: list[int | None] = []
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        assert query.shape[0] == 1
+        assert query.shape[2] == key.shape[2]
+        attended.append(query.shape[2])
+        masked.append(None if mask is None else mask.shape[-1])
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setattr(document_attention, "sdpa_attention_forward", attend)
+    model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
+    assert choose_attention(NumericsSettings(), torch.device("cpu")) == DOCUMENT_ATTENTION
+    model.set_attn_implementation(DOCUMENT_ATTENTION)
+    batch = rows.__getitems__([[0, 1, 2], [3, 4]])
+    _learn(model, [batch])
+    padding = batch["input_ids"].shape[1] - max(int(rows.lengths[pack].sum()) for pack in ([0, 1, 2], [3, 4]))
+    assert padding == 0
+    shorter = abs(int(rows.lengths[[0, 1, 2]].sum()) - int(rows.lengths[[3, 4]].sum()))
+    lengths = rows.lengths[:5].tolist()  # the shorter row's padding continues its last example
+    lengths[2 if rows.lengths[[0, 1, 2]].sum() < rows.lengths[[3, 4]].sum() else 4] += shorter
+    assert attended == lengths * model.config.num_hidden_layers
+    window = getattr(model.config, "sliding_window", None)
+    assert all(size is None or (window and size > window) for size in masked)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("xformers") is None, reason="xformers is not installed")

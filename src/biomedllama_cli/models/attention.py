@@ -110,13 +110,7 @@ def xformers_mask(
     transformers calls this; the parameters are those of its `sdpa_mask`. A padding mask, a key-value cache or an
     overlay that is not causal within documents makes a dense mask (evaluation and generation, not training).
     """
-    lengths = None
-    plain_lengths = isinstance(q_offset, int) and q_offset == 0 and kv_offset == 0 and q_length == kv_length
-    if plain_lengths and kwargs.get("attention_mask") is None and not kwargs.get("use_vmap"):
-        if kwargs.get("allow_is_causal_skip", True) and not kwargs.get("allow_is_bidirectional_skip"):
-            lengths = [q_length] * batch_size  # transformers saw no restart: one document per row
-        else:
-            lengths = _find_document_lengths(kwargs["mask_function"], batch_size, q_length, kwargs["device"])
+    lengths = find_document_lengths(batch_size, q_length, kv_length, q_offset, kv_offset, **kwargs)
     if lengths is None:
         return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, **kwargs)
     return build_document_bias(lengths, torch.device(kwargs["device"]), kwargs.get("local_size"))
@@ -190,7 +184,22 @@ def _attend(
     return mixed
 
 
-def _find_document_lengths(
+def find_document_lengths(
+    batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, **kwargs: Any
+) -> list[int] | None:
+    """Return the lengths of all documents of a packed or plain causal forward, row by row, else None.
+
+    The parameters are those that transformers hands to a mask function.
+    """
+    plain_lengths = isinstance(q_offset, int) and q_offset == 0 and kv_offset == 0 and q_length == kv_length
+    if not plain_lengths or kwargs.get("attention_mask") is not None or kwargs.get("use_vmap"):
+        return None
+    if kwargs.get("allow_is_causal_skip", True) and not kwargs.get("allow_is_bidirectional_skip"):
+        return [q_length] * batch_size  # transformers saw no restart: one document per row
+    return _read_document_lengths(kwargs["mask_function"], batch_size, q_length, kwargs["device"])
+
+
+def _read_document_lengths(
     mask_function: Callable[..., torch.Tensor], batch_size: int, length: int, device: torch.device | str
 ) -> list[int] | None:
     """Return the lengths of all documents of a batch, row by row, or None if the mask is not causal inside them.

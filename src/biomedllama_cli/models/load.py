@@ -30,6 +30,7 @@ from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
@@ -66,7 +67,7 @@ def load_model(
         source: hub id, local folder (of a model or an adapter), or `scratch:NAME` for a named LLaMA shape with
             random weights.
         dtype: of the weights.
-        attention: `sdpa`, `eager` or `xformers` (an answer of `resolve_attention`).
+        attention: `sdpa`, `eager`, `documents` or `xformers` (an answer of `resolve_attention`).
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
             at least as many.
         bos_id: written into the configuration of a `scratch:` model.
@@ -81,6 +82,8 @@ def load_model(
     """
     if attention == "xformers":
         register_xformers()
+    elif attention == DOCUMENT_ATTENTION:
+        register_document_attention()
     if source.startswith(SCRATCH_PREFIX):
         config = build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
         with torch.random.fork_rng(devices=[]):

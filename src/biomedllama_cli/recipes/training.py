@@ -18,6 +18,7 @@ from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter, Trainee
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.sharding import World, read_world
 from biomedllama_cli.models.description import ModelDescription
+from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
 from biomedllama_cli.models.loss import enable_summed_loss
@@ -83,6 +84,8 @@ def plan_world(parallel: ParallelSettings, *, dry_run: bool) -> World:
 
 def choose_attention(numerics: NumericsSettings, device: torch.device) -> str:
     """Return the attention implementation, tried in the dtype that it will compute in."""
+    if numerics.attention == "auto" and device.type == "cpu":
+        return DOCUMENT_ATTENTION
     return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
 
 

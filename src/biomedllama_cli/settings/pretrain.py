@@ -69,8 +69,9 @@ class NumericsSettings(Settings):
     """Precision of the forward and backward passes; weights and optimizer states stay fp32."""
     tf32: bool = True
     """Allow TF32 matrix products on CUDA."""
-    attention: Literal["auto", "xformers", "sdpa", "eager"] = "auto"
-    """Attention implementation; auto takes xformers where CUDA and its operator are there, else sdpa."""
+    attention: Literal["auto", "xformers", "documents", "sdpa", "eager"] = "auto"
+    """Attention implementation; auto takes xformers where CUDA and its operator are there, documents (sdpa of each by
+    itself) on a CPU, else sdpa."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
 
