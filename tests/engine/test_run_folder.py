@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from biomedllama_cli.engine.run_folder import take_lock
+from biomedllama_cli.engine.run_folder import list_changes, take_lock
 from biomedllama_cli.errors import OutputError
 
 
@@ -27,3 +27,23 @@ def test_a_file_system_without_locks_is_a_warning(
     with (tmp_path / ".lock").open("w") as lock:
         take_lock(lock, tmp_path, fcntl.LOCK_EX)
     assert "cannot be locked (Function not implemented)" in caplog.text
+
+
+def test_changes_that_can_be_read_come_first_and_explain_another_order() -> None:
+    before = {
+        "examples": "a" * 64,
+        "order": "b" * 64,
+        "held_out": None,
+        "adapter.rank": 16,
+        "duration.epochs": 3,
+    }
+    now = {**before, "order": "c" * 64, "held_out": "d" * 64, "adapter.rank": 4}
+    assert list_changes(before, now) == [
+        "adapter.rank was 16 and is 4",
+        f"order was {'b' * 12} and is {'c' * 12}",
+        f"held_out was None and is {'d' * 12}",
+    ]
+    assert list_changes(before, {**now, "duration.epochs": 1, "held_out": None}) == [
+        "adapter.rank was 16 and is 4",
+        "duration.epochs was 3 and is 1",
+    ]

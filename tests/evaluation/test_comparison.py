@@ -181,7 +181,7 @@ def test_another_context_length_is_noted_and_refused_where_it_cut_an_input(tmp_p
     first = write_answers(tmp_path / "a", WORSE)
     longer = write_answers(tmp_path / "b", GOOD, context_length=2048)
     notes = compare([first, longer]).questions[0].notes
-    assert notes == ("longest input: a 512 tokens, b 2048; neither cut any",)
+    assert notes == ("context length: a 512 tokens, b 2048; neither cut any",)
     cut = write_answers(tmp_path / "c", GOOD, truncated=1)
     with pytest.raises(SettingsError, match="context_length is 2048 in b and 512 in c"):
         compare([longer, cut])

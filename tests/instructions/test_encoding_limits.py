@@ -77,7 +77,7 @@ def test_cut_conversation_keeps_its_template(load_model: LoadModel) -> None:
     ("example", "reason"),
     [
         (make_pair("1", "mine", "words " * 80, "Yes", exact=True), "too_long"),
-        (make_context(" (A) yes" * 40), "too_long_without_its_context"),
+        (make_context(" (A) yes" * 40), "too_long_even_without_its_context"),
         (
             Example("1", "mine", (*TWO_TURNS.turns[1:4], Turn("assistant", "so " * 80))),
             "conversation_too_long",
@@ -96,6 +96,7 @@ def test_what_cannot_be_trained_is_refused_for_a_reason(
     with pytest.raises(CannotFit) as caught:
         encoder.encode(example)
     assert caught.value.reason == reason
+    assert (caught.value.tokens > 60) == ("too_long" in reason)
 
 
 def test_answer_without_any_prompt_is_refused_where_no_bos_stands(tmp_path: Path) -> None:
@@ -146,7 +147,8 @@ def test_too_many_refused_examples_stop_the_run_with_their_counts(load_plain: Lo
     examples.append(make_pair("e", "mine", "Why?", "", exact=True))
     with pytest.raises(DataError, match=r"4 of 11 training examples \(36.4%\)") as caught:
         encode_examples(examples, encoder, max_refused=0.36)
-    assert ": 3 too long, 1 empty answer." in caught.value.message
+    longest = len(Encoder(tokenizer, encoder.template, 512).encode(examples[0]).token_ids)
+    assert f": 3 too long, 1 empty answer (the longest needs {longest} tokens)." in caught.value.message
     assert "--sequence-length" in caught.value.hint
     assert len(encode_examples(examples, encoder, max_refused=0.37)) == 7
 

@@ -27,7 +27,9 @@ def make_manifest(folder: Path, licences: list[str], **fields: Any) -> MixtureMa
         for number, licence in enumerate(licences)
     )
     counts = {source.name: 40 for source in sources}
-    lost = MissingSource(MixtureSource(source="lost", format="alpaca"), "it is on no hub")
+    lost = MissingSource(
+        MixtureSource(source="lost", format="alpaca", published_samples=52_000), "the hub cannot be reached"
+    )
     mixture = Mixture("mine", sources, (lost,))
     rows = draw(counts, mixture, 100, 2, 0)
     return build_manifest(mixture, DrawnRows(rows=rows, counts=counts, draws=100, epochs=2, seed=0))
@@ -35,7 +37,6 @@ def make_manifest(folder: Path, licences: list[str], **fields: Any) -> MixtureMa
 
 def write(folder: Path, manifest: MixtureManifest, **fields: Any) -> tuple[dict[str, Any], str]:
     facts: dict[str, Any] = {
-        "name": "ward-7b",
         "base_model": "someone/llama-7b",
         "method": "full",
         "command": "biomedllama instruct",
@@ -84,7 +85,7 @@ def test_a_folder_of_this_machine_is_no_base_model_of_a_hub(tmp_path: Path) -> N
     header, body = write(tmp_path, make_manifest(tmp_path, ["MIT"]), base_model=str(base))
     assert "base_model" not in header
     assert "datasets" not in header
-    assert body.lstrip().startswith("# ward-7b\n\nllama, tuned")
+    assert body.lstrip().startswith("# llama, tuned on the mixture mine\n\nllama, tuned")
     assert "secret-place" not in body
 
 
@@ -105,7 +106,8 @@ def test_the_table_shows_every_source_and_what_was_left_out(tmp_path: Path) -> N
         assert cells[3:5] == ["40", str(source.draws)]
         assert cells[-2:] == [f"{100 * source.draws / 200:.2f} %", "25.00 %"]
     assert "s0 is a substitute: 40 examples of examples.jsonl where the published mixture has 90" in body
-    assert "lost was left out, and its share went to the others: it is on no hub" in body
+    assert "- lost (52,000 examples) was left out, and its share went to the others.\n" in body
+    assert "cannot be reached" not in body  # here, now: of no use to who reads the card
     assert "- s1: exam \\| questions" in body
     assert "Examples that may not be passed on: s0, s1." in body
     assert "12 examples held benchmark items." in body
@@ -116,14 +118,13 @@ def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
     header, body = write(
         tmp_path,
         manifest,
-        name="x\n---\nlicense: mit",
         command="run ```\n# not a heading",
-        base_model="a: b\n---",
+        base_model="x\n---\nlicense: other",
     )
     assert header["license"] == "mit"
     assert set(header) <= {"license", "language", "library_name", "pipeline_tag", "tags"}
     assert "<script>" not in body
-    assert "# x --- license: mit\n" in body
+    assert "# x --- license: other, tuned on the mixture mine\n" in body
     assert "````sh\nrun ```\n# not a heading\n````" in body
 
 

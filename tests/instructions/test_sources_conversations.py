@@ -55,6 +55,18 @@ def test_conversations_keep_their_turns(tmp_path: Path) -> None:
     assert (talk.id, talk.exact, short.id, len(short.turns)) == ("t1", False, "1", 2)
 
 
+def test_sharegpts_names_are_read_as_messages(tmp_path: Path) -> None:
+    talk = [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "Hello."},
+        {"from": "gpt", "value": " Hi. "},
+    ]
+    plain, *shared = read(
+        tmp_path, "messages", messages(*TALK[:3]), {"conversations": talk}, {"messages": talk}
+    )
+    assert [example.turns for example in shared] == [plain.turns] * 2
+
+
 @pytest.mark.parametrize(
     ("record", "rule"),
     [
@@ -64,6 +76,9 @@ def test_conversations_keep_their_turns(tmp_path: Path) -> None:
         ({"text": "Hello."}, "field `messages` is missing"),
         (messages(("tool", "4")), r"messages\[0\]: role is 'tool'"),
         (messages(("developer", "Be brief.")), "role is 'developer'"),
+        (messages((["user"], "Hello.")), r"role is \['user'\]"),
+        ({"conversations": [{"from": "tool", "value": "4"}]}, r"conversations\[0\]: from is 'tool'"),
+        ({"conversations": [{"from": "human", "value": " "}]}, r"conversations\[0\]: value is blank"),
         (messages(("user", "Hello."), ("assistant", None)), r"messages\[1\]: content is NoneType"),
         (messages(("user", [{"type": "image_url"}]), ("assistant", "A cat.")), "content is list"),
         (messages(("user", " "), ("assistant", "Hi.")), r"messages\[0\]: content is blank"),
@@ -137,6 +152,7 @@ def test_an_own_question_may_be_about_a_text(tmp_path: Path) -> None:
         ({"answer_index": 2}, "`answer_index` is 2; it must be 0 to 1"),
         ({"answer_index": -1}, "`answer_index` is -1"),
         ({"answer_index": True}, "`answer_index` is True"),
+        ({"answer_index": "1"}, "`answer_index` is '1'; it must be a number, 0 to 1, and not text"),
         ({"answer_index": None}, "`answer_index` is missing, and so are `answer_idx` and `answer`"),
         ({"answer_idx": "A"}, "`answer_index` names option B, `answer_idx` names option A"),
         ({"answer_idx": "C"}, "it must be a letter of A to B"),

@@ -73,7 +73,7 @@ def test_all_ways_of_writing_an_own_question_are_read(tmp_path):
         ({"answer_index": 2}, "field `answer_index` is 2; it must be 0 to 1"),
         ({"answer_index": -1}, "field `answer_index` is -1; it must be 0 to 1"),
         ({"answer_index": True}, "field `answer_index` is True; it must be 0 to 1"),
-        ({"answer_index": "1"}, "field `answer_index` is '1'; it must be 0 to 1"),
+        ({"answer_index": "1"}, "field `answer_index` is '1'; it must be a number, 0 to 1, and not text"),
         ({"answer_index": None}, "field `answer_index` is missing"),
         (
             {"answer_index": None, "answer_idx": "C"},
@@ -101,16 +101,16 @@ def test_what_is_wrong_with_an_own_question_is_named_by_line(tmp_path, record, p
 
 
 def test_several_problems_are_told_at_once_and_the_rest_counted(tmp_path):
-    wrong = [SOUND | {"answer_index": number} for number in range(2, 9)]
+    wrong = [SOUND | {"answer_index": number} for number in range(2, 24)]
     path = write_lines(tmp_path / "own.jsonl", [SOUND, *wrong])
     with path.open("a") as file:
         file.write("{not json\n")
     with pytest.raises(DataError) as caught:
         load_training_questions(str(path))
     lines = caught.value.message.splitlines()
-    assert lines[0] == "8 problems in 9 records:"
-    assert [line.split("line ")[1].split(":")[0] for line in lines[1:6]] == ["2", "3", "4", "5", "6"]
-    assert lines[6:] == ["  and 3 more"]
+    assert lines[0] == "23 problems in 24 records:"
+    assert [int(line.split("line ")[1].split(":")[0]) for line in lines[1:21]] == list(range(2, 22))
+    assert lines[21:] == ["  and 3 more"]
 
 
 def test_a_broken_line_hides_no_later_mistake_and_repeated_ids_are_told_beside_them(tmp_path):
@@ -141,7 +141,7 @@ def test_an_id_in_two_records_is_told_beside_a_single_problem(tmp_path):
     with pytest.raises(DataError) as caught:
         read_own_questions(path)
     first, second = caught.value.message.splitlines()
-    assert first.startswith(f"{path} line 2: field `answer_index` is 2")
+    assert first == f"{path} line 2: field `answer_index` is 2; it must be 0 to 1."
     assert second == f"Besides, `id` '4' stands in 2 records: {path} line 1, again {path} line 2"
 
 
@@ -160,6 +160,18 @@ def test_own_questions_are_trained_on_and_scored_alike(tmp_path):
         known = TASKS[task]
         assert isinstance(known, QuestionTask)
         assert load_questions(known, shots=0, test_file=path).items == loaded.questions
+
+
+def test_defects_of_ones_own_questions_are_named_by_line(tmp_path):
+    path = tmp_path / "own.jsonl"
+    records = [SOUND, SOUND | {"question": "Which?", "options": ["Tin", "tin"]}, SOUND]
+    path.write_text("\n\n".join(map(json.dumps, records)), encoding="utf-8")
+    write_audit(load_training_questions(str(path)), tmp_path / "run")
+    listed = [json.loads(line) for line in (tmp_path / "run" / "training_defects.jsonl").open()]
+    assert [(line["kind"], line["where"]) for line in listed] == [
+        ("answer_repeated", f"{path} line 3"),
+        ("duplicate_question", f"{path} line 5"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +251,8 @@ def test_published_keeps_defective_questions_and_cleaned_drops_them(tmp_path):
     assert [line["kind"] for line in listed[:2]] == ["no_answer", "answer_not_an_option"]
     assert f"{path} line 6" in listed[0]["where"]
     assert len(listed) == 3 + 5
-    assert [line["question"] for line in listed if line["kind"] == "answer_text_differs"] == ["9"]
+    (differs,) = (line for line in listed if line["kind"] == "answer_text_differs")
+    assert (differs["question"], differs["where"]) == ("9", f"{path} line 10")
     assert json.loads((tmp_path / "run" / "training_audit.json").read_text())["dropped"] == 5
 
 

@@ -152,8 +152,9 @@ def test_adapters_are_not_stacked(base: Path, tmp_path: Path) -> None:
 def test_quantised_bases_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for method in ("full", "lora", "dora"):
         check_method(method, "cpu", world_size=4)
-    with pytest.raises(UnavailableError, match="needs CUDA"):
+    with pytest.raises(UnavailableError, match="needs CUDA") as caught:
         check_method("qlora", "cpu")
+    assert caught.value.hint == "Use --method lora, which runs on the CPU too."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("biomedllama_cli.models.adapters.version", lambda name: "0.40.0")
     with pytest.raises(UnavailableError, match=r"needs bitsandbytes .* and 0\.40\.0 is installed"):

@@ -23,8 +23,10 @@ class TinyModels:
 def _say_again() -> None:
     """Let each test see what is said once in a process."""
     from biomedllama_cli.recipes.evaluate_inputs import _tell_part
+    from biomedllama_cli.recipes.evaluate_subject import _tell_lowered
 
     _tell_part.cache_clear()
+    _tell_lowered.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -66,18 +66,18 @@ def test_samples_and_metrics_tell_the_same(tmp_path, model):
     assert acc.interval[0] < acc.value < acc.interval[1]
 
 
-def test_the_summary_names_bos_n_intervals_and_the_longest_input(tmp_path, model):
+def test_the_summary_names_bos_n_intervals_and_the_context_length(tmp_path, model):
     text = "\n".join(run(tmp_path, model, task=["sample-questions"], limit=3).lines())
     assert "BOS: none" in text
     assert "3 of 40" in text
     assert "95 % interval" in text
-    assert "Longest input: 512 tokens" in text
+    assert "Context length: 512 tokens" in text
     assert str(tmp_path / "out") in text
 
 
-def test_a_context_longer_than_the_model_has_is_lowered_aloud(tmp_path, model, caplog):
-    run(tmp_path, model, task=["sample-questions"], limit=1)
-    assert "lowered from 2048 to 512 tokens" in caplog.text
+def test_a_context_longer_than_the_models_have_is_lowered_aloud_and_once(tmp_path, tiny_models, caplog):
+    run(tmp_path, [tiny_models.plain, tiny_models.other], task=["sample-questions"], limit=1)
+    assert caplog.text.count("lowered from 2048 to 512 tokens") == 1
 
 
 def test_an_option_longer_than_the_context_ends_the_run_with_its_question(tmp_path, model):
@@ -211,6 +211,7 @@ def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path, caplog):
         ("nosuchfolder/", "the folder nosuchfolder/ does not exist"),
         ("./nosuch/folder", "the folder ./nosuch/folder does not exist"),
         ("a/b/c", "the folder a/b/c does not exist"),
+        (__file__, "test_evaluate.py is a file, not a folder"),
         ("scratch:tiny", "scratch:tiny has random weights and no tokenizer"),
     ],
 )
@@ -322,6 +323,13 @@ def test_a_misspelt_task_of_a_data_file_gets_the_nearest_name(tmp_path, model):
     with pytest.raises(SettingsError, match="'medqa5', which does not exist") as error:
         run(tmp_path, model, task=["medqa-5"], data=["medqa5=x.jsonl"])
     assert "Did you mean medqa-5?" in error.value.hint
+
+
+def test_a_file_given_as_a_task_is_told_how_it_goes_in(tmp_path, model):
+    file = write_medqa(tmp_path / "own.jsonl", 1)
+    with pytest.raises(SettingsError, match=r"own\.jsonl', a file and not a task") as error:
+        run(tmp_path, model, task=[str(file)])
+    assert error.value.hint == f"A file of your own goes in as --task questions --data questions={file}."
 
 
 def test_what_a_profile_cannot_do_is_told(tmp_path, model, caplog):

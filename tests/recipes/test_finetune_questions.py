@@ -32,6 +32,14 @@ def test_masks_are_shown_and_nothing_else_happens(tmp_path: Path, model: Path, t
     assert f"[[ {RIGHT}{{{eos}}}]]" in "\n".join(report.lines())
 
 
+def test_masks_that_are_piped_have_the_line_ends_of_the_text_alone(tmp_path: Path, model: Path) -> None:
+    asked = "What stands on the shelf behind the box, " * 3 + "and why?"
+    task = write_lines(tmp_path / "task.jsonl", [{**make_question(0), "question": asked}])
+    report = run_finetune(tmp_path / "out", model, task, show_masks=1)
+    assert f"### Question: {asked}" in "\n".join(report.lines())
+    assert report.view == "\n".join(report.lines()) + "\n"
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, model: Path, task: Path) -> None:
     report = run_finetune(tmp_path, model, task, dry_run=True, seeds="3,4")
     assert list_files(tmp_path) == []

@@ -99,14 +99,15 @@ def test_the_manifest_says_what_was_drawn(instructed: Instructed) -> None:
     assert "Substitute: tasks: made-up tasks for real ones" in text
     assert "Strictest licence: CC BY-NC" in text
     data = instructed.report.data
-    # 5 of the 8 tasks are within the cap.
-    assert (data.rows, data.row_target_tokens, data.examples) == (180, content["target_tokens"], 98)
+    # Of the 8 tasks 5 are within the cap.
+    assert (data.rows, data.row_target_tokens, data.examples) == (180, content["target_tokens"], 95)
     share = data.row_target_tokens / data.row_tokens
     assert (
         f"180 rows drawn of 95 examples ({data.row_tokens:,} tokens in all rows, {share:.1%} of them targets), "
         "0 held out"
     ) in text
-    assert data.row_tokens > data.tokens
+    assert data.row_tokens > data.tokens > data.target_tokens
+    assert "\nBenchmark questions were not looked for among the examples.\n" in text
 
 
 def test_the_checkpoint_carries_card_and_licence(instructed: Instructed) -> None:
@@ -114,6 +115,8 @@ def test_the_checkpoint_carries_card_and_licence(instructed: Instructed) -> None
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["license"] == "cc-by-nc-4.0"
     assert all(name in card for name in COUNTS)
+    assert "\n# chat-model, tuned on the mixture ours\n" in card
+    assert "\nBenchmark questions were not looked for among the examples.\n" in card
 
 
 def test_realised_shares_are_the_weighted_ones(tmp_path: Path, model: Path, mixture: Path) -> None:
@@ -151,7 +154,7 @@ def test_the_same_command_does_not_train_again_and_another_is_refused(
     monkeypatch.setattr("biomedllama_cli.recipes.instruct.tune", lambda *_: pytest.fail("it trained again"))
     assert instructed.run().runs[0].status == "already trained"
     before = list_files(instructed.folder)
-    with pytest.raises(OutputError, match="order") as caught:
+    with pytest.raises(OutputError, match="seed was 0 and is 1") as caught:
         instructed.run(seed=1)
     assert "--overwrite" in caught.value.hint
     assert list_files(instructed.folder) == before
@@ -226,7 +229,15 @@ def test_the_view_of_masks_does_not_depend_on_the_terminal(
     assert reports[0].lines() != reports[1].lines()
     assert "\x1b" not in reports[0].view
     assert "\x1b" in "\n".join(reports[0].lines())
-    assert max(map(len, reports[0].view.split("\n"))) <= 100
+
+
+def test_the_rows_that_are_shown_of_a_mixture_are_the_first_that_are_drawn(
+    tmp_path: Path, model: Path, mixture: Path
+) -> None:
+    rows = run_instruct(tmp_path, model, mixture, show_masks=25).rows
+    assert {row["source"] for row in rows} == set(COUNTS)
+    assert [row["source"] for row in rows] != sorted(row["source"] for row in rows)  # the order of the file
+    assert len({(row["source"], row["id"]) for row in rows}) == len(rows) == 25
 
 
 def test_without_a_template_of_its_own_a_model_is_tuned_on_plain_text(

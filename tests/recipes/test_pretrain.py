@@ -329,6 +329,18 @@ def test_an_earlier_checkpoint_of_the_same_run_takes_it_back(build: Callable[...
     assert steps == list(range(1, 13))
 
 
+def test_a_run_folder_stands_for_its_newest_checkpoint(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    first = pretrain(build(duration={"max_steps": 1}))
+    report = pretrain(
+        build(model=str(first.run_folder), output_dir=tmp_path / "more", duration={"max_steps": 1}),
+        dry_run=True,
+    )
+    assert report.model == str(first.checkpoint)
+    assert "1 step of 8 sequences x 64 tokens" in report.lines()[0]
+
+
 def test_a_dry_run_writes_nothing_and_loads_no_weights(
     build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

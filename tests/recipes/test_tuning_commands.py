@@ -102,6 +102,7 @@ def test_with_json_the_report_is_the_one_document(
     content = json.loads(capsys.readouterr().out)
     assert content["schema_version"] == f"biomedllama.{command}/1"
     assert content["runs"][0]["status"] == "trained"
+    assert None not in content["data"].values()
     assert not (tmp_path / "run" / "evaluation").exists()
     assert run([command, "--json", "--show-masks", "2", "--decontaminate", "off", *data, *common]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
@@ -208,6 +209,8 @@ def test_the_loss_of_one_step_goes_from_nowhere_to_nowhere(tmp_path: Path, model
     (run_of_one,) = run_finetune(tmp_path, model, task, duration={"max_steps": 1}).runs
     assert (run_of_one.loss_first, run_of_one.loss_last) == (None, None)
     assert "1 of 1 step. Checkpoint: " in re.sub(r", [\d,]+ tokens/s", "", run_of_one.line())
+    told = run_of_one.model_copy(update={"loss_first": 6.1434, "loss_last": 5.8}).line()
+    assert ", loss 6.143 -> 5.800 (means of the first and last tenth of the steps)" in told
     losses = [float(number) for number in range(25)]
     assert average_ends(losses) == (0.5, 23.5)
 
@@ -294,3 +297,50 @@ def test_a_dry_run_knows_the_names_of_the_models_layers(tmp_path: Path, model: P
         run_finetune(tmp_path, model, task, dry_run=True, adapter=wrong)
     assert "q_proj" in caught.value.hint
     run_finetune(tmp_path, model, task, dry_run=True, adapter={**wrong, "target_modules": ("q_proj",)})
+
+
+@pytest.mark.parametrize("command", ["finetune", "instruct"])
+def test_default_rows_are_no_longer_than_the_models_positions(
+    command: str, tmp_path: Path, model: Path, mixture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"question": "Why so? " * 500, "options": ["yes", "no"], "answer_index": 0}
+    task = write_lines(tmp_path / "task.jsonl", [make_question(1), make_question(2), long])
+    data = {
+        "finetune": ["--task", str(task), "--no-evaluate", "--validation-fraction", "0"],
+        "instruct": ["--mixture", str(mixture)],
+    }[command]
+    common = ["--model", str(model), "--device", "cpu", "--decontaminate", "off", "--max-refused", "1"]
+    assert run([command, "--json", "--dry-run", *data, *common]) == 0
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert content["sequence_length"] == content["settings"]["batch"]["sequence_length"] == 512
+    assert (
+        " ".join(captured.err.split()).count("sequence_length is lowered from its default of 2048 to 512")
+        == 1
+    )
+    if command == "finetune":
+        assert content["data"]["refused"] == {"too_long": 1}
+
+
+@pytest.mark.parametrize("command", ["finetune", "instruct"])
+def test_a_fraction_that_holds_out_nothing_is_told(
+    command: str, tmp_path: Path, model: Path, mixture: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions = [{**make_question(number), "context": "The one shelf."} for number in range(6)]
+    task = write_lines(tmp_path / "task.jsonl", questions)
+    for fraction in (0.0, 0.2):
+        caplog.clear()
+        if command == "finetune":
+            changes: dict[str, Any] = {"questions": {"validation_fraction": fraction}}
+            report = run_finetune(tmp_path, model, task, dry_run=True, **changes)
+        else:
+            report = run_instruct(
+                tmp_path, model, mixture, dry_run=True, draw={"validation_fraction": fraction}
+            )
+        assert report.data.held_out == 0
+        told = [
+            message
+            for message in caplog.messages
+            if message.startswith("validation_fraction = 0.2 holds out no ")
+        ]
+        assert len(told) == (fraction > 0)

@@ -97,6 +97,21 @@ FINETUNE: dict[str, tuple[list[str], int, str]] = {
         "w_pack",
     ),
     "rank": (["--task", "task.jsonl", "--method", "lora", "--rank", "0"], 2, "--rank is '0'"),
+    "merging no adapter": (
+        ["--task", "task.jsonl", "--merge"],
+        2,
+        "--merge needs --method lora, dora or qlora: the method is full",
+    ),
+    "shape of no adapter": (
+        ["--task", "task.jsonl", "--preset", "published", "--rank", "4", "--target-modules", "q_proj"],
+        2,
+        "--rank and --target-modules need --method lora",
+    ),
+    "rows longer than the positions": (
+        ["--task", "task.jsonl", "--sequence-length", "1024"],
+        2,
+        "batch.sequence_length = 1024 must be at most 512, the positions of ",
+    ),
     "seeds": (["--task", "task.jsonl", "--seeds", "0;1"], 2, "seeds is '0;1'"),
     "folder in use": (["--task", "task.jsonl", "--output-dir", "."], 6, "is not empty and is no run folder"),
 }
@@ -191,6 +206,16 @@ INSTRUCT: dict[str, tuple[list[str], int, str]] = {
         "needs held-out examples",
     ),
     "chat template": (["--mixture", "good.yaml", "--template", "chat"], 2, "has no chat template"),
+    "rows longer than the positions": (
+        ["--mixture", "good.yaml", "--preset", "published"],
+        2,
+        "batch.sequence_length = 2048 must be at most 512, the positions of ",
+    ),
+    "rank of no adapter": (
+        ["--mixture", "good.yaml", "--dry-run", "--rank", "4"],
+        2,
+        "--rank needs --method",
+    ),
     "scratch model": (["--mixture", "good.yaml", "--model", "scratch:tiny"], 4, "nothing to tune"),
 }
 

@@ -156,13 +156,16 @@ def test_real_files_are_read_whole(shared_data):
         ("medqa", GBAKER | {"answer_idx": "E"}, "field `answer_idx` is 'E'"),
         ("medqa", GBAKER | {"options": {"A": "x", "C": "y"}}, "letters"),
         ("medqa", GBAKER | {"options": "A"}, "field `options`"),
+        ("medqa", GBAKER | {"options": ["a", "b"]}, "field `options` is a list without letters; it must map"),
         ("medqa", GBAKER | {"question": "  "}, "field `question` is blank"),
         ("medqa-5", BIGBIO | {"answer": ["Silver"]}, "field `answer` is 'Silver'"),
         ("medmcqa", MEDMCQA | {"opc": None, "cop": 0}, "field `opc`"),
         ("pubmedqa", HUB_PQAL | {"final_decision": "perhaps"}, "field `final_decision`"),
         ("pubmedqa", HUB_PQAL | {"context": "text"}, "field `context.contexts`"),
         ("sample-questions", {"question": "?", "options": ["a", "b"], "answer_index": 2}, "`answer_index`"),
-        ("medqa", ["not", "an", "object"], "must be an object"),
+        ("medqa", ["not", "an", "object"], "a record is a list; it must be an object"),
+        ("medqa", None, "a record is null; it must be an object"),
+        ("medqa", 1.5, "a record is a number; it must be an object"),
     ],
 )
 def test_broken_records_name_file_line_and_field(tmp_path, task, record, message):

@@ -45,13 +45,27 @@ def check_model_fits(source: str, config: Any, manifest: CorpusManifest, sequenc
             f"pieces of the corpus {manifest.name}.",
             hint="Prepare the corpus with this model's own tokenizer.",
         )
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and sequence_length > longest:
-        raise SettingsError(
-            f"batch.sequence_length = {sequence_length} must be at most {longest}, the positions of {source}.",
-            hint=f"Use --sequence-length {longest} or less.",
-        )
+    check_positions(source, find_positions(config), sequence_length)
     check_tokenizer(source, manifest)
+
+
+def find_positions(config: Any) -> int | None:
+    """Return the positions of the model a configuration describes, or None where it sets no limit."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    return positions
+
+
+def check_positions(source: str, positions: int | None, sequence_length: int) -> None:
+    """Check that sequences are no longer than a model's positions.
+
+    Raises:
+        SettingsError: they are.
+    """
+    if positions is not None and sequence_length > positions:
+        raise SettingsError(
+            f"batch.sequence_length = {sequence_length} must be at most {positions}, the positions of {source}.",
+            hint=f"Use --sequence-length {positions} or less.",
+        )
 
 
 def check_tokenizer(source: str, manifest: CorpusManifest) -> None:

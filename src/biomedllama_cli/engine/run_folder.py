@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 SCHEMA = "biomedllama.run/1"
+_HASH = re.compile("[0-9a-f]{64}")
+_DIGITS = 12
+"""Of a SHA-256 in a message."""
+_GIVES_ORDER = frozenset({"examples", "seed", "duration.epochs"})
+"""What explains another `order`, the hash of the rows as they are trained on."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +129,27 @@ def _plan_explicit_start(
 
 
 def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one sentence part for every name whose value differs.
+    """Return one sentence part for every name whose value differs, those that are hashes last.
 
     >>> list_changes({"seed": 0, "batch.global_batch_size": 8}, {"seed": 1, "batch.global_batch_size": 8})
     ['seed was 0 and is 1']
+    >>> list_changes({"corpus": "0123456789abcdef" * 4, "seed": 0}, {"corpus": "f" * 64, "seed": 1})
+    ['seed was 0 and is 1', 'corpus was 0123456789ab and is ffffffffffff']
     """
-    names = list(dict.fromkeys([*before, *now]))
-    return [
-        f"{name} was {before.get(name)} and is {now.get(name)}"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    if not _GIVES_ORDER.isdisjoint(names):
+        names = [name for name in names if name != "order"]
+    values = {name: (before.get(name), now.get(name)) for name in names}
+    names.sort(key=lambda name: any(map(_is_hash, values[name])))
+    return [f"{name} was {_show(values[name][0])} and is {_show(values[name][1])}" for name in names]
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _show(value: Any) -> Any:
+    return value[:_DIGITS] if _is_hash(value) else value
 
 
 def _read_job(folder: Path) -> dict[str, Any] | None:

@@ -227,7 +227,7 @@ def find_notes(first: Run, second: Run, a: CellT, b: CellT) -> tuple[str, ...]:
             )
         if a.facts.context_length != b.facts.context_length:
             notes.append(
-                f"longest input: {first.label} {a.facts.context_length} tokens, {second.label} "
+                f"context length: {first.label} {a.facts.context_length} tokens, {second.label} "
                 f"{b.facts.context_length}; neither cut any"
             )
         if _without_id(a.facts.bos) != _without_id(b.facts.bos):

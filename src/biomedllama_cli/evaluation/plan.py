@@ -107,6 +107,11 @@ def plan_tasks(settings: ProtocolSettings, shots_of: Mapping[str, int] | None = 
 def _check_name(name: str) -> None:
     if name in TASKS or name in HARNESS_GROUPS or (name.startswith(HARNESS_PREFIX) and len(name) > 8):
         return
+    if Path(name).expanduser().is_file():
+        raise SettingsError(
+            f"protocol.task is {name!r}, a file and not a task",
+            f"A file of your own goes in as --task questions --data questions={name}.",
+        )
     known = [*TASKS, *HARNESS_GROUPS]
     raise SettingsError(
         f"protocol.task is {name!r}, which does not exist",

@@ -11,7 +11,7 @@ import yaml
 
 from biomedllama_cli.corpus.card_text import escape, render_table, shorten
 from biomedllama_cli.instructions.licences import ACADEMIC, HUB_NAMES, UNKNOWN
-from biomedllama_cli.instructions.manifest import MixtureManifest, SourceDraws
+from biomedllama_cli.instructions.manifest import LeftOut, MixtureManifest, SourceDraws
 from biomedllama_cli.instructions.manifest_lines import (
     describe_fit,
     format_passes,
@@ -35,7 +35,6 @@ class ModelFacts:
     """What a model card says.
 
     Attributes:
-        name: of the model.
         base_model: hub id or folder it was tuned from.
         method: how: all weights, LoRA, ...
         manifest: the mixture it was tuned on.
@@ -45,7 +44,6 @@ class ModelFacts:
         notes: further sentences, such as what was left out by decontamination.
     """
 
-    name: str
     base_model: str
     method: str
     manifest: MixtureManifest
@@ -90,7 +88,7 @@ def _render_header(facts: ModelFacts) -> list[str]:
 def _render_body(facts: ModelFacts) -> list[str]:
     manifest = facts.manifest
     return [
-        f"# {escape(shorten(facts.name, 100))}",
+        f"# {escape(shorten(_name_base(facts.base_model), 100))}, tuned on the mixture {escape(manifest.mixture)}",
         "",
         f"{escape(_name_base(facts.base_model))}, tuned to follow instructions ({escape(facts.method)}) on "
         f"{manifest.rows:,} rows drawn from {sum(source.examples for source in manifest.sources):,} examples of the "
@@ -149,10 +147,15 @@ def _render_sources(manifest: MixtureManifest) -> list[str]:
         if source.substitute:
             lines.append(f"- \\* {escape(source.name)} is a substitute: {escape(source.substitute)}")
     lines += [
-        f"- {escape(each.name)} was left out, and its share went to the others: {escape(each.reason)}"
+        f"- {escape(each.name)}{_name_size(each)} was left out, and its share went to the others."
         for each in manifest.left_out
     ]
     return [*lines, ""] if lines[-1] else lines
+
+
+def _name_size(left_out: LeftOut) -> str:
+    size = left_out.published_samples
+    return "" if size is None else f" ({size:,} example{'s' * (size != 1)})"
 
 
 def _list_cells(source: SourceDraws) -> tuple[str, ...]:

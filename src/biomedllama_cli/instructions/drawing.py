@@ -147,7 +147,7 @@ def build_strata(
         if not count:
             logger.warning("%s has no example left: nothing is drawn from it", name)
             continue
-        kept = _apply_cap(source, count, seed)
+        kept = apply_cap(source, count, seed)
         of_example = (parts or {}).get(name) if source.part_weights else None
         named = np.array(of_example)[kept] if of_example is not None else np.full(len(kept), "")
         for part in sorted(set(named.tolist())):
@@ -169,7 +169,8 @@ def compute_shares(strata: Sequence[Stratum], sources: int) -> npt.NDArray[np.fl
     return np.array([float(share) for share in shares])
 
 
-def _apply_cap(source: MixtureSource, count: int, seed: int) -> npt.NDArray[np.int64]:
+def apply_cap(source: MixtureSource, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return which examples of a source can be drawn, int64 [at most its cap]: the seed chooses them."""
     if source.cap is None or count <= source.cap:
         return np.arange(count)
     stream = int.from_bytes(hashlib.sha256(source.source.encode()).digest()[:8], "little")

@@ -42,12 +42,14 @@ class CannotFit(Exception):
     Args:
         reason: in snake_case, as it is counted.
         detail: what exactly is wrong, where there is more to say.
+        tokens: that its row would need at least, where that is known and too many.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason.replace("_", " "))
+    def __init__(self, reason: str, detail: str = "", tokens: int = 0) -> None:
+        super().__init__((detail or reason.replace("_", " ")) + (f" ({tokens:,} tokens)" if tokens else ""))
         self.reason = reason
         self.detail = detail
+        self.tokens = tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,10 +153,13 @@ class Encoder:
         words = count_cuts(example.turns)
         if not words:
             single = sum(turn.role == "assistant" for turn in example.turns) == 1
-            return CannotFit("too_long" if single else "conversation_too_long")
+            reason = "too_long" if single else "conversation_too_long"
+            return CannotFit(reason, tokens=len(whole.token_ids))
         shortest = self._try_cut(example, words)
-        if isinstance(shortest, CannotFit) or len(shortest.token_ids) > self.sequence_length:
-            return CannotFit("too_long_without_its_context")
+        if isinstance(shortest, CannotFit):
+            return CannotFit("too_long_even_without_its_context")
+        if len(shortest.token_ids) > self.sequence_length:
+            return CannotFit("too_long_even_without_its_context", tokens=len(shortest.token_ids))
         fits, least, most = shortest, 1, words
         while least < most:
             middle = (least + most) // 2

@@ -27,7 +27,7 @@ _BATCH = 4096
 _HINTS = {
     "too_long": "Take longer rows (--sequence-length)",
     "conversation_too_long": "Take longer rows (--sequence-length)",
-    "too_long_without_its_context": "Take longer rows (--sequence-length)",
+    "too_long_even_without_its_context": "Take longer rows (--sequence-length)",
     "empty_answer": "Give every assistant's turn an answer",
     "empty_prompt": "Give every answer a question",
     "does_not_end_with_an_answer": "Let every conversation end with the assistant's turn",
@@ -112,27 +112,21 @@ def encode_examples(
     rows: list[Row] = []
     ids: list[str] = []
     sources: list[str] = []
-    refused: Counter[str] = Counter()
+    left_out = _LeftOut()
     for batch in _iter_batches(examples):
         for example, row in zip(batch, encoder.encode_batch(batch), strict=True):
             if isinstance(row, CannotFit):
-                level = logging.DEBUG if refused[row.reason] else logging.WARNING
-                refused[row.reason] += 1
+                level = logging.DEBUG if left_out.reasons[row.reason] else logging.WARNING
+                left_out.add(row)
                 logger.log(level, "%s %r is left out: %s", example.source, example.id, row)
                 continue
             rows.append(row)
             ids.append(example.id)
             sources.append(example.source)
     if rows or not may_be_empty:
-        _check_refused(len(rows), refused, encoder.sequence_length, max_refused, what)
-    if refused:
-        logger.warning(
-            "%d of %d %s are left out: %s",
-            refused.total(),
-            refused.total() + len(rows),
-            what,
-            list_counts(_by_count(refused)),
-        )
+        _check_refused(len(rows), left_out, encoder.sequence_length, max_refused, what)
+    if count := left_out.reasons.total():
+        logger.warning("%d of %d %s are left out: %s", count, count + len(rows), what, left_out.describe())
     lengths = [len(row.token_ids) for row in rows]
     encoded = EncodedSet(
         token_ids=np.concatenate([np.empty(0, np.uint32), *(row.token_ids for row in rows)]),
@@ -141,41 +135,59 @@ def encode_examples(
         ids=ids,
         sources=sources,
         cut_tokens=np.array([row.cut_tokens for row in rows], np.int64),
-        refused=refused,
+        refused=left_out.reasons,
     )
     assert encoded.target_tokens.all(), "a row without a target"
     return encoded
 
 
+@dataclass
+class _LeftOut:
+    """Examples that could not be encoded: how many by reason, and the tokens of the longest row that one needs."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+
+    def add(self, example: CannotFit) -> None:
+        """Count an example."""
+        self.reasons[example.reason] += 1
+        self.longest = max(self.longest, example.tokens)
+
+    def sort(self) -> dict[str, int]:
+        """Return the counts, the largest first."""
+        return dict(sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def describe(self) -> str:
+        """Return the counts for people, and how long a row would have to be."""
+        needed = f" (the longest needs {self.longest:,} tokens)" if self.longest else ""
+        return list_counts(self.sort()) + needed
+
+
 def _check_refused(
-    kept: int, refused: Counter[str], sequence_length: int, max_refused: float, what: str
+    kept: int, left_out: _LeftOut, sequence_length: int, max_refused: float, what: str
 ) -> None:
-    left_out = refused.total()
-    total = kept + left_out
+    count = left_out.reasons.total()
+    total = kept + count
     if not total:
         raise DataError(
             f"{what}: there is none to train on.", "Check the data, and what was left out before."
         )
-    if not left_out:
+    if not count:
         return
-    counts = list_counts(_by_count(refused))
-    hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason in _by_count(refused)))
+    counts = left_out.describe()
+    hint = "; ".join(dict.fromkeys(_HINTS[reason] for reason in left_out.sort()))
     if not kept:
         raise DataError(
             f"{what}: no token carries loss, since all {total:,} are left out at {sequence_length:,} tokens a row: "
             f"{counts}.",
             f"{hint}.",
         )
-    if left_out > max_refused * total:
+    if count > max_refused * total:
         raise DataError(
-            f"max_refused: {left_out:,} of {total:,} {what} ({left_out / total:.1%}) are left out at "
+            f"max_refused: {count:,} of {total:,} {what} ({count / total:.1%}) are left out at "
             f"{sequence_length:,} tokens a row, above the limit of {max_refused:.1%}: {counts}.",
             f"{hint}; or allow it (--max-refused).",
         )
-
-
-def _by_count(refused: Counter[str]) -> dict[str, int]:
-    return dict(sorted(refused.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _iter_batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

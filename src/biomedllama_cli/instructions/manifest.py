@@ -92,6 +92,8 @@ class LeftOut(_Record):
     """Its name in the mixture."""
     reason: str
     """Why, and how to get it."""
+    published_samples: int | None
+    """Examples in the published mixture."""
     published_share: float | None
     """Share of the published mixture that the others got (a fraction)."""
 
@@ -201,6 +203,7 @@ def build_manifest(
             LeftOut(
                 name=each.name,
                 reason=str(each).removeprefix(f"{each.name}: "),
+                published_samples=each.source.published_samples,
                 published_share=each.source.published_share,
             )
             for each in mixture.missing

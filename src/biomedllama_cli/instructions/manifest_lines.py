@@ -29,6 +29,7 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
     """Return a table of realised against published shares, and what to know of the sources."""
     rows = [COLUMNS, *map(list_cells, manifest.sources)]
     restricted = name_restricted(manifest)
+    left_out = ", ".join(each.name for each in manifest.left_out)
     return [
         f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs:g} x {manifest.draws:,}, "
         f"seed {manifest.seed}",
@@ -42,10 +43,7 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
             for source in manifest.sources
             if source.substitute
         ),
-        *(
-            f"Left out, its share went to the others: {each.name}: {each.reason}"
-            for each in manifest.left_out
-        ),
+        *([f"Left out, their share went to the others: {left_out}"] if left_out else []),
     ]
 
 

@@ -25,7 +25,7 @@ from biomedllama_cli.tasks.catalogue import (
 from biomedllama_cli.tasks.own_questions import read_own_questions
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import naming_other_task
-from biomedllama_cli.tasks.records import SUFFIXES, file_sha256
+from biomedllama_cli.tasks.records import SUFFIXES, file_sha256, iter_records
 
 DataVersion = Literal["published", "cleaned"]
 AUDIT_FILE, DEFECTS_FILE = "training_audit.json", "training_defects.jsonl"
@@ -70,6 +70,7 @@ class LoadedTraining:
         name: of the task, or of the file of one's own questions without its suffix.
         questions: what is trained on, in the order of the file.
         source: where they came from; `rows` counts the questions that were read, dropped ones among them.
+        places: where each question that was read stands, dropped ones among them: file and line, or split and row.
         defects: of the questions that were read, by their place among them.
         unusable: records that no question was made of.
         dropped: questions left out because of their defects.
@@ -79,6 +80,7 @@ class LoadedTraining:
     name: str
     questions: tuple[Question, ...]
     source: Source
+    places: tuple[str, ...]
     defects: tuple[ItemDefect, ...]
     unusable: tuple[UnusableRecord, ...]
     dropped: int
@@ -121,7 +123,7 @@ def load_training_questions(
             "Give a training split; test splits may come without answers.",
         )
     source = describe_source(place, reading.records, len(reading.questions))
-    choice = _Choice(data_version, tuple(reading.unusable), reading.list_notes(task))
+    choice = _Choice(data_version, tuple(reading.unusable), tuple(reading.places), reading.list_notes(task))
     return _finish(task, reading.questions, source, reading.defects, choice)
 
 
@@ -135,14 +137,16 @@ def write_audit(loaded: LoadedTraining, folder: Path) -> None:
             line = {"where": record.where, "kind": record.kind, "detail": record.detail}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         for defect in loaded.defects:
+            place = {"where": loaded.places[defect.index], "place": defect.index}
             line = {"question": defect.id, "kind": defect.kind, "detail": defect.detail}
-            file.write(json.dumps({"place": defect.index} | line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(place | line, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)
 class _Choice:
     data_version: DataVersion
     unusable: tuple[UnusableRecord, ...] = ()
+    places: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -182,8 +186,9 @@ def _load_own(task: str, train_file: Path | None, data_version: DataVersion) -> 
     check_task(task, train_file)
     path = Path(task)
     questions = read_own_questions(path)
+    places = tuple(record.where for record in iter_records(path))  # a record of one's own is a question
     source = Source("file", str(path), len(questions), file_sha256(path))
-    return _finish(_name_file(path), questions, source, (), _Choice(data_version))
+    return _finish(_name_file(path), questions, source, (), _Choice(data_version, places=places))
 
 
 def _name_file(path: Path) -> str:
@@ -233,7 +238,9 @@ def _finish(
         questions=len(kept),
         notes=tuple(notes),
     )
-    return LoadedTraining(name, kept, source, defects, choice.unusable, len(questions) - len(kept), audit)
+    return LoadedTraining(
+        name, kept, source, choice.places, defects, choice.unusable, len(questions) - len(kept), audit
+    )
 
 
 def _count(kinds: Iterable[str]) -> dict[str, int]:

@@ -33,6 +33,8 @@ class TrainingReading:
         self.records = records
         self.count = 0
         self.questions: list[Question] = []
+        self.places: list[str] = []  # where each of them stands
+        self._last = ""
         self.defects: list[ItemDefect] = []
         self.unusable: list[UnusableRecord] = []
         self._several = 0
@@ -52,6 +54,7 @@ class TrainingReading:
                 place = len(self.questions)
                 self.defects += [ItemDefect(place, question.id, kind, detail) for kind, detail in pending]
                 self.questions.append(question)
+                self.places.append(self._last)
             else:
                 where = f"question {question.id}"
                 self.unusable.append(UnusableRecord(where, "blank_answer", "the right option is blank"))
@@ -69,6 +72,7 @@ class TrainingReading:
     def _iter_counted(self) -> Iterator[Record]:
         for record in self.records:
             self.count += 1
+            self._last = record.where
             self._several += record.fields.get("choice_type") == "multi"
             yield record
 

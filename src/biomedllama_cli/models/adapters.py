@@ -77,9 +77,11 @@ def check_method(method: Method, device: str | torch.device, *, world_size: int 
     """
     if method != "qlora":
         return
-    hint = "Use --method lora, which needs neither."
     if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-        raise UnavailableError("adapter.method is qlora, which needs CUDA, and this run is on the CPU.", hint)
+        raise UnavailableError(
+            "adapter.method is qlora, which needs CUDA, and this run is on the CPU.",
+            "Use --method lora, which runs on the CPU too.",
+        )
     try:
         found = version("bitsandbytes")
     except PackageNotFoundError:

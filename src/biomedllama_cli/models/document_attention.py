@@ -81,7 +81,7 @@ def attend_by_document(
 
     def split(tensor_BHTK: torch.Tensor) -> list[torch.Tensor]:
         # One split of all tokens: its backward is one concatenation, that of a slice fills a whole row.
-        pieces = tensor_BHTK.transpose(1, 2).flatten(0, 1).split(lengths)
+        pieces = torch.split(tensor_BHTK.transpose(1, 2).flatten(0, 1), lengths)
         return [piece_LHK.transpose(0, 1)[None] for piece_LHK in pieces]
 
     parts = zip(split(query_BHTK), split(key_BGTK), split(value_BGTK), strict=True)
@@ -91,7 +91,8 @@ def attend_by_document(
         )[0]
         for part in parts
     ]
-    return torch.cat(mixed_1LHK, dim=1).unflatten(1, (batch, length)).squeeze(0), None
+    mixed_1MHK = torch.cat(mixed_1LHK, dim=1)
+    return mixed_1MHK.reshape(batch, length, *mixed_1MHK.shape[2:]), None
 
 
 def _window_mask(query_1HLK: torch.Tensor, window: int | None) -> torch.Tensor | None:

@@ -27,7 +27,7 @@ def find_models(settings: EvaluateSettings) -> list[str]:
         ModelError: none is given and the workspace has no checkpoint, or a given one cannot be there.
     """
     if settings.model:
-        sources = [_newest_of_run(source) for source in dict.fromkeys(settings.model)]
+        sources = [find_result_of_run(source) for source in dict.fromkeys(settings.model)]
         for source in sources:
             check_source(source)
             if not Path(source).expanduser().is_dir():
@@ -107,6 +107,10 @@ def check_source(source: str) -> None:
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
     folder = Path(source).expanduser()
+    if folder.is_file():
+        raise ModelError(
+            f"model: {source} is a file, not a folder", "Give a hub id, a model folder or a checkpoint."
+        )
     if is_path(source) and not folder.is_dir():
         raise ModelError(
             f"model: the folder {source} does not exist", "Give a hub id, a model folder or a checkpoint."
@@ -125,7 +129,8 @@ def _refuse_runs_of_seeds(source: str, folder: Path) -> None:
         )
 
 
-def _newest_of_run(source: str) -> str:
+def find_result_of_run(source: str) -> str:
+    """Return what a run folder has to show, its best or newest checkpoint; any other name of a model as it is."""
     folder = Path(source).expanduser()
     if not (folder / "checkpoints").is_dir():
         return source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from transformers import PreTrainedModel
@@ -81,6 +82,13 @@ def limit_context(model: PreTrainedModel, asked: int) -> int:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is None or asked <= limit:
         return asked
+    _tell_lowered(asked, int(limit))
+    return int(limit)
+
+
+@cache
+def _tell_lowered(asked: int, limit: int) -> None:
+    """Say once per process, not of each model, that inputs are shorter than asked for."""
     logger.warning(
         "context_length is lowered from %d to %d tokens, the model's own limit: results are not comparable "
         "with those at %d",
@@ -88,7 +96,6 @@ def limit_context(model: PreTrainedModel, asked: int) -> int:
         limit,
         asked,
     )
-    return int(limit)
 
 
 def _describe(

@@ -26,6 +26,7 @@ from biomedllama_cli.recipes.finetune_report import FinetuneReport
 from biomedllama_cli.recipes.finetune_tests import TestQuestions, load_test, score_before_and_after
 from biomedllama_cli.recipes.training import plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import (
     MaskReport,
     build_mask_report,
@@ -38,8 +39,6 @@ from biomedllama_cli.recipes.tuning_plan import (
     Pupil,
     TuningPlan,
     build_data,
-    check_patience,
-    check_targets,
     describe_facts,
     describe_job,
     load_pupil,
@@ -71,11 +70,12 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "finetune")
     check_targets(pupil, settings.adapter)
+    settings = fit_rows(settings, pupil)
     test = load_test(settings.questions)
     with tempfile.TemporaryDirectory() as reports:
         lessons, task = load_lessons(settings, pupil, test, Path(reports))
         if settings.show_masks:
-            return build_mask_report(lessons, pupil, settings.show_masks)
+            return build_mask_report(lessons, pupil, range(len(lessons.train))[: settings.show_masks])
         check_patience(settings, lessons.held_out)
         folder = settings.output_dir or (
             settings.workspace / "runs" / f"finetune-{task}-{model_name(pupil.source)}"
@@ -151,6 +151,12 @@ def load_lessons(
     )
     kept = [questions[place] for place in found.places]
     train, held_out = split_validation(kept, section.validation_fraction)
+    if section.validation_fraction and not held_out:
+        logger.warning(
+            "validation_fraction = %g holds out no question, as all are the same or about one context: the last "
+            "checkpoint is taken, not the best",
+            section.validation_fraction,
+        )
     lessons = encode_lessons(
         [question_example(question, training.name, "finetuned") for question in train],
         [question_example(question, training.name, "finetuned") for question in held_out],

@@ -19,18 +19,18 @@ from biomedllama_cli.recipes.instruct_report import InstructReport
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import MaskReport, build_mask_report
 from biomedllama_cli.recipes.tuning_plan import (
     Holds,
     Pupil,
     TuningPlan,
     build_data,
-    check_patience,
-    check_targets,
     describe_facts,
     describe_job,
     load_pupil,
 )
+from biomedllama_cli.recipes.tuning_report import NOT_SEARCHED
 from biomedllama_cli.settings.instruct import InstructSettings
 
 __all__ = ["InstructReport", "instruct"]
@@ -55,10 +55,12 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "instruct")
     check_targets(pupil, settings.adapter)
+    settings = fit_rows(settings, pupil)
     with tempfile.TemporaryDirectory() as reports:
         drawn = draw_lessons(settings, pupil, Path(reports))
         if settings.show_masks:
-            return build_mask_report(drawn.lessons, pupil, settings.show_masks)
+            drawn_first = list(dict.fromkeys(drawn.order.tolist()))[: settings.show_masks]
+            return build_mask_report(drawn.lessons, pupil, drawn_first)
         check_patience(settings, drawn.lessons.held_out)
         plan = plan_run(settings, pupil, drawn, world)
         facts = describe_facts(settings, pupil, drawn.lessons, world)
@@ -90,7 +92,7 @@ def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, worl
         template = drawn.lessons.template.name
         write_tuning_facts(files, TuningOrigin(template, settings.rows.train_on, pupil.source))
         is_adapter = holds == "checkpoint" and settings.adapter.method != "full"
-        card = describe_model_card(settings, pupil, drawn, folder.name)
+        card = describe_model_card(settings, pupil, drawn)
         write_model_card(files, replace(card, adapter=is_adapter))
         drawn.manifest.write(files)
 
@@ -108,9 +110,7 @@ def plan_run(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, worl
     )
 
 
-def describe_model_card(
-    settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons, name: str
-) -> ModelFacts:
+def describe_model_card(settings: InstructSettings, pupil: Pupil, drawn: DrawnLessons) -> ModelFacts:
     """Return what the card of the tuned model says."""
     facts = drawn.lessons.facts
     notes = []
@@ -120,12 +120,13 @@ def describe_model_card(
         notes.append(
             f"{facts.dropped_contaminated:,} {what} benchmark questions {'was' if one else 'were'} left out."
         )
+    if settings.decontamination.decontaminate == "off":
+        notes.append(NOT_SEARCHED)
     if facts.not_looked_for:
         notes.append(
             f"Examples were not searched, or not wholly, for questions of {', '.join(facts.not_looked_for)}."
         )
     return ModelFacts(
-        name=name,
         base_model=pupil.source,
         method=settings.adapter.method,
         manifest=drawn.manifest,

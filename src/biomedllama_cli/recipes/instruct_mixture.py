@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +13,20 @@ import numpy.typing as npt
 
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.instructions.decontamination import decontaminate
-from biomedllama_cli.instructions.drawing import check_parts, draw, find_parts
+from biomedllama_cli.instructions.drawing import apply_cap, check_parts, draw, find_parts
+from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.held_out import split_examples
 from biomedllama_cli.instructions.manifest import DrawnRows, MixtureManifest, build_manifest
 from biomedllama_cli.instructions.mixture import Mixture
 from biomedllama_cli.instructions.mixture_file import load_mixture
 from biomedllama_cli.instructions.sources.catalogue import load_source
+from biomedllama_cli.recipes.instruct_report import DrawnFacts
 from biomedllama_cli.recipes.tuning_inputs import describe_decontamination, encode_lessons, find_benchmarks
 from biomedllama_cli.recipes.tuning_plan import Lessons, Pupil
 from biomedllama_cli.settings.instruct import InstructSettings
+
+logger = logging.getLogger(__name__)
 
 _FEWEST_TO_HOLD_OUT_FROM = 100
 """Examples a source must have to give any for validation: the small ones are exemplars, all of them needed."""
@@ -68,6 +74,13 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
         pmid_sources={each.name for each in mixture.sources if each.source.format == "pubmedqa"},
     )
     train, held_out = hold_out(found.examples, mixture, section.validation_fraction)
+    if section.validation_fraction and not held_out:
+        logger.warning(
+            "validation_fraction = %g holds out no example, as no source has %d of them, not all about the same: the "
+            "last checkpoint is taken, not the best",
+            section.validation_fraction,
+            _FEWEST_TO_HOLD_OUT_FROM,
+        )
     lessons = encode_lessons(train, held_out, pupil, settings, reports)
     facts = lessons.facts.model_copy(update=describe_decontamination(found.report))
     lessons = replace(lessons, facts=facts)
@@ -75,15 +88,34 @@ def draw_lessons(settings: InstructSettings, pupil: Pupil, reports: Path) -> Dra
         settings, mixture, lessons, train, {n: len(s.examples) for n, s in loaded.items()}
     )
     manifest.write(reports)
-    encoded = lessons.train
-    drawn = {
-        "rows": len(rows),
-        "row_tokens": int(encoded.lengths[rows].sum()),
-        "row_target_tokens": int(encoded.target_tokens[rows].sum()),
-    }
-    lessons = replace(lessons, facts=lessons.facts.model_copy(update=drawn))
+    lessons = replace(
+        lessons, facts=count_rows(lessons, list_pool(mixture, lessons.train, settings.seed), rows)
+    )
     left_out = {name: dict(source.left_out) for name, source in loaded.items() if source.left_out}
     return DrawnLessons(lessons, rows, manifest, left_out)
+
+
+def list_pool(mixture: Mixture, encoded: EncodedSet, seed: int) -> npt.NDArray[np.int64]:
+    """Return the rows of examples that can be drawn, int64 [examples]: of a source with a cap the seed chooses them."""
+    counts, pool, first = Counter(encoded.sources), [], 0
+    for located in mixture.sources:
+        pool.append(first + apply_cap(located.source, counts[located.name], seed))
+        first += counts[located.name]
+    return np.concatenate(pool)
+
+
+def count_rows(lessons: Lessons, pool: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> DrawnFacts:
+    """Return the facts of some lessons with the examples that can be drawn and the rows that are."""
+    lengths, targets = lessons.train.lengths, lessons.train.target_tokens
+    counts = {
+        "examples": len(pool),
+        "tokens": int(lengths[pool].sum()),
+        "target_tokens": int(targets[pool].sum()),
+        "rows": len(order),
+        "row_tokens": int(lengths[order].sum()),
+        "row_target_tokens": int(targets[order].sum()),
+    }
+    return DrawnFacts.model_validate(lessons.facts.model_dump() | counts)
 
 
 def parse_sources(entries: Sequence[str]) -> dict[str, Path]:

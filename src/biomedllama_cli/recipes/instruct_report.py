@@ -8,7 +8,18 @@ from pydantic import Field
 
 from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.instructions.manifest import MixtureManifest
-from biomedllama_cli.recipes.tuning_report import TuningReport
+from biomedllama_cli.recipes.tuning_report import TuningFacts, TuningReport, name_count
+
+
+class DrawnFacts(TuningFacts):
+    """What is trained on where rows are drawn: `examples` and their tokens are those that can be drawn, after caps."""
+
+    rows: int
+    """Rows drawn over all epochs, an example once for each draw."""
+    row_tokens: int
+    """Tokens of all rows drawn, repeated examples counted again."""
+    row_target_tokens: int
+    """Those of them that carry loss."""
 
 
 class InstructReport(TuningReport):
@@ -16,6 +27,8 @@ class InstructReport(TuningReport):
 
     schema_version: str = "biomedllama.instruct/1"
     """Changes when a reader of this report would have to."""
+    data: DrawnFacts
+    """What was trained on."""
     mixture: MixtureManifest
     """What was drawn from where, under which licences."""
     without_example: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -33,6 +46,11 @@ class InstructReport(TuningReport):
             return [*lines, "Nothing was written."]
         return [*lines, f"Next: {shlex.join([*self.scoring_command('instructed'), '--task', 'medqa'])}"]
 
-    def _pool(self) -> int:
-        """Return the examples that rows were drawn of, after caps."""
-        return sum(source.examples for source in self.mixture.sources)
+    def _name_data(self) -> str:
+        """Return how much is learnt."""
+        data = self.data
+        share = data.row_target_tokens / data.row_tokens if data.row_tokens else 0.0
+        return (
+            f"{name_count(data.rows, 'row')} drawn of {name_count(data.examples, 'example')} "
+            f"({data.row_tokens:,} tokens in all rows, {share:.1%} of them targets)"
+        )

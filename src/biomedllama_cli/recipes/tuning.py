@@ -63,8 +63,7 @@ def find_finished_run(plan: TuningPlan) -> SeedRun | None:
     report = load_seed_run(start.folder)
     if report is None or report.checkpoint is None or not report.checkpoint.is_dir():
         return None
-    merges = plan.settings.adapter.merge and plan.settings.adapter.method != "full"
-    if merges and (report.merged is None or not report.merged.is_dir()):
+    if plan.settings.adapter.merge and (report.merged is None or not report.merged.is_dir()):
         return merge_finished_run(plan, report, report.checkpoint)
     logger.info("%s is finished: nothing to do", start.folder)
     return report.model_copy(update={"status": "already trained"})
@@ -197,13 +196,9 @@ def average_ends(losses: Sequence[float]) -> tuple[float | None, float | None]:
 
 def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, measured: dict[str, Any]) -> None:
     """Draw the loss curve, merge the adapters where that is asked for, and write the run's report."""
-    folder, adapter = plan.start.folder, plan.settings.adapter
+    folder = plan.start.folder
     plot_loss_curve(folder / METRICS_FILE, folder / LOSS_CURVE_FILE)
-    merged = None
-    if adapter.merge and adapter.method != "full":
-        merged = merge_checkpoint(plan, checkpoint)
-    elif adapter.merge:
-        logger.warning("all weights were trained: there is nothing to merge, the checkpoint is a whole model")
+    merged = merge_checkpoint(plan, checkpoint) if plan.settings.adapter.merge else None
     lines = list(iter_metrics(folder / METRICS_FILE))
     first, last = average_ends([line["train/loss"] for line in lines if "train/loss" in line])
     looks = [line for line in lines if "validation/loss" in line]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from biomedllama_cli.tasks.catalogue import LoadedQuestions
 
 logger = logging.getLogger(__name__)
 
-_VIEW_WIDTH = 100
-
 
 class MaskReport(BaseModel):
     """Rows with what is trained of them."""
@@ -37,11 +35,11 @@ class MaskReport(BaseModel):
     """`source`, `id`, `token_ids`, `trained` (a flag per token), `cut_tokens`, and `trained_text` with what
     ends an answer."""
     view: str
-    """The rows for people, without colour in lines of 100 characters, whatever the terminal."""
+    """The rows for people, without colour; every line end in it is one of the text."""
     _on_terminal: str = PrivateAttr("")
 
     def lines(self) -> list[str]:
-        """Return the rows for people: as wide as the terminal, and coloured where it has colours."""
+        """Return the rows for people: on a terminal as wide as it is and coloured, else as they are."""
         return (self._on_terminal or self.view).rstrip("\n").split("\n")
 
 
@@ -110,32 +108,37 @@ def describe_decontamination(report: TuningDecontamination) -> dict[str, Any]:
             name: counts.documents for name, counts in report.benchmarks.items() if counts.documents
         },
         "dropped_contaminated": report.dropped,
-        "not_looked_for": ("benchmarks at all",)
-        if report.mode == "off"
-        else report.missing + report.incomplete,
+        "not_looked_for": report.missing + report.incomplete,
     }
 
 
-def build_mask_report(lessons: Lessons, pupil: Pupil, count: int) -> MaskReport:
-    """Return the first rows with what is trained of them."""
-    from rich.console import Console
+def build_mask_report(lessons: Lessons, pupil: Pupil, numbers: Iterable[int]) -> MaskReport:
+    """Return some rows with what is trained of them.
 
-    terminal = Console()
-    shown = show_masks(lessons.train, pupil.tokenizer, count)
-    plain, coloured = StringIO(), StringIO()
-    Console(file=plain, width=_VIEW_WIDTH, force_terminal=False, color_system=None).print(shown)
-    Console(
-        file=coloured,
-        force_terminal=terminal.is_terminal,
-        width=terminal.width,
-        no_color=terminal.no_color,
-        color_system=terminal.color_system,  # type: ignore[arg-type]
-    ).print(shown)
-    rows = tuple(
-        _describe_row(lessons.train, pupil, number) for number in range(min(count, len(lessons.train)))
+    Args:
+        lessons: the examples.
+        pupil: the model.
+        numbers: of the rows of `lessons.train`, in the order in which they are shown.
+    """
+    from rich.console import Console, Group
+
+    chosen = list(numbers)
+    shown = show_masks(lessons.train, pupil.tokenizer, chosen)
+    rows = tuple(_describe_row(lessons.train, pupil, number) for number in chosen)
+    report = MaskReport(
+        template=lessons.template.name, rows=rows, view="\n".join(text.plain for text in shown) + "\n"
     )
-    report = MaskReport(template=lessons.template.name, rows=rows, view=plain.getvalue())
-    report._on_terminal = coloured.getvalue()
+    terminal = Console()
+    if terminal.is_terminal:
+        coloured = StringIO()
+        Console(
+            file=coloured,
+            force_terminal=True,
+            width=terminal.width,
+            no_color=terminal.no_color,
+            color_system=terminal.color_system,  # type: ignore[arg-type]
+        ).print(Group(*shown))
+        report._on_terminal = coloured.getvalue()
     return report
 
 

@@ -11,19 +11,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.checkpoint import find_newest_result
+from biomedllama_cli.engine.model_fit import find_positions
 from biomedllama_cli.engine.run_folder import Job, RunStart
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import TuningData
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.engine.tuning_validation import TuningValidator
-from biomedllama_cli.errors import ModelError, SettingsError
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.instructions.encoding import EncodedSet
-from biomedllama_cli.models.adapter_config import choose_targets, list_linear_layers
 from biomedllama_cli.models.adapters import find_tokenizer_source
 from biomedllama_cli.models.chat_template import Template
 from biomedllama_cli.models.load import load_text_config
@@ -82,10 +80,11 @@ class Lessons:
 
 @dataclass(frozen=True)
 class Pupil:
-    """The model that is tuned: where it is, and its tokenizer."""
+    """The model that is tuned: where it is, its tokenizer, and its positions, where its configuration has a limit."""
 
     source: str
     tokenizer: Tokenizer
+    positions: int | None = None
 
 
 Holds = Literal["checkpoint", "merged"]
@@ -154,21 +153,8 @@ def load_pupil(model: str, workspace: Path, command: str) -> Pupil:
         UnavailableError: the hub is needed and cannot be reached.
     """
     source = find_base(model, workspace, command)
-    load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
-    return Pupil(source, load_tokenizer(find_tokenizer_source(source)))
-
-
-def check_targets(pupil: Pupil, adapter: AdapterSettings) -> None:
-    """Check the names of layers that are to get an adapter, on the model's shape alone.
-
-    Raises:
-        SettingsError: a name is not a linear layer of the decoder.
-    """
-    if adapter.method == "full" or not adapter.target_modules:
-        return
-    with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(load_text_config(pupil.source))
-    choose_targets(list_linear_layers(shape), adapter.target_modules)
+    config = load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    return Pupil(source, load_tokenizer(find_tokenizer_source(source)), find_positions(config))
 
 
 def build_data(
@@ -268,16 +254,3 @@ def describe_facts(settings: TuningSections, pupil: Pupil, lessons: Lessons, wor
         "device": choose_device_type(settings.parallel),
         "versions": read_versions(),
     }
-
-
-def check_patience(settings: TuningSections, held_out: EncodedSet | None) -> None:
-    """Check that there is something to lose patience with.
-
-    Raises:
-        SettingsError: nothing is held out.
-    """
-    if settings.duration.patience is not None and held_out is None:
-        raise SettingsError(
-            f"duration.patience = {settings.duration.patience} needs held-out examples, and there are none.",
-            hint="Raise --validation-fraction, or leave --patience out.",
-        )

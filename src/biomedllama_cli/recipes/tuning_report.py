@@ -12,6 +12,8 @@ from biomedllama_cli.engine.checkpoint import REPORT_FILE
 from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.settings.evaluate import ProtocolSettings
 
+NOT_SEARCHED = "Benchmark questions were not looked for among the examples."
+
 
 class Frozen(BaseModel):
     """A piece of a report."""
@@ -25,18 +27,12 @@ class TuningFacts(Frozen):
     """What is trained on; known before any weight is loaded."""
 
     examples: int
-    """Examples there are to train on: `finetune` takes all of them, `instruct` caps sources and draws rows of them."""
+    """Examples there are to train on: `finetune` takes all of them, `instruct` draws rows of them."""
     held_out: int
     """Examples held out to choose the best checkpoint."""
     tokens: int
     """Tokens of `examples`, each counted once, whether it is drawn or not."""
     target_tokens: int
-    """Those of them that carry loss."""
-    rows: int | None = None
-    """Rows drawn over all epochs, an example once for each draw; null for `finetune`, which draws nothing."""
-    row_tokens: int | None = None
-    """Tokens of all rows drawn, repeated examples counted again."""
-    row_target_tokens: int | None = None
     """Those of them that carry loss."""
     refused: dict[str, int] = {}
     """Examples, held-out ones among them, that are left out because they do not fit, by reason."""
@@ -51,7 +47,7 @@ class TuningFacts(Frozen):
     dropped_contaminated: int = 0
     """Of them left out."""
     not_looked_for: tuple[str, ...] = ()
-    """Benchmarks that were not to be had, and so were not looked for."""
+    """Benchmarks that were not to be had, or not wholly, and so were not looked for."""
     template: str
     """How the examples are written: plain text or the model's chat template."""
 
@@ -107,15 +103,18 @@ class SeedRun(Frozen):
         """Return the run in one line for people."""
         if self.status.startswith("would"):
             after = f" after step {self.resumed_step}" if self.resumed_step else ""
-            line = f"Seed {self.seed}: {self.status}{after}, {_count(self.steps, 'step')}"
+            line = f"Seed {self.seed}: {self.status}{after}, {name_count(self.steps, 'step')}"
             if self.real_share is not None:
                 line += f" ({self.real_share:.1%} of the positions are tokens of examples)"
             return f"{line}, in {self.run_folder}."
         again = self.status == "trained" and self.resumed_step is not None
         after = f" (continued after step {self.resumed_step:,})" if again else ""
-        line = f"Seed {self.seed}: {self.status}{after}, {self.steps_done:,} of {_count(self.steps, 'step')}"
+        line = (
+            f"Seed {self.seed}: {self.status}{after}, {self.steps_done:,} of {name_count(self.steps, 'step')}"
+        )
         if self.loss_first is not None and self.loss_last is not None:
             line += f", loss {self.loss_first:.3f} -> {self.loss_last:.3f}"
+            line += " (means of the first and last tenth of the steps)"
         if self.validation_loss_before is not None and self.validation_loss_best is not None:
             line += (
                 f", held-out loss {self.validation_loss_before:.3f} -> {self.validation_loss_best:.3f} "
@@ -177,23 +176,25 @@ class TuningReport(Frozen):
         data = self.data
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:g} epochs"
         if most := self.settings["duration"]["max_steps"]:
-            epochs += f", but at most {_count(most, 'step')},"
-        steps = f"{epochs} in steps of {_count(self.global_batch_size, 'example')}"
+            epochs += f", but at most {name_count(most, 'step')},"
+        steps = f"{epochs} in steps of {name_count(self.global_batch_size, 'example')}"
         lines = [f"{self._name_data()}, {data.held_out:,} held out, template {data.template}; {steps}."]
         if data.refused:
             lines.append(f"Left out at {self.sequence_length:,} tokens a row: {list_counts(data.refused)}.")
         if data.cut:
             lines.append(
-                f"{_count(data.cut, 'abstract')} lost {'its' if data.cut == 1 else 'their'} left end."
+                f"{name_count(data.cut, 'abstract')} lost {'its' if data.cut == 1 else 'their'} left end."
             )
         if data.defective:
             out = data.dropped_defective
-            fate = f"{_count(out, 'question')} left out" if out else "kept"
+            fate = f"{name_count(out, 'question')} left out" if out else "kept"
             lines.append(f"Defects: {list_counts(data.defective)}; {fate}.")
         if data.contaminated:
             out = data.dropped_contaminated
-            fate = f"{_count(out, 'example')} left out" if out else "kept"
+            fate = f"{name_count(out, 'example')} left out" if out else "kept"
             lines.append(f"Benchmark items among the examples: {list_counts(data.contaminated)}; {fate}.")
+        if self.settings["decontamination"]["decontaminate"] == "off":
+            lines.append(NOT_SEARCHED)
         if data.not_looked_for:
             names = ", ".join(data.not_looked_for)
             lines.append(f"Not looked for among the examples, or in part: {names}.")
@@ -202,24 +203,14 @@ class TuningReport(Frozen):
     def _name_data(self) -> str:
         """Return how much is learnt."""
         data = self.data
-        if data.rows is None or data.row_tokens is None or data.row_target_tokens is None:
-            share = data.target_tokens / data.tokens if data.tokens else 0.0
-            return f"{_count(data.examples, 'example')} ({data.tokens:,} tokens, {share:.1%} of them targets)"
-        share = data.row_target_tokens / data.row_tokens if data.row_tokens else 0.0
-        return (
-            f"{_count(data.rows, 'row')} drawn of {_count(self._pool(), 'example')} "
-            f"({data.row_tokens:,} tokens in all rows, {share:.1%} of them targets)"
-        )
-
-    def _pool(self) -> int:
-        """Return the examples that rows were drawn of."""
-        return self.data.examples
+        share = data.target_tokens / data.tokens if data.tokens else 0.0
+        return f"{name_count(data.examples, 'example')} ({data.tokens:,} tokens, {share:.1%} of them targets)"
 
 
-def _count(count: int, what: str) -> str:
+def name_count(count: int, what: str) -> str:
     """Return a number of things.
 
-    >>> _count(1, "step"), _count(2000, "example")
+    >>> name_count(1, "step"), name_count(2000, "example")
     ('1 step', '2,000 examples')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -43,7 +43,7 @@ def of_questions(cells: Sequence[QuestionCell]) -> Iterator[str]:
     """Yield the notes below the table of questions."""
     yield f"BOS: {_by_profile({(cell.profile, cell.facts.bos): None for cell in cells})}"
     lengths = {(cell.profile, f"{cell.facts.context_length:,} tokens"): None for cell in cells}
-    yield f"Longest input: {_by_profile(lengths)}"
+    yield f"Context length: {_by_profile(lengths)}"
     generated = {
         (cell.profile, describe_generation(cell.facts.generation)): None
         for cell in cells

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from rich.console import Group
 from rich.text import Text
 
 from biomedllama_cli.instructions.encoding import EncodedExample, EncodedSet
@@ -20,19 +19,19 @@ FIRST_MARK, LAST_MARK = "[[", "]]"
 """Stand around what is trained, so that it shows without colour."""
 
 
-def show_masks(encoded: EncodedSet, tokenizer: Tokenizer, count: int) -> Group:
-    """Return the first rows of a set, the trained tokens coloured and in double brackets.
+def show_masks(encoded: EncodedSet, tokenizer: Tokenizer, numbers: Iterable[int]) -> list[Text]:
+    """Return rows of a set, text below text, the trained tokens coloured and in double brackets.
 
     Nothing in the data steers the terminal: controls show as escapes, and markup as it is.
 
     Args:
         encoded: rows.
         tokenizer: that they were encoded with.
-        count: rows at most.
+        numbers: of the rows that are shown, in this order.
     """
     names = _name_controls(tokenizer)
     shown = []
-    for number in range(min(count, len(encoded))):
+    for number in numbers:
         row = encoded.row(number)
         shown.append(_head(encoded.sources[number], encoded.ids[number], row))
         shown.append(_body(row, tokenizer, names))
@@ -43,7 +42,7 @@ def show_masks(encoded: EncodedSet, tokenizer: Tokenizer, count: int) -> Group:
         ("control tokens", CONTROL_STYLE),
         " in { }.",
     )
-    return Group(*shown, legend)
+    return [*shown, legend]
 
 
 def decode_trained(row: EncodedExample, tokenizer: Tokenizer) -> str:

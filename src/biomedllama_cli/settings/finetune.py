@@ -22,6 +22,7 @@ from biomedllama_cli.settings.tuning import (
     TuningNumericsSettings,
     TuningOptimizerSettings,
     TuningScheduleSettings,
+    check_adapter,
 )
 
 FINETUNE_TASKS = ("medqa", "medqa-5", "medmcqa", "pubmedqa")
@@ -104,6 +105,11 @@ class FinetuneSettings(Settings):
     parallel: ParallelSettings = ParallelSettings()
     checkpoint: TuningCheckpointSettings = TuningCheckpointSettings()
     monitor: TuningMonitorSettings = TuningMonitorSettings()
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        check_adapter(self.adapter)
+        return self
 
     @field_validator("seeds")
     @classmethod

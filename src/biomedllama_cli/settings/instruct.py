@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -20,6 +20,7 @@ from biomedllama_cli.settings.tuning import (
     TuningNumericsSettings,
     TuningOptimizerSettings,
     TuningScheduleSettings,
+    check_adapter,
 )
 
 
@@ -57,7 +58,7 @@ class InstructSettings(Settings):
     overwrite: bool = False
     """Replace a run folder that holds another run."""
     show_masks: NonNegativeInt = 0
-    """Train nothing: print so many rows, the trained tokens coloured."""
+    """Train nothing: print so many examples, the first that are drawn, the trained tokens coloured."""
     mixture: MixtureSettings = MixtureSettings()
     adapter: AdapterSettings = AdapterSettings()
     rows: RowSettings = RowSettings()
@@ -70,3 +71,8 @@ class InstructSettings(Settings):
     parallel: ParallelSettings = ParallelSettings()
     checkpoint: TuningCheckpointSettings = TuningCheckpointSettings()
     monitor: TuningMonitorSettings = TuningMonitorSettings()
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        check_adapter(self.adapter)
+        return self

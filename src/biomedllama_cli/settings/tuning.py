@@ -27,7 +27,7 @@ class AdapterSettings(Settings):
     method: Method = "full"
     """All weights, or adapters beside frozen ones: LoRA, LoRA on a base quantised to 4 bits, or DoRA."""
     rank: PositiveInt = 16
-    """Rank of the adapters."""
+    """Rank of the adapters; where the method is full, the settings of adapters are refused."""
     alpha: PositiveFloat = 32.0
     """Scale of the adapters; their output is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
@@ -36,6 +36,22 @@ class AdapterSettings(Settings):
     """Names of the linear layers that get an adapter; repeatable [default: all of the decoder]."""
     merge: bool = False
     """Merge the adapters into a plain transformers folder, `merged/` of the run folder, at the end."""
+
+
+def check_adapter(adapter: AdapterSettings) -> None:
+    """Check that nothing of adapters is set where all weights are trained: it would change nothing.
+
+    Raises:
+        ValueError: something is.
+    """
+    fields = AdapterSettings.model_fields
+    idle = [name for name in fields if getattr(adapter, name) != fields[name].default and name != "method"]
+    if adapter.method == "full" and idle:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+        need = "needs" if len(idle) == 1 else "need"
+        raise ValueError(
+            f"{flags} {need} --method lora, dora or qlora: the method is full, which trains all weights and no adapters"
+        )
 
 
 class RowSettings(Settings):
@@ -48,14 +64,15 @@ class RowSettings(Settings):
     packing: bool = True
     """Put several examples into one row, none of which sees another."""
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of the examples that may be left out because question, answer and EOS do not fit (a fraction)."""
+    """Share of the examples that may be left out because question, answer and EOS do not fit (a fraction); of a mixture
+    all examples count, whatever a `cap` takes of them."""
 
 
 class TuningBatchSettings(BatchSettings):
     """How examples are grouped into steps."""
 
     sequence_length: PositiveInt = 2048
-    """Longest example, and length of a packed row (in tokens)."""
+    """Longest example, and length of a packed row (in tokens); the default is lowered to the model's positions."""
     micro_batch_size: PositiveInt = 1
     """Rows one rank forwards at once (in rows)."""
     global_batch_size: PositiveInt = 128

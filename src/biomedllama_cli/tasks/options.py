@@ -21,7 +21,12 @@ def read_lettered_options(record: Record, field: str) -> tuple[str, ...]:
     """
     by_letter: Any = record.field(field)
     if isinstance(by_letter, list):
-        by_letter = {entry.get("key"): entry.get("value") for entry in by_letter if isinstance(entry, dict)}
+        entries = [entry for entry in by_letter if isinstance(entry, dict)]
+        if not entries:
+            raise DataError(
+                f"{record.where}: field `{field}` is a list without letters; it must map letters to texts"
+            )
+        by_letter = {entry.get("key"): entry.get("value") for entry in entries}
     if not isinstance(by_letter, dict):
         raise DataError(f"{record.where}: field `{field}` must map letters to texts")
     # Parquet fills the letters a record lacks with null.

@@ -143,9 +143,10 @@ def _read_answer(record: Record, options: tuple[str, ...]) -> int:
 def _read_index(record: Record, options: tuple[str, ...]) -> int:
     index: Any = record.fields["answer_index"]
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
-        raise DataError(
-            f"{record.where}: field `answer_index` is {index!r}; it must be 0 to {len(options) - 1}"
-        )
+        rule = f"0 to {len(options) - 1}"
+        if isinstance(index, str):
+            rule = f"a number, {rule}, and not text"
+        raise DataError(f"{record.where}: field `answer_index` is {index!r}; it must be {rule}")
     return index
 
 
@@ -173,7 +174,8 @@ _ANSWER_READERS = {"answer_index": _read_index, "answer_idx": _read_letter, "ans
 
 def _join_problems(problems: Sequence[DataError], read: int, besides: Sequence[str]) -> DataError:
     if len(problems) == 1:
-        return DataError("\n".join([problems[0].message, *besides]), problems[0].hint or _SCHEMA)
+        first = f"{problems[0].message}." if besides else problems[0].message
+        return DataError("\n".join([first, *besides]), problems[0].hint or _SCHEMA)
     told = tell_first(problems, len(problems))
     records = "1 record" if read == 1 else f"{read:,} records"
     return DataError("\n".join([f"{len(problems):,} problems in {records}:", *told, *besides]), _SCHEMA)

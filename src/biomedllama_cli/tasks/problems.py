@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from biomedllama_cli.errors import DataError
 
-PROBLEMS_TOLD = 5
+PROBLEMS_TOLD = 20
 """Problems of a file that are told one by one; the others are counted."""
 
 

@@ -19,6 +19,7 @@ from biomedllama_cli.errors import DataError
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
+_KINDS = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}  # of JSON
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet", ".txt")
 
 
@@ -231,7 +232,8 @@ def _iter_whole(path: Path, content: Any) -> Iterator[Record | DataError]:
 
 def _checked_record(where: str, key: str, fields: Any) -> Record | DataError:
     if not isinstance(fields, dict):
-        return DataError(f"{where}: a record is {type(fields).__name__}; it must be an object with fields")
+        kind = _KINDS.get(type(fields), "null")
+        return DataError(f"{where}: a record is {kind}; it must be an object with fields")
     return Record(where, key, fields)
 
 

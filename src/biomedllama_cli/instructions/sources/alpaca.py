@@ -25,7 +25,7 @@ def iter_alpaca(records: Iterable[Record], source: str, findings: Findings) -> I
     record whose output is blank is left out (`empty_output`): original releases have some.
 
     Raises:
-        DataError: records are wrong: the first five by file and line, and how many there are.
+        DataError: records are wrong: the first twenty by file and line, and how many there are.
     """
     return read_each(records, lambda record: _read(record, source), findings)
 
@@ -37,7 +37,7 @@ def iter_visual_med_alpaca(records: Iterable[Record], source: str, findings: Fin
     image, or keeps a place for one, cannot be answered from its text and is left out (`image`).
 
     Raises:
-        DataError: records are wrong: the first five by file and line, and how many there are.
+        DataError: records are wrong: the first twenty by file and line, and how many there are.
     """
 
     def read(record: Record) -> Example:

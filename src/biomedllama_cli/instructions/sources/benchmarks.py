@@ -26,7 +26,7 @@ def iter_own_examples(records: Iterable[Record], source: str, findings: Findings
     """Turn records of one's own questions (`tasks/own_questions.py`) into examples.
 
     Raises:
-        DataError: records are wrong: the first five by file and line, and how many there are.
+        DataError: records are wrong: the first twenty by file and line, and how many there are.
     """
     del findings  # every record gives an example or an error
     for question in iter_own_questions(records):

@@ -75,7 +75,11 @@ FORMATS: dict[str, SourceFormat] = {
             "mmlu-cot", "an object of subjects, each a text of `Q: ... A: ...`", iter_subject_chains
         ),
         SourceFormat("codex-cot", "a text (.txt) of `Q: ... A: ...`", iter_text_chains),
-        SourceFormat("messages", "`messages`: a list of `role` and `content`", iter_messages),
+        SourceFormat(
+            "messages",
+            "`messages`: a list of `role` and `content`; or ShareGPT's `conversations` of `from` and `value`",
+            iter_messages,
+        ),
         SourceFormat(
             "questions",
             "`question`, `options` (a list, or by letter), `answer_index`, `answer_idx` or `answer`, maybe `context`",

@@ -32,7 +32,7 @@ def iter_subject_chains(records: Iterable[Record], source: str, findings: Findin
     r"""Turn an object of subjects, each one text of several questions, into one example per question.
 
     Raises:
-        DataError: texts are wrong: the first five by file and subject, and how many there are.
+        DataError: texts are wrong: the first twenty by file and subject, and how many there are.
     """
     return _read_texts(_iter_subjects(records), source, findings)
 

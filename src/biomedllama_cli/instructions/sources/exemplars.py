@@ -33,7 +33,7 @@ def iter_exemplars(records: Iterable[Record], source: str, findings: Findings) -
     """Turn exemplars into examples: questions with options in the instructed models' wording, others as they are.
 
     Raises:
-        DataError: records are wrong: the first five by file and line, and how many there are.
+        DataError: records are wrong: the first twenty by file and line, and how many there are.
     """
     return read_each(records, lambda record: _read(record, source), findings)
 

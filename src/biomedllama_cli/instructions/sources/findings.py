@@ -66,7 +66,7 @@ def read_each(
         findings: takes down what is left out.
 
     Raises:
-        DataError: records are wrong: the first five of them by name, and how many there are.
+        DataError: records are wrong: the first twenty of them by name, and how many there are.
     """
     errors: list[DataError] = []
     count = 0

@@ -12,30 +12,35 @@ from biomedllama_cli.tasks.own_questions import read_id
 from biomedllama_cli.tasks.records import Record, check_encodable
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_SHAREGPT_ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
+_LISTS = ("messages", "conversations")
 _TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 
 
 def iter_messages(records: Iterable[Record], source: str, findings: Findings) -> Iterator[Example]:
     """Turn records of `messages`, a list of `role` and `content`, into examples.
 
+    ShareGPT's names are read as well: `conversations`, a list of `from` (system, human, gpt) and `value`.
+
     First may stand one system message; then user and assistant in turn, the assistant last. Spaces around a content
     are no part of it. Tools, images and messages without text are refused, not left out silently.
 
     Raises:
-        DataError: records are wrong: the first five by file and line, and how many there are.
+        DataError: records are wrong: the first twenty by file and line, and how many there are.
     """
     return read_each(records, lambda record: _read(record, source), findings)
 
 
 def _read(record: Record, source: str) -> Example:
-    messages: Any = record.field("messages")
+    name = next((name for name in _LISTS if name in record.fields), "messages")
+    messages: Any = record.field(name)
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{record.where}: field `messages` must be a list of messages")
+        raise DataError(f"{record.where}: field `{name}` must be a list of messages")
     _refuse_tools(record.fields, record.where)
     turns = tuple(
-        _read_message(message, f"{record.where}: messages[{place}]") for place, message in enumerate(messages)
+        _read_message(message, f"{record.where}: {name}[{place}]") for place, message in enumerate(messages)
     )
-    _check_order(record, turns)
+    _check_order(turns, f"{record.where}: {name}")
     return Example(read_id(record), source, turns)
 
 
@@ -43,19 +48,22 @@ def _read_message(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise DataError(f"{where} is {type(message).__name__}; it must be an object with role and content")
     _refuse_tools(message, where)
-    role, content = message.get("role"), message.get("content")
-    if role not in _ROLES:
-        raise DataError(f"{where}: role is {role!r}; it must be system, user or assistant")
+    by, said, roles = ("role", "content", _ROLES)
+    if "from" in message and "role" not in message:
+        by, said, roles = ("from", "value", _SHAREGPT_ROLES)
+    role, content = message.get(by), message.get(said)
+    if not isinstance(role, str) or role not in roles:
+        raise DataError(f"{where}: {by} is {role!r}; it must be {' or '.join(roles)}")
     if message.get("weight", 1) != 1:
         raise DataError(
             f"{where}: weight is {message['weight']!r}; messages cannot be weighed one by one",
             "Leave the field out; --train-on last-turn learns the last answer only.",
         )
     if not isinstance(content, str):
-        raise DataError(f"{where}: content is {type(content).__name__}; it must be text")
+        raise DataError(f"{where}: {said} is {type(content).__name__}; it must be text")
     if not content.strip():
-        raise DataError(f"{where}: content is blank; it must be text with something in it")
-    return Turn(_ROLES[role], check_encodable(content, f"{where}: content").strip())
+        raise DataError(f"{where}: {said} is blank; it must be text with something in it")
+    return Turn(roles[role], check_encodable(content, f"{where}: {said}").strip())
 
 
 def _refuse_tools(fields: Mapping[str, Any], where: str) -> None:
@@ -64,16 +72,16 @@ def _refuse_tools(fields: Mapping[str, Any], where: str) -> None:
             raise DataError(f"{where}: field `{name}` is set; conversations with tools are not read")
 
 
-def _check_order(record: Record, turns: tuple[Turn, ...]) -> None:
+def _check_order(turns: tuple[Turn, ...], where: str) -> None:
     begins = 1 if turns[0].role == "system" else 0
     for place, turn in enumerate(turns[begins:], start=begins):
         wanted = "assistant" if (place - begins) % 2 else "user"
         if turn.role != wanted:
             raise DataError(
-                f"{record.where}: messages[{place}] is the {turn.role}'s where the {wanted}'s must stand: one system "
+                f"{where}[{place}] is the {turn.role}'s where the {wanted}'s must stand: one system "
                 "message or none, then user and assistant in turn"
             )
     if turns[-1].role != "assistant":
         raise DataError(
-            f"{record.where}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be learnt"
+            f"{where}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be learnt"
         )
