@@ -151,7 +151,7 @@ class Study:
             piece = f"instructed-{name}"
             self.run(
                 piece, "evaluate", "--model", source, "--profile", "instructed", "--template", "chat", *data,
-                "--max-new-tokens", "48", "--batch-size", "8", "--dtype", "fp32",
+                "--max-new-tokens", "48", "--batch-size", "8", "--dtype", options.precision,
             )  # fmt: skip
             folders[name] = self.folder / piece
         return tuned, folders
