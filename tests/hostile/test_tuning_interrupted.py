@@ -24,7 +24,7 @@ JOURNAL = "biomedllama_cli.evaluation.journal"
 
 FULL = ("--seeds", "3,4")
 ALONE = ("--no-evaluate",)
-PATIENT = ("--patience", "2", "--epochs", "6", "--peak-learning-rate", "0.3", "--no-evaluate")
+PATIENT = ("--patience", "2", "--epochs", "10", "--peak-learning-rate", "1e-2", "--no-evaluate")
 LORA = ("--method", "lora", "--merge", "--rank", "2", "--peak-learning-rate", "1e-2")
 
 
