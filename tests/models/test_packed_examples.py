@@ -104,13 +104,11 @@ def test_on_a_cpu_no_attention_is_longer_than_an_example(
     model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
     assert choose_attention(NumericsSettings(), torch.device("cpu")) == DOCUMENT_ATTENTION
     model.set_attn_implementation(DOCUMENT_ATTENTION)
-    batch = rows.__getitems__([[0, 1, 2], [3, 4]])
-    _learn(model, [batch])
-    padding = batch["input_ids"].shape[1] - max(int(rows.lengths[pack].sum()) for pack in ([0, 1, 2], [3, 4]))
-    assert padding == 0
-    shorter = abs(int(rows.lengths[[0, 1, 2]].sum()) - int(rows.lengths[[3, 4]].sum()))
-    lengths = rows.lengths[:5].tolist()  # the shorter row's padding continues its last example
-    lengths[2 if rows.lengths[[0, 1, 2]].sum() < rows.lengths[[3, 4]].sum() else 4] += shorter
+    packs = [[0, 1, 2], [3, 4]]
+    _learn(model, [rows.__getitems__(packs)])
+    lengths = rows.lengths[:5].tolist()
+    for pack in packs:  # the padding of a row continues its last example
+        lengths[pack[-1]] += rows.width(packs) - int(rows.lengths[pack].sum())
     assert attended == lengths * model.config.num_hidden_layers
     window = getattr(model.config, "sliding_window", None)
     assert all(size is None or (window and size > window) for size in masked)
