@@ -9,10 +9,11 @@ from biomedllama_cli.corpus.card_counts import GROUPS, Counts, Row
 from biomedllama_cli.corpus.card_facts import CardFacts, Example
 from biomedllama_cli.corpus.card_header import render_header
 from biomedllama_cli.corpus.card_rules import list_rules
-from biomedllama_cli.corpus.card_text import REASONS, count, escape, list_notices, name_size, render_table
+from biomedllama_cli.corpus.card_text import REASONS, escape, list_notices, name_size, render_table
 from biomedllama_cli.corpus.card_use import render_benchmarks, render_use
 from biomedllama_cli.corpus.manifest import CorpusManifest
 from biomedllama_cli.corpus.source import REPLAY
+from biomedllama_cli.wording import name_count
 
 _MOST_ROWS = 15
 _DIGITS = 16  # of a SHA-256 in a table
@@ -82,7 +83,7 @@ def _summarise_replay(manifest: CorpusManifest, epoch: float) -> list[tuple[str,
 
 
 def _count_both(documents: int, tokens: int) -> str:
-    return f"{count(documents, 'document')}, {count(tokens, 'token')}"
+    return f"{name_count(documents, 'document')}, {name_count(tokens, 'token')}"
 
 
 def _sum_tokens(manifest: CorpusManifest) -> int:
@@ -166,8 +167,8 @@ def _render_dropped(manifest: CorpusManifest, examples: Mapping[str, Sequence[Ex
     lines = [
         "## What was left out",
         "",
-        f"{count(manifest.documents.read, 'document')} read = {manifest.documents.kept:,} kept + {total:,} left out, "
-        "each for one reason. Tokens are known of those that were left out after they were tokenised.",
+        f"{name_count(manifest.documents.read, 'document')} read = {manifest.documents.kept:,} kept + {total:,} "
+        "left out, each for one reason. Tokens are known of those that were left out after they were tokenised.",
         "",
     ]
     if rows:

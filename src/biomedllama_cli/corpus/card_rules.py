@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from biomedllama_cli.corpus.card_counts import Counts
-from biomedllama_cli.corpus.card_text import count
 from biomedllama_cli.corpus.manifest import CorpusManifest
 from biomedllama_cli.corpus.minhash import PERMUTATIONS, WORDS_PER_SHINGLE
 from biomedllama_cli.corpus.near_duplicates import THRESHOLD
+from biomedllama_cli.wording import name_count
 
 _GATES = {
     "commercial": "Licences: only articles whose licence permits commercial use (CC0, CC BY, CC BY-SA, public domain). "
@@ -59,7 +59,7 @@ def _list_licence_rules(selection: Mapping[str, Any], names: set[str], counts: C
             rules.append(f"NoDerivatives licences: {'kept' if kept else 'left out'}.")
     if "pubmed" in names:
         bare = [row for row in counts.breakdowns["licence"] if row.kind == ("pubmed", None)]
-        abstracts = count(sum(row.documents for row in bare), "abstract")
+        abstracts = name_count(sum(row.documents for row in bare), "abstract")
         rules.append(
             f"Abstracts: **kept also where no licence covers them**: {abstracts} without a licence of their own. "
             "Whoever made this corpus took that decision."

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.wording import name_count
 
 UNQUOTED = frozenset(
     (
@@ -116,15 +117,6 @@ def escape(text: str) -> str:
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number and its noun.
-
-    >>> count(1, "document"), count(2_000, "document")
-    ('1 document', '2,000 documents')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def name_size(number: int) -> str:
     """Return a size with the unit that suits it.
 
@@ -134,7 +126,7 @@ def name_size(number: int) -> str:
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if number >= size:
             return f"{number / size:,.1f} {unit}"
-    return count(number, "byte")
+    return name_count(number, "byte")
 
 
 def render_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int) -> list[str]:

@@ -18,6 +18,7 @@ from biomedllama_cli.instructions.manifest_lines import (
     format_share,
     name_restricted,
 )
+from biomedllama_cli.wording import name_count
 
 CARD_FILE = "README.md"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -155,7 +156,7 @@ def _render_sources(manifest: MixtureManifest) -> list[str]:
 
 def _name_size(left_out: LeftOut) -> str:
     size = left_out.published_samples
-    return "" if size is None else f" ({size:,} example{'s' * (size != 1)})"
+    return "" if size is None else f" ({name_count(size, 'example')})"
 
 
 def _list_cells(source: SourceDraws) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from biomedllama_cli.models.load import load_model, load_text_config, resolve_at
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.settings.evaluate import ComputeSettings
+from biomedllama_cli.wording import name_count
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,6 @@ def _describe(
 def _name_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {_count(torch.get_num_threads(), 'thread')} of {_count(os.cpu_count() or 1, 'core')}"
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+    return (
+        f"cpu: {name_count(torch.get_num_threads(), 'thread')} of {name_count(os.cpu_count() or 1, 'core')}"
+    )

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.instructions.manifest import MixtureManifest
-from biomedllama_cli.recipes.tuning_report import TuningFacts, TuningReport, name_count
+from biomedllama_cli.recipes.tuning_report import TuningFacts, TuningReport
+from biomedllama_cli.wording import name_count
 
 
 class DrawnFacts(TuningFacts):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from biomedllama_cli.corpus.estimate import Estimate, Range
 from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.wording import name_count
 
 
 class PrepareReport(BaseModel):
@@ -80,14 +81,10 @@ def _describe_benchmarks(summary: dict[str, Any]) -> str:
     untestable = items - sum(count["testable"] for count in counts)
     fate = "left out" if summary["mode"] == "drop" else "kept"
     return (
-        f"Benchmarks: {_count(summary['documents'], 'document')} held {found:,} of {_count(items, 'item')} of "
-        f"{_count(len(counts), 'benchmark')}, {fate}: see contamination.jsonl; {_count(untestable, 'item')} could not "
-        "be looked for"
+        f"Benchmarks: {name_count(summary['documents'], 'document')} held {found:,} of {name_count(items, 'item')} of "
+        f"{name_count(len(counts), 'benchmark')}, {fate}: see contamination.jsonl; "
+        f"{name_count(untestable, 'item')} could not be looked for"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _describe_unreadable(estimate: Estimate, stops: bool) -> list[str]:
@@ -100,7 +97,7 @@ def _describe_unreadable(estimate: Estimate, stops: bool) -> list[str]:
     )
     of = "the input" if estimate.exact else "the sample"
     return [
-        f"{_count(estimate.unreadable, 'record')} of {of} cannot be read, first {estimate.first_unreadable}: {fate}"
+        f"{name_count(estimate.unreadable, 'record')} of {of} cannot be read, first {estimate.first_unreadable}: {fate}"
     ]
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from biomedllama_cli import __version__
 from biomedllama_cli.engine.checkpoint import REPORT_FILE
 from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.wording import name_count
 
 
 class PretrainReport(BaseModel):
@@ -92,8 +93,8 @@ class PretrainReport(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary for people."""
         batch = (
-            f"{_count(self.steps, 'step')} of {_count(self.global_batch_size, 'sequence')} x "
-            f"{_count(self.sequence_length, 'token')} "
+            f"{name_count(self.steps, 'step')} of {name_count(self.global_batch_size, 'sequence')} x "
+            f"{name_count(self.sequence_length, 'token')} "
             f"({self.world_size} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
         )
         corpora = ", ".join(map(str, (self.corpus, *self.settings.get("mix", ()))))
@@ -118,7 +119,7 @@ class PretrainReport(BaseModel):
         tokens = self.steps * self.global_batch_size * self.sequence_length
         lines = [
             f"Would train {head}.",
-            f"{_count(self.sequences, 'training sequence')}; {tokens:,} tokens in all steps, on {self.device} with "
+            f"{name_count(self.sequences, 'training sequence')}; {tokens:,} tokens in all steps, on {self.device} with "
             f"{self.attention} attention.",
             f"Run folder: {self.run_folder}",
         ]
@@ -150,10 +151,6 @@ class PretrainReport(BaseModel):
                 f"Unigram model: {self.bits_per_byte_unigram:.3f} bits per byte; this one is {comparison} it."
             )
         return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def load_report(run_folder: Path) -> PretrainReport | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from biomedllama_cli.engine.checkpoint import REPORT_FILE
 from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.settings.evaluate import ProtocolSettings
+from biomedllama_cli.wording import name_count
 
 NOT_SEARCHED = "Benchmark questions were not looked for among the examples."
 
@@ -205,15 +206,6 @@ class TuningReport(Frozen):
         data = self.data
         share = data.target_tokens / data.tokens if data.tokens else 0.0
         return f"{name_count(data.examples, 'example')} ({data.tokens:,} tokens, {share:.1%} of them targets)"
-
-
-def name_count(count: int, what: str) -> str:
-    """Return a number of things.
-
-    >>> name_count(1, "step"), name_count(2000, "example")
-    ('1 step', '2,000 examples')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def load_seed_run(run_folder: Path) -> SeedRun | None:
