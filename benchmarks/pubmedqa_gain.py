@@ -47,6 +47,8 @@ TRAINING = (
 )
 METHODS = {"lora": "2e-4", "full": "5e-5"}
 """Peak learning rates."""
+INSTRUCT_RATE = "5e-4"
+"""Peak learning rate of the instruction tuning: its answers copy an option's text, those of PubMedQA are one word."""
 INSTRUCTED_TASKS = ("pubmedqa", "medqa-5")
 
 
@@ -140,7 +142,7 @@ class Study:
         report = self.run(
             "instruct", "instruct", "--model", str(model), "--mixture", str(mixture), "--draws", str(options.draws),
             "--epochs", "1", "--method", "lora", "--template", "chat", "--seed", options.seeds.split(",")[0],
-            "--peak-learning-rate", METHODS["lora"], "--precision", options.precision, *TRAINING,
+            "--peak-learning-rate", INSTRUCT_RATE, "--precision", options.precision, *TRAINING,
             *(word for benchmark in benchmarks for word in ("--benchmark", benchmark)),
         )  # fmt: skip
         (run,) = report["runs"]
@@ -218,7 +220,8 @@ def describe_study(options: argparse.Namespace, model: Path, folds_run: int, min
         f"{model.name}, {options.data.name}: {folds_run} of {options.folds} folds, contexts cut to their last "
         f"{CONTEXT_TOKENS} tokens, {options.epochs:g} epochs of 16 examples per step, {options.precision}; LoRA (rank "
         f"16, peak rate {METHODS['lora']}) with seeds {options.seeds}, all weights (peak rate {METHODS['full']}) with "
-        f"one. {minutes:.0f} minutes with loading and saving."
+        f"one; instruction tuning with {options.draws} draws (LoRA, peak rate {INSTRUCT_RATE}). {minutes:.0f} minutes "
+        "with loading and saving."
     )
 
 
@@ -237,7 +240,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--folds-run", type=int, help="tune and score only the first N folds")
     parser.add_argument("--seeds", default="0,1,2", help="of LoRA; all weights are tuned with the first")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--draws", type=int, default=480, help="examples of the instruction tuning")
+    parser.add_argument("--draws", type=int, default=2000, help="examples of the instruction tuning")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument(
         "--limit", type=int, help="take only so many questions, to try this out: writes no result"
