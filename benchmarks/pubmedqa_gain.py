@@ -165,9 +165,16 @@ def count_unparsed(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     for name, folder in folders.items():
         cells = load_results(folder).questions
         unparsed, n = sum(cell.metrics.unparsed or 0 for cell in cells), sum(cell.metrics.n for cell in cells)
+        ambiguous = sum(cell.metrics.ambiguous or 0 for cell in cells)
         by_task = {cell.task: [cell.metrics.unparsed, cell.metrics.n] for cell in cells}
         bound = wilson_interval(unparsed, n)[1]
-        counts[name] = {"unparsed": unparsed, "n": n, "bound": bound, "tasks": by_task}
+        counts[name] = {
+            "unparsed": unparsed,
+            "ambiguous": ambiguous,
+            "n": n,
+            "bound": bound,
+            "tasks": by_task,
+        }
     return counts
 
 
@@ -204,7 +211,7 @@ def instructed_section(counts: Mapping[str, Mapping[str, Any]], folders: Mapping
     for name, count in counts.items():
         lines.append(
             f"- {name}: {count['unparsed']} of {count['n']} answers unparsed, upper 95 % Wilson bound "
-            f"{count['bound']:.1%}"
+            f"{count['bound']:.1%}; {count['ambiguous']} of them name more than one option"
         )
     met = "met" if counts["after"]["bound"] < UNPARSED_BOUND else "not met"
     lines += [f"- wanted: below {UNPARSED_BOUND:.0%}; {met}", ""]

@@ -46,7 +46,7 @@ def choose_splits(tables: list[Path], scratch: Path, fraction: float) -> npt.NDA
 
 
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_first_occurrence_stays_whatever_the_buckets(
     tmp_path_factory: pytest.TempPathFactory, contents: list[int], tables: int
 ) -> None:
@@ -68,7 +68,7 @@ def test_document_dropped_already_makes_no_other_a_duplicate(tmp_path: Path) -> 
 
 
 @given(st.permutations(range(40)), st.sampled_from([0.0, 0.01, 0.2, 0.99]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_split_does_not_depend_on_order_or_tasks(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], fraction: float
 ) -> None:

@@ -347,7 +347,7 @@ def spread(found: set[int], current: list[int], facts_of: dict[int, Metadata]) -
 
 
 @given(st.integers(0, 10**9), st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_decisions_equal_the_rules_said_in_memory_whatever_the_tasks(
     tmp_path_factory: pytest.TempPathFactory, seed: int, tasks: int
 ) -> None:

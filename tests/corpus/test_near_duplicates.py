@@ -209,7 +209,7 @@ def draw_signatures(rng: np.random.Generator, documents: int) -> npt.NDArray[Any
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_goes_does_not_depend_on_files_and_slices(
     tmp_path_factory: pytest.TempPathFactory, seed: int, files: int
 ) -> None:

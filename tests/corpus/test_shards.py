@@ -42,7 +42,7 @@ def test_index_has_megatrons_bytes(tmp_path: Path) -> None:
     st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=6),
     st.sampled_from([30_000, 65_536, 65_537, 262_144]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], vocabulary_size: int
 ) -> None:

@@ -27,7 +27,7 @@ def test_weights_of_one_change_nothing() -> None:
         assert epoch_sequences(plain, 7, epoch).tolist() == epoch_sequences(split, 7, epoch).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     weights=st.lists(st.sampled_from([0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.75]), min_size=4, max_size=4),

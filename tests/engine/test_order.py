@@ -41,7 +41,7 @@ def iter_micro_batches(
     yield from MicroBatchIds(RunData(rows, order, plan, None), rank, start_step)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     extra=st.integers(0, 50),
     world_size=st.sampled_from([1, 2, 3, 4]),

@@ -23,7 +23,7 @@ def read_all(rows: PackedRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(batch[name].numpy() for name in ("input_ids", "labels", "position_ids"))  # type: ignore[return-value]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(shards=st.lists(documents, min_size=1, max_size=3), length=st.integers(1, 9), bos=st.booleans())
 def test_every_token_but_bos_and_the_first_is_a_target_once(
     build_shard: Callable[..., Any], shards: list[list[list[int]]], length: int, bos: bool
@@ -46,7 +46,7 @@ def test_every_token_but_bos_and_the_first_is_a_target_once(
     assert ((steps == 1) | (positions[:, 1:] == 0)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shard=documents, length=st.integers(2, 9), bos=st.booleans())
 def test_each_target_is_in_the_segment_of_its_own_document(
     build_shard: Callable[..., Any], shard: list[list[int]], length: int, bos: bool

@@ -70,7 +70,6 @@ def examples_of(data: TrainingData, step: int, ranks: int) -> list[int]:
     return sorted(chain(*packs))
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 50), epochs=st.floats(0.01, 4, allow_nan=False), seed=st.integers(0, 2**40))
 def test_every_epoch_takes_every_example_once(count: int, epochs: float, seed: int) -> None:
     order = order_examples(count, epochs=epochs, seed=seed)
@@ -96,7 +95,7 @@ def test_no_examples_are_an_error() -> None:
         order_examples(0, epochs=1, seed=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(2, 33), min_size=1, max_size=30),
     batch=st.integers(1, 12),

@@ -85,7 +85,7 @@ def test_an_example_that_is_nothing_but_one_token_is_refused() -> None:
         TuningRows(encode([FIRST, [(5, False)]]), eos_id=EOS, sequence_length=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(3, 99), st.booleans()), min_size=2, max_size=12),

@@ -59,6 +59,15 @@ def test_exact_match_stands_beside_the_parser_and_the_likelihood(profile: str, w
     assert samples[1]["scores"] == {"exact_match": None, "parsed": 2, "option_likelihood": 0}
 
 
+def test_an_answer_that_names_two_options_is_unparsed_and_counted_apart() -> None:
+    questions = [Question(str(row), "?", DRUGS, row) for row in range(3)]
+    texts = [[f"A) {DRUGS[1]}"], ["A patient"], [f"C) {DRUGS[2]}"]]
+    metrics, samples = measure("instructed", questions, texts)
+    assert (metrics.unparsed, metrics.ambiguous) == (2, 1)
+    assert [sample["named"] for sample in samples] == [[[0, 1]], [[]], [[2]]]
+    assert [sample["parsed"] for sample in samples] == [[None], [None], [2]]
+
+
 def test_labels_are_matched_in_their_published_form_and_read_in_any() -> None:
     labels = ("yes", "no", "maybe")
     answers = (0, 1, 2, 0)

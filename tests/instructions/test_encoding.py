@@ -82,7 +82,7 @@ HARD = st.lists(TEXTS | SNIPPETS, min_size=1, max_size=4).map("".join)
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "llama"])
 @given(prompt=HARD, answer=HARD)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_plain_answer_is_trained_to_the_character(
     kind: str, load_plain: LoadPlain, prompt: str, answer: str
 ) -> None:
@@ -100,7 +100,7 @@ def test_any_plain_answer_is_trained_to_the_character(
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)
 @given(prompt=HARD, answer=HARD)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_chat_answer_is_trained_as_the_template_writes_it(
     kind: str, name: str, load_model: LoadModel, prompt: str, answer: str
 ) -> None:
@@ -122,7 +122,7 @@ def test_any_chat_answer_is_trained_as_the_template_writes_it(
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in MODELS if pair[1] not in REWRITING])
 @given(texts=st.lists(HARD.filter(str.strip), min_size=4, max_size=4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_turn_of_any_conversation_continues_what_inference_feeds(
     kind: str, name: str, load_model: LoadModel, texts: list[str]
 ) -> None:

@@ -35,7 +35,7 @@ def sums(lengths: Sequence[int], packs: Sequence[Pack]) -> list[int]:
     return [sum(lengths[number] for number in row) for row in packs]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths_and_capacity)
 def test_every_example_is_in_one_row_once_and_no_row_is_too_long(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
@@ -44,14 +44,14 @@ def test_every_example_is_in_one_row_once_and_no_row_is_too_long(case: tuple[lis
     assert all(0 < total <= capacity for total in sums(lengths, packs))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(full_rows)
 def test_rows_are_within_the_proven_bound_of_the_least_number(case: tuple[list[list[int]], int]) -> None:
     rows, capacity = case
     assert len(pack(list(chain(*rows)), capacity)) <= 11 / 9 * len(rows) + 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths_and_capacity)
 def test_no_two_rows_would_fit_into_one(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
@@ -83,7 +83,7 @@ def test_packing_does_not_look_at_every_row_for_every_example() -> None:
     assert sum(lengths) > 0.999 * 2048 * len(packs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths_and_capacity, st.integers(0, 6))
 def test_spreading_keeps_to_the_rows_and_the_capacity(case: tuple[list[int], int], more: int) -> None:
     lengths, capacity = case
@@ -94,7 +94,7 @@ def test_spreading_keeps_to_the_rows_and_the_capacity(case: tuple[list[int], int
     assert all(total <= capacity for total in sums(lengths, packs))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(full_rows)
 def test_spread_rows_are_nearly_equal(case: tuple[list[list[int]], int]) -> None:
     rows, capacity = case
@@ -103,7 +103,7 @@ def test_spread_rows_are_nearly_equal(case: tuple[list[list[int]], int]) -> None
     assert longest <= 1.22 * capacity + 1  # the bound proven in the paper, and the last step of the search
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     case=lengths_and_capacity,
     rows_at_once=st.integers(1, 5),

@@ -83,7 +83,7 @@ def reference_operator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @needs_xformers
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=rows_of_documents, window=st.one_of(st.none(), st.integers(1, 45)))
 def test_the_bias_equals_the_eager_mask(tiny: Any, rows: list[list[int]], window: int | None) -> None:
     register_xformers()

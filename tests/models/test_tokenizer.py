@@ -69,7 +69,7 @@ def test_training_twice_gives_the_same_tokenizer(trained: Tokenizer, tmp_path: P
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_byte_fallback_loses_no_character(trained: Tokenizer, text: str) -> None:
     # SentencePiece writes U+2581 for a space, and so cannot tell the two apart; NUL ends its strings.
     text = text.replace("\u2581", "").replace("\x00", "")
@@ -135,7 +135,7 @@ def test_special_tokens_spelled_in_a_text_stay_text(trained: Tokenizer, tmp_path
 
 
 @given(st.text(alphabet=" ab\u2581\nβ1.", max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_cutting_a_long_text_changes_no_id(trained: Tokenizer, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_module, "_LONG_TEXT", 5)

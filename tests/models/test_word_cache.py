@@ -193,7 +193,7 @@ def test_ten_thousand_random_strings(tokenizer: Tokenizer) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=80))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text(tokenizer: Tokenizer, text: str) -> None:
     assert_same_ids(tokenizer, [text, f" {text}", f"a{text} b", f"{text}\n{text}"])
 

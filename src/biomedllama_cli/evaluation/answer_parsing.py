@@ -98,15 +98,26 @@ def parse_answer(text: str, question: Question) -> int | None:
     >>> parse_answer("A or B", question), parse_answer("A patient came.", question)
     (None, None)
     """
+    named = find_named_options(text, question)
+    return min(named) if len(named) == 1 else None
+
+
+def find_named_options(text: str, question: Question) -> frozenset[int]:
+    r"""Return the indices of all options that the strongest evidence in a text names: several are no answer.
+
+    >>> question = Question("1", "Which one thins the blood?", ("Iron", "Aspirin"), 1)
+    >>> sorted(find_named_options("(A) Aspirin", question)), sorted(find_named_options("A patient came.", question))
+    ([0, 1], [])
+    """
     texts = prepare_options(question.options)
     written = _without_next_question(normalize(text))
     if len(equal := texts.find_equal(written)) == 1:
-        return min(equal)
+        return equal
     for evidence in (_find_statement, _find_edges, _find_conclusion, _find_only_mention):
         found = evidence(written, texts)
         if found is not None:
-            return min(found) if len(found) == 1 else None
-    return None
+            return found
+    return frozenset()
 
 
 def _without_next_question(text: str) -> str:

@@ -94,6 +94,7 @@ class QuestionMetrics(Frozen):
         groups: accuracies of the headline by kind and value: {"subject": {"Anatomy": ...}}.
         permutations: option-order sensitivity, where it was asked for.
         unparsed: generated answers no option could be read from.
+        ambiguous: those of them that name more than one, such as the letter of one and the text of another.
         vote_curve: accuracy of the majority vote against the number of chains.
         truncated_inputs: scored inputs (options after their prompts) that lost their left end.
         truncated_prompts: of generated answers, prompts that lost theirs: an answer needs room as well.
@@ -113,6 +114,7 @@ class QuestionMetrics(Frozen):
     groups: dict[str, dict[str, Accuracy]] = Field(default_factory=dict)
     permutations: Permutations | None = None
     unparsed: int | None = None
+    ambiguous: int | None = None
     vote_curve: dict[int, float] | None = None
     truncated_inputs: int = 0
     truncated_prompts: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from biomedllama_cli.evaluation.answer_parsing import parse_answer, trimmed_match
+from biomedllama_cli.evaluation.answer_parsing import find_named_options, trimmed_match
 from biomedllama_cli.evaluation.cells import QuestionMetrics
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.profiles import Profile
@@ -26,7 +26,7 @@ def build_generated_metrics(
     """Return the metrics of a task whose answers were generated, and one sample record per question.
 
     `parsed` and `exact_match` are those of the first chain; `exact_match` stands only where it is the headline,
-    `majority_vote` only where chains vote. `unparsed` counts all chains.
+    `majority_vote` only where chains vote. `unparsed` and `ambiguous` count all chains.
 
     Args:
         profile: that asked.
@@ -36,9 +36,11 @@ def build_generated_metrics(
         n_all: questions of the whole task, before any limit.
     """
     questions = [one.question for one in asked]
-    parsed = [
-        [parse_answer(text, question) for text in row] for question, row in zip(questions, texts, strict=True)
+    named = [
+        [find_named_options(text, question) for text in row]
+        for question, row in zip(questions, texts, strict=True)
     ]
+    parsed = [[min(options) if len(options) == 1 else None for options in row] for row in named]
     generated: dict[str, Predictions] = {}
     if profile.headline_score == "exact_match":
         generated["exact_match"] = [
@@ -53,11 +55,12 @@ def build_generated_metrics(
     metrics = metrics.model_copy(
         update={
             "unparsed": sum(index is None for row in parsed for index in row),
+            "ambiguous": sum(len(options) > 1 for row in named for options in row),
             "vote_curve": vote_curve(parsed, answers) if votes_count else None,
         }
     )
-    for sample, row, indices in zip(samples, texts, parsed, strict=True):
-        sample |= {"texts": list(row), "parsed": indices}
+    for sample, row, options, indices in zip(samples, texts, named, parsed, strict=True):
+        sample |= {"texts": list(row), "named": [sorted(found) for found in options], "parsed": indices}
         if votes_count:
             sample["agreement"] = agreement(indices)
     return metrics, samples

@@ -98,7 +98,8 @@ def _of_question_cell(cell: QuestionCell) -> Iterator[str]:
         yield f"predicted {_list_counts(metrics.predicted_labels)}; answers {_list_counts(metrics.answer_labels)}"
     if metrics.unparsed is not None:
         texts = metrics.n * max(metrics.vote_curve or {1: 0.0})  # one for every chain
-        yield f"no option could be read from {metrics.unparsed:,} of {texts:,} generated answers"
+        several = f"; {metrics.ambiguous:,} of them name more than one" if metrics.ambiguous else ""
+        yield f"no option could be read from {metrics.unparsed:,} of {texts:,} generated answers{several}"
     if metrics.permutations is not None:
         yield _describe_permutations(metrics.permutations, metrics.headline)
     if facts.draw_rule is not None:

@@ -92,6 +92,7 @@ def _question_numbers(cell: QuestionCell) -> Iterator[_Number]:
         "context_free": metrics.context_free,
         "macro_f1": metrics.macro_f1,
         "unparsed": metrics.unparsed,
+        "ambiguous": metrics.ambiguous,
         "truncated_inputs": metrics.truncated_inputs,
         "defects": len(cell.facts.defects),
         "dropped_defective": cell.facts.dropped_defective,
