@@ -215,7 +215,7 @@ def test_known_restrictions_are_said_beside_an_unknown_licence(mixture: Mixture,
     unknown = mixture.sources[2].source.model_copy(update={"licence": "who knows"})
     sources = (*mixture.sources[:2], LocatedSource(unknown, mixture.sources[2].path))
     lines = build_manifest(Mixture("mine", sources), drawn).lines()
-    assert "Strictest licence: unknown; not all examples may be passed on" in lines
+    assert "Strictest licence: unknown; examples that may not be passed on: cot" in lines
     assert "Restricted besides: chat (CC BY-NC 4.0)" in lines
 
 
@@ -245,7 +245,7 @@ def test_people_read_realised_beside_published_shares(mixture: Mixture, drawn: D
     assert cot.split()[-2] == "-"  # nothing published
     assert {line.index("%") for line in (exam, chat, cot)} == {exam.index("%")}
     text = "\n".join(lines)
-    assert "Strictest licence: CC BY-NC; not all examples may be passed on" in text
+    assert "Strictest licence: CC BY-NC; examples that may not be passed on: cot" in text
     assert "\nLeft out, their share went to the others: lost\n" in text + "\n"
     assert "Substitute: cot: five exemplars for the published three" in text
     assert f"p = {manifest.p_value:.3g}" in text

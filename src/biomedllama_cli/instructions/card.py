@@ -115,9 +115,8 @@ def _render_licence(manifest: MixtureManifest) -> list[str]:
     ]
     if restricted := name_restricted(manifest):
         lines += [f"Restricted besides: {escape(restricted)}.", ""]
-    if not manifest.redistributable:
-        kept = [source.name for source in manifest.sources if source.draws and not source.redistributable]
-        lines += [f"Examples that may not be passed on: {escape(', '.join(kept))}.", ""]
+    if kept_back := manifest.kept_back():
+        lines += [f"Examples that may not be passed on: {escape(', '.join(kept_back))}.", ""]
     open_questions = [source for source in manifest.sources if source.draws and source.licence_note]
     lines += [f"- {escape(source.name)}: {escape(source.licence_note)}" for source in open_questions]
     return [*lines, ""] if open_questions else lines

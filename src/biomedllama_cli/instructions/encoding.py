@@ -24,10 +24,11 @@ logger = logging.getLogger(__name__)
 _BATCH = 4096
 """Examples whose texts are tokenised together: enough to keep all cores busy, a few tens of MB."""
 
+_LONGER_ROWS = "Take longer rows (--sequence-length), as far as the model's positions reach"
 _HINTS = {
-    "too_long": "Take longer rows (--sequence-length)",
-    "conversation_too_long": "Take longer rows (--sequence-length)",
-    "too_long_even_without_its_context": "Take longer rows (--sequence-length)",
+    "too_long": _LONGER_ROWS,
+    "conversation_too_long": _LONGER_ROWS,
+    "too_long_even_without_its_context": _LONGER_ROWS,
     "empty_answer": "Give every assistant's turn an answer",
     "empty_prompt": "Give every answer a question",
     "does_not_end_with_an_answer": "Let every conversation end with the assistant's turn",

@@ -134,6 +134,10 @@ class MixtureManifest(_Record):
         """Return what was drawn for people: a table of realised against published shares, and what to know of it."""
         return list_lines(self)
 
+    def kept_back(self) -> tuple[str, ...]:
+        """Return the sources whose examples were drawn and may not be passed on."""
+        return tuple(source.name for source in self.sources if source.draws and not source.redistributable)
+
     def write(self, folder: Path) -> Path:
         """Write `mixture.json` into a folder."""
         path = folder / MIXTURE_FILE

@@ -30,13 +30,14 @@ def list_lines(manifest: MixtureManifest) -> list[str]:
     rows = [COLUMNS, *map(list_cells, manifest.sources)]
     restricted = name_restricted(manifest)
     left_out = ", ".join(each.name for each in manifest.left_out)
+    kept_back = ", ".join(manifest.kept_back())
     return [
         f"Mixture {manifest.mixture}: {manifest.rows:,} rows, {manifest.epochs:g} x {manifest.draws:,}, "
         f"seed {manifest.seed}",
         *(f"  {line}" for line in _align(rows)),
         *([f"Draw against its shares: {describe_fit(manifest)}"] if manifest.degrees_of_freedom else []),
         f"Strictest licence: {manifest.strictest_licence}"
-        + ("" if manifest.redistributable else "; not all examples may be passed on"),
+        + (f"; examples that may not be passed on: {kept_back}" if kept_back else ""),
         *([f"Restricted besides: {restricted}"] if restricted else []),
         *(
             f"Substitute: {source.name}: {source.substitute}"
