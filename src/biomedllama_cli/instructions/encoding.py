@@ -117,9 +117,7 @@ def encode_examples(
     for batch in _iter_batches(examples):
         for example, row in zip(batch, encoder.encode_batch(batch), strict=True):
             if isinstance(row, CannotFit):
-                level = logging.DEBUG if left_out.reasons[row.reason] else logging.WARNING
-                left_out.add(row)
-                logger.log(level, "%s %r is left out: %s", example.source, example.id, row)
+                left_out.add(example, row)
                 continue
             rows.append(row)
             ids.append(example.id)
@@ -149,10 +147,12 @@ class _LeftOut:
     reasons: Counter[str] = field(default_factory=Counter)
     longest: int = 0
 
-    def add(self, example: CannotFit) -> None:
-        """Count an example."""
-        self.reasons[example.reason] += 1
-        self.longest = max(self.longest, example.tokens)
+    def add(self, example: Example, why: CannotFit) -> None:
+        """Count an example; the first for each reason is told."""
+        level = logging.DEBUG if self.reasons[why.reason] else logging.WARNING
+        logger.log(level, "%s %r is left out: %s", example.source, example.id, why)
+        self.reasons[why.reason] += 1
+        self.longest = max(self.longest, why.tokens)
 
     def sort(self) -> dict[str, int]:
         """Return the counts, the largest first."""
