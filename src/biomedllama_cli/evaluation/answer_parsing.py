@@ -98,7 +98,15 @@ def parse_answer(text: str, question: Question) -> int | None:
     >>> parse_answer("A or B", question), parse_answer("A patient came.", question)
     (None, None)
     """
-    named = find_named_options(text, question)
+    return sole_option(find_named_options(text, question))
+
+
+def sole_option(named: frozenset[int]) -> int | None:
+    """Return the one option that is named, or None where none is, or several are.
+
+    >>> sole_option(frozenset({2})), sole_option(frozenset({0, 2})), sole_option(frozenset())
+    (2, None, None)
+    """
     return min(named) if len(named) == 1 else None
 
 

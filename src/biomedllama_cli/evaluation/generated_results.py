@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from biomedllama_cli.evaluation.answer_parsing import find_named_options, trimmed_match
+from biomedllama_cli.evaluation.answer_parsing import find_named_options, sole_option, trimmed_match
 from biomedllama_cli.evaluation.cells import QuestionMetrics
 from biomedllama_cli.evaluation.jobs import Asked
 from biomedllama_cli.evaluation.profiles import Profile
@@ -40,7 +40,7 @@ def build_generated_metrics(
         [find_named_options(text, question) for text in row]
         for question, row in zip(questions, texts, strict=True)
     ]
-    parsed = [[min(options) if len(options) == 1 else None for options in row] for row in named]
+    parsed = [[sole_option(options) for options in row] for row in named]
     generated: dict[str, Predictions] = {}
     if profile.headline_score == "exact_match":
         generated["exact_match"] = [
