@@ -24,6 +24,7 @@ TREES = {
     "finetune": ("biomedllama_cli.settings.finetune", "FinetuneSettings"),
     "instruct": ("biomedllama_cli.settings.instruct", "InstructSettings"),
     "evaluate": ("biomedllama_cli.settings.evaluate", "EvaluateSettings"),
+    "chat": ("biomedllama_cli.settings.chat", "ChatSettings"),
 }
 """Where each command's tree is; imported only when asked for, because building one takes time."""
 
