@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Finish = Literal["end", "stop", "length", "context", "repetition", "interrupted"]
-"""Why a reply ended: the model ended it, a stop text came, it reached `max_new_tokens`, the context was full, it said the
-same over and over, or somebody stopped it."""
+"""Why a reply ended: by the model, at a stop text, at `max_new_tokens`, with the context full, since it said the
+same over and over, or because somebody stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
