@@ -255,11 +255,18 @@ def find_result(run_folder: Path) -> Path | None:
     return next(iter(there), find_checkpoint(run_folder))
 
 
-def find_newest_result(workspace: Path, *, but_of: str = "") -> Path | None:
-    """Return what the run of a workspace that saved last has to show; runs of the command `but_of` are left out."""
+def find_newest_result(workspace: Path, *, of: str = "", but_of: str = "") -> Path | None:
+    """Return what the run of a workspace that saved last has to show.
+
+    Args:
+        workspace: holds `runs/`.
+        of: only runs of this command that tunes models are looked at.
+        but_of: runs of this command are left out.
+    """
     runs = [*(workspace / "runs").glob("*"), *(workspace / "runs").glob("*/seed-*")]
-    other = [run for run in runs if _read_command(run) != but_of]
-    saved = [(newest / MARKER, run) for run in other if (newest := find_checkpoint(run))]
+    commands = {run: _read_command(run) for run in runs}
+    fitting = [run for run in runs if commands[run] != but_of and (not of or commands[run] == of)]
+    saved = [(newest / MARKER, run) for run in fitting if (newest := find_checkpoint(run))]
     if not saved:
         return None
     return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])

@@ -115,7 +115,7 @@ def _describe(
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=precision,
-        device=_name_device(model.device),
+        device=name_device(model.device),
         attention=model.config._attn_implementation,  # eager for a model that needs it, whatever was asked
         tokenizer_kind=tokenizer.kind,
         tokenizer_fingerprint=tokenizer.fingerprint,
@@ -124,7 +124,8 @@ def _describe(
     )
 
 
-def _name_device(device: torch.device) -> str:
+def name_device(device: torch.device) -> str:
+    """Return what a report calls a device: the card, or the threads and cores of the CPU."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return (

@@ -1,0 +1,142 @@
+"""The model that is talked to: chosen before anything heavy is loaded, then loaded and described."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from biomedllama_cli.errors import ModelError
+from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source, find_result_of_run
+from biomedllama_cli.settings.chat import ChatComputeSettings, ChatSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from biomedllama_cli.models.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+LONGEST_CONTEXT = 8192
+"""Context of a chat where none is asked for (in tokens): the keys and values of 8,192 tokens take 1 GB in a model of
+7 billion parameters with grouped queries, in bf16."""
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A loaded model to talk to.
+
+    Attributes:
+        model: in eval mode, on its device.
+        tokenizer: of the model.
+        source: what it was loaded from: folder, hub id or file.
+        facts: what a transcript says of it.
+        context_length: longest conversation with its reply (in tokens), the model's own limit respected.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    source: str
+    facts: dict[str, Any]
+    context_length: int
+
+
+def find_chat_model(settings: ChatSettings) -> str:
+    """Return the model given (of a run folder what it has to show), else the newest of the workspace.
+
+    Raises:
+        ModelError: none is given and the workspace has no checkpoint, or the given one cannot be there.
+    """
+    if settings.model:
+        return find_source(settings.model)
+    from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
+
+    for command, what in (("instruct", "newest result of `instruct`"), ("", "newest checkpoint")):
+        if newest := find_newest_result(settings.workspace, of=command):
+            logger.info("no model was given: taking the %s in the workspace, %s", what, newest)
+            return str(newest)
+    raise ModelError(
+        f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint.",
+        "Give --model (a hub id, a folder, a checkpoint or a .gguf file), or tune one with `biomedllama instruct`.",
+    )
+
+
+def find_source(source: str) -> str:
+    """Return the model that a name given by the user stands for: of a run folder what it has to show.
+
+    Raises:
+        ModelError: it has no weights, is not there, is an adapter without its base, or holds the runs of several seeds.
+    """
+    if source.startswith(SCRATCH_PREFIX):
+        raise ModelError(
+            f"model: {source} has random weights and no tokenizer, so there is nobody to talk to.",
+            "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
+        )
+    found = find_result_of_run(source)
+    check_source(found)
+    return found
+
+
+def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
+    """Load tokenizer and model onto the device.
+
+    Args:
+        source: an answer of `find_chat_model` or `find_source`.
+        compute: precision, device, attention and context.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be used.
+        UnavailableError: the hub, a device or a package is not to be had.
+    """
+    import torch
+
+    from biomedllama_cli.engine.accelerator import choose_device_type
+    from biomedllama_cli.models.adapter_folder import find_tokenizer_source
+    from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+    from biomedllama_cli.models.tokenizer import load_tokenizer
+    from biomedllama_cli.recipes.evaluate_subject import limit_context
+    from biomedllama_cli.settings.pretrain import ParallelSettings
+
+    device = torch.device(choose_device_type(ParallelSettings(device=compute.device)))
+    precision = _choose_precision(compute.dtype, device.type)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    attention = resolve_attention(compute.attention, device, dtype)
+    load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    tokenizer = load_tokenizer(find_tokenizer_source(source))
+    model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
+    model.to(device)
+    limit = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
+    context_length = limit_context(model, compute.context_length or min(limit, LONGEST_CONTEXT))
+    facts = _describe(source, model, tokenizer, precision)
+    return ChatModel(model.eval(), tokenizer, source, facts, context_length)
+
+
+def _choose_precision(asked: str, device_type: str) -> str:
+    if asked != "auto":
+        return asked
+    if device_type != "cuda":
+        return "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _describe(source: str, model: PreTrainedModel, tokenizer: Tokenizer, precision: str) -> dict[str, Any]:
+    from biomedllama_cli.models.description import describe_model
+    from biomedllama_cli.models.identity import hash_weights, locate_model
+    from biomedllama_cli.recipes.evaluate_subject import name_device
+
+    revision = getattr(model.config, "_commit_hash", None)
+    folder = locate_model(source, revision)
+    return {
+        "source": source,
+        "revision": revision,
+        "weights_sha256": None if folder is None else hash_weights(folder),
+        "architecture": type(model).__name__,
+        "parameters": describe_model(model).parameters,
+        "dtype": precision,
+        "device": name_device(model.device),
+        "quantize": "none",
+        "attention": model.config._attn_implementation,  # eager for a model that needs it, whatever was asked
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+    }
