@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.evaluate import ProfileName
@@ -49,6 +50,15 @@ class ReplySettings(Settings):
     """End a reply that says the same over and over."""
     stop: tuple[str, ...] = ()
     """Text a reply ends before; repeatable; the template's own are added."""
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:  # every reply holds it, at its beginning
+            raise PydanticCustomError(
+                "broken_rule", "{rule}", {"rule": "must be texts with something in them"}
+            )
+        return stop
 
 
 class ChatComputeSettings(Settings):
