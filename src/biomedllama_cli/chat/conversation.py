@@ -109,6 +109,9 @@ class Conversation:
     def turns(self, prompt: str | None = None, *, other: bool = False) -> list[tuple[str, str]]:
         """Return (role, text) of every turn, then the user's next one.
 
+        A question that got no text for a reply is left out with it: templates refuse a turn that says nothing, or two
+        of the user's in a row, and nothing could be learnt from it.
+
         Args:
             prompt: what the user says next.
             other: whether the replies are those of the model that is compared.
@@ -119,5 +122,6 @@ class Conversation:
         turns = [("system", self.system)] if self.system else []
         for exchange in self.exchanges:
             reply = exchange.other if other and exchange.other is not None else exchange.reply
-            turns += [("user", exchange.prompt), ("assistant", reply.text)]
+            if reply.text.strip():
+                turns += [("user", exchange.prompt), ("assistant", reply.text)]
         return turns if prompt is None else [*turns, ("user", prompt)]
