@@ -1,4 +1,4 @@
-"""Where lm-eval's model keeps the groups of requests that it has answered."""
+"""Where groups of sequences that have been scored are kept, or that they are not."""
 
 from __future__ import annotations
 

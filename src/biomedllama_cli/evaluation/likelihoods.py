@@ -9,8 +9,8 @@ from typing import Protocol
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.evaluation.encoding import encode_continuations, iter_windows
+from biomedllama_cli.evaluation.harness_journal import Journal
 from biomedllama_cli.evaluation.jobs import Asked, Likelihood
-from biomedllama_cli.evaluation.journal import Journal
 from biomedllama_cli.evaluation.scorer import Group, TokenSequence
 from biomedllama_cli.evaluation.variants import CONTEXT_FREE, PREMISE_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer

@@ -38,13 +38,13 @@ def choose_by_likelihood(
     """
     chosen: dict[str, list[int | None]] = {}
     for one, likelihoods in zip(asked, scored, strict=True):
-        for name, values in _score_options(profile, one, likelihoods).items():
+        for name, values in score_options(profile, one, likelihoods).items():
             chosen.setdefault(name, []).append(statistics.choose_option(values))
     return {name: options for name, options in chosen.items() if len(options) == len(asked)}
 
 
-def _score_options(profile: Profile, asked: Asked, scored: Scored) -> dict[str, list[float]]:
-    """Return every score of one question: one value per option, the largest of which is chosen."""
+def score_options(profile: Profile, asked: Asked, scored: Scored) -> dict[str, list[float]]:
+    """Return every score of one question by name: one value per option, the largest of which is chosen."""
     prompt = profile.prompt_for(asked.question)
     form = headline_form(profile, asked.question)
     scores: dict[str, list[float]] = {}

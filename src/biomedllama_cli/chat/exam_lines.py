@@ -1,0 +1,129 @@
+"""An exam's answer as plain text."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from biomedllama_cli.chat.exam_answer import KINDS, ExamAnswer
+
+_KIND_HEADINGS = {
+    "sum": "sum",
+    "per_token": "/token",
+    "per_character": "/char",
+    "per_byte": "/byte",
+    "domain_conditional": "domain",
+}
+_NUMBERS = (
+    ("probability", "prob", ".3f"),
+    ("log_likelihood", "log-lik", ".2f"),
+    ("domain_conditional", "domain", "+.2f"),
+    ("per_character", "/char", ".3f"),
+    ("per_token", "/token", ".3f"),
+    ("per_byte", "/byte", ".3f"),
+    ("without_question", "alone", ".3f"),
+    ("tokens", "tokens", "d"),
+)
+"""Columns of numbers by weight: where a window is narrow the last ones are left out."""
+_MEANINGS = {
+    "domain_conditional": "domain: what the question adds (nats)",
+    "without_question": "alone: probability without the question",
+}
+_NARROWEST_OPTION = 16
+_NUMBER_WIDTH = 9
+
+
+def show_answer(answer: ExamAnswer, width: int = 80, *, verbose: bool = False) -> list[str]:
+    """Return an answer as lines of plain text; no character in them drives a terminal.
+
+    Args:
+        answer: to be shown.
+        width: of the lines (in character cells).
+        verbose: also show every form of the question with what it chooses, and the prompts to the letter.
+    """
+    lines = [*_show_options(answer, width), "", *_wrap(answer.verdict(), width)]
+    for note in answer.notes():
+        lines += _wrap(note, width)
+    if verbose:
+        lines += ["", *_show_matrix(answer, width), *_show_prompts(answer)]
+    return lines
+
+
+def show_printable(text: str) -> str:
+    r"""Return a text on one line, everything a terminal would act on as a space.
+
+    >>> show_printable("iron\x1b[2J\nor  tin")
+    'iron [2J or tin'
+    """
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
+def _show_options(answer: ExamAnswer, width: int) -> list[str]:
+    count = max(1, min(len(_NUMBERS), (width - _NARROWEST_OPTION - 5) // _NUMBER_WIDTH))
+    numbers = _NUMBERS[:count]
+    rows = [
+        [
+            _mark(answer, row),
+            row["letter"],
+            show_printable(row["option"]),
+            *(format(row[key], form) for key, _, form in numbers),
+        ]
+        for row in answer.rows()
+    ]
+    lines = _render(["", "", "option", *(heading for _, heading, _ in numbers)], rows, width, texts=3)
+    marks = ">: chosen" if answer.question.answer_index is None else ">: chosen, *: right"
+    told = [meaning for key, meaning in _MEANINGS.items() if key in {key for key, _, _ in numbers}]
+    return [*lines, *_wrap("; ".join([marks, *told]), width)]
+
+
+def _mark(answer: ExamAnswer, row: dict[str, Any]) -> str:
+    chosen = answer.own_scores[0] in row["chosen_by"]
+    return (">" if chosen else " ") + ("*" if row["right"] else " ")
+
+
+def _show_matrix(answer: ExamAnswer, width: int) -> list[str]:
+    by_place = {(row["form"], row["kind"]): row for row in answer.matrix()}
+    rows = []
+    for form in answer.forms:
+        cells = [by_place[form.name, kind] for kind in KINDS]
+        chosen = [cell["chosen"] + ("*" if cell["right"] else "") for cell in cells]
+        rows.append([form.name, repr(form.continuations[0]), *chosen])
+    headings = ["form", "scored for A", *(_KIND_HEADINGS[kind] for kind in KINDS)]
+    return ["Chosen by form and normalisation:", *_render(headings, rows, width, texts=2)]
+
+
+def _show_prompts(answer: ExamAnswer) -> Iterator[str]:
+    """Yield each different prompt as it was asked, its lines marked and not wrapped."""
+    by_prompt: dict[str, list[str]] = {}
+    for form in answer.forms:
+        by_prompt.setdefault(form.prompt, []).append(form.name)
+    for prompt, names in by_prompt.items():
+        yield ""
+        yield f"Prompt of {', '.join(names)}:"
+        for line in prompt.split("\n"):
+            yield "| " + "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(show_printable(text), max(width, 20))
+
+
+def _render(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int) -> list[str]:
+    """Return an aligned table; the columns after the first `texts` hold numbers and are never broken."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, heading in enumerate(headings):
+        number = place >= texts
+        table.add_column(Text(heading), justify="right" if number else "left", no_wrap=number)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stream = io.StringIO()
+    Console(
+        file=stream, width=width, color_system=None, force_terminal=False, legacy_windows=False, _environ={}
+    ).print(table)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
