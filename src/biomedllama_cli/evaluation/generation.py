@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteriaList,
-)
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from biomedllama_cli.evaluation.continuation import (
+    ContinuationRule,
+    RowRequest,
+    build_config,
+    continue_padded,
+    find_end_ids,
+    pad_left,
+    without_own_settings,
+)
 from biomedllama_cli.evaluation.prompting import (
     EncodedPrompt,
     GenerationRule,
@@ -24,7 +26,7 @@ from biomedllama_cli.evaluation.prompting import (
     encode_prompts,
     find_truncated,
 )
-from biomedllama_cli.evaluation.sampling import ChainSampler, TextStop, chain_seed
+from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -118,9 +120,7 @@ class HuggingFaceGenerator:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
-        own = getattr(model.generation_config, "eos_token_id", None)
-        own_ids = [own] if isinstance(own, int) else list(own or ())
-        self.end_ids = tuple(sorted({tokenizer.eos_id, *own_ids}))
+        self.end_ids = find_end_ids(model, tokenizer)
 
     def generate(
         self,
@@ -140,26 +140,19 @@ class HuggingFaceGenerator:
 
     def _continue(self, batch: Sequence[EncodedPrompt], rule: GenerationRule) -> list[list[int]]:
         """Return the new ids of every row, up to the end of its answer."""
-        end_ids = sorted({*self.end_ids, *rule.end_ids})
-        input_ids_BS, mask_BS = self._pad([prompt.token_ids for prompt in batch])
-        processors = LogitsProcessorList()
-        if rule.temperature > 0:
-            seeds = [chain_seed(rule.seed, prompt.id, prompt.chain) for prompt in batch]
-            processors.append(ChainSampler(seeds, rule.temperature, rule.top_p))
-        criteria = StoppingCriteriaList()
-        if rule.stop:
-            criteria.append(TextStop(self.tokenizer, rule.stop, input_ids_BS.shape[1]))
-        with _without_own_settings(self.model):
-            # The sampler's noise makes the largest score a sample, so nothing else is drawn.
-            rows = self.model.generate(
-                input_ids_BS,
-                attention_mask=mask_BS,
-                past_key_values=self._read_once(batch),
-                generation_config=self._config(rule.max_new_tokens, end_ids),
-                logits_processor=processors,
-                stopping_criteria=criteria,
-            )
-        return [_cut(row, end_ids) for row in rows[:, input_ids_BS.shape[1] :].tolist()]
+        rows = [
+            RowRequest(prompt.token_ids, rule.max_new_tokens, chain_seed(rule.seed, prompt.id, prompt.chain))
+            for prompt in batch
+        ]
+        continuation = ContinuationRule(
+            temperature=rule.temperature,
+            top_p=rule.top_p,
+            stop=rule.stop,
+            end_ids=tuple(sorted({*self.end_ids, *rule.end_ids})),
+        )
+        cache = self._read_once(batch)
+        found = continue_padded(self.model, self.tokenizer, rows, continuation, cache)
+        return [list(one.new_ids) for one in found]
 
     def _read_once(self, batch: Sequence[EncodedPrompt]) -> DynamicCache | None:
         """Return the keys and values of all but each row's last token, each distinct prompt read once.
@@ -170,12 +163,12 @@ class HuggingFaceGenerator:
         longest = max(map(len, distinct))
         if len(distinct) == len(batch) or longest < 2:
             return None
-        input_ids_BS, mask_BS = self._pad(distinct)
+        input_ids_BS, mask_BS = pad_left(distinct, self.tokenizer.eos_id, self.model.device)
         if not bool(mask_BS[:, :-1].any(dim=1).all()):
             return None
-        config = self._config(1, self.end_ids)
+        config = build_config(1, self.end_ids, self.tokenizer.eos_id)
         config.return_dict_in_generate = True
-        with _without_own_settings(self.model):
+        with without_own_settings(self.model):
             output: Any = self.model.generate(
                 input_ids_BS[:, :-1], attention_mask=mask_BS[:, :-1], generation_config=config
             )
@@ -190,37 +183,3 @@ class HuggingFaceGenerator:
         )
         cache.batch_select_indices(rows)
         return cache
-
-    def _pad(self, rows: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids padded on the left, and the mask of the real ones."""
-        longest = max(map(len, rows))
-        input_ids = [[self.tokenizer.eos_id] * (longest - len(row)) + list(row) for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        device = self.model.device
-        return torch.tensor(input_ids, device=device), torch.tensor(mask, device=device)
-
-    def _config(self, max_new_tokens: int, end_ids: Collection[int]) -> GenerationConfig:
-        return GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            eos_token_id=list(end_ids),
-            pad_token_id=self.tokenizer.eos_id,
-        )
-
-
-def _cut(new_ids: Sequence[int], end_ids: Collection[int]) -> list[int]:
-    ends = [place for place, token_id in enumerate(new_ids) if token_id in end_ids]
-    return list(new_ids[: ends[0]] if ends else new_ids)
-
-
-@contextmanager
-def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
-    """Keep `generate` from filling in the model's own settings, such as a repetition penalty of a chat model."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -42,8 +42,8 @@ class ChainSampler(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return noisy log-probabilities, shape [B, V]; `input_ids` is not looked at."""
-        if not self._generators:
-            self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        for seed in self.seeds[len(self._generators) :]:
+            self._generators.append(torch.Generator(scores.device).manual_seed(seed))
         log_probs_BV = torch.log_softmax(scores.float() / self.temperature, dim=-1)
         if self.top_p < 1.0:
             log_probs_BV = keep_likeliest(log_probs_BV, self.top_p)
@@ -53,6 +53,17 @@ class ChainSampler(LogitsProcessor):  # type: ignore[misc]
         for row, generator in enumerate(self._generators):
             noise_BV[row].exponential_(generator=generator)
         return log_probs_BV - noise_BV.clamp_min(tiny).log()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows, in this order."""
+        self.seeds = tuple(self.seeds[row] for row in rows)
+        if self._generators:  # none has drawn yet otherwise
+            self._generators = [self._generators[row] for row in rows]
+
+    def join(self, other: ChainSampler) -> None:
+        """Put the rows of another sampler behind these; both of them have drawn, or neither has."""
+        self.seeds += other.seeds
+        self._generators += other._generators
 
 
 def keep_likeliest(log_probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -86,8 +97,10 @@ class TextStop(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
         """Return whether each row is done, shape [B]."""
         new_ids = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.tail) :].tolist()
-        done = [any(mark in self._decode(row) for mark in self.stop) for row in new_ids]
-        return torch.tensor(done, device=input_ids.device)
+        return torch.tensor([self.holds(row) for row in new_ids], device=input_ids.device)
 
-    def _decode(self, new_ids: list[int]) -> str:
-        return self.tokenizer.decode([i for i in new_ids if i < self.tokenizer.vocabulary_size])
+    def holds(self, new_ids: Sequence[int]) -> bool:
+        """Tell whether the last of some new ids have just completed a stop text."""
+        known = [i for i in new_ids[-self.tail :] if i < self.tokenizer.vocabulary_size]
+        text = self.tokenizer.decode(known)
+        return any(mark in text for mark in self.stop)
