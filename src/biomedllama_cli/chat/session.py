@@ -1,0 +1,283 @@
+"""What a chat is at any moment: its conversation, its settings, and who answers; without a terminal."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from biomedllama_cli.chat.changes import change_setting
+from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
+from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.evaluation.sampling import chain_seed
+from biomedllama_cli.models.chat_rendering import Turns
+from biomedllama_cli.settings.chat import ChatSettings, ReplySettings
+
+_MOST_ATTEMPTS = 1000
+"""So many tries of one question are told apart after a conversation was loaded."""
+
+
+class Replying(Protocol):
+    """A reply as it comes: a `ReplyStream`."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield its text piece by piece."""
+
+    def stop(self) -> None:
+        """End it after the token at hand."""
+
+    @property
+    def reply(self) -> Reply:
+        """What stands so far; final after the iteration."""
+
+
+class Answering(Protocol):
+    """Who answers: a `Speaker`."""
+
+    def stream(self, turns: Turns, reply: ReplySettings, *, noise_seed: int) -> Replying:
+        """Begin a reply to a conversation that ends with the user's turn."""
+
+
+class Searching(Protocol):
+    """What questions are looked up in: a `Library`."""
+
+    def search(self, question: str, count: int) -> tuple[Passage, ...]:
+        """Return the best passages, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A question on its way to a reply.
+
+    Attributes:
+        question: as it was asked.
+        prompt: as the model is given it: passages included.
+        passages: that stand in the prompt, numbered from 1.
+        noise_seed: of the sampling; both of two models get the same.
+        attempt: how often it was asked before.
+        reply: how the reply is generated.
+        replaced: the exchange that a retry took back.
+    """
+
+    question: str
+    prompt: str
+    passages: tuple[Passage, ...]
+    noise_seed: int
+    attempt: int
+    reply: ReplySettings
+    replaced: Exchange | None = None
+
+
+class ChatSession:
+    """A conversation with one model, or with two that answer side by side.
+
+    Every question goes `begin` (or `retry`), `stream` once per speaker, `finish`; where no reply came, `abandon`.
+
+    Args:
+        speakers: who answers: one or two; each is shown its own replies.
+        settings: of the chat; those that `change` changes take effect with the next question.
+        library: what questions are looked up in.
+
+    Attributes:
+        conversation: up to the last reply.
+        conversation_id: what a transcript knows it by; `new` begins another.
+        created: when it began (UTC, ISO 8601).
+    """
+
+    def __init__(
+        self, speakers: Sequence[Answering], settings: ChatSettings, library: Searching | None = None
+    ) -> None:
+        self.settings = settings
+        self.library = library
+        self.conversation = Conversation(settings.style.system.strip())
+        self.set_speakers(speakers)
+        self._begin_conversation()
+
+    def set_speakers(self, speakers: Sequence[Answering]) -> None:
+        """Change who answers from the next question on; one who was not there is shown the first one's replies."""
+        assert 1 <= len(speakers) <= 2, "one model answers, or two side by side"
+        self.speakers = tuple(speakers)
+
+    def begin(self, question: str) -> Asking:
+        """Look a question up, write its prompt and choose the seed of its reply.
+
+        Raises:
+            DataError: it says nothing, or is no Unicode text.
+        """
+        return self._ask(question, len(self.conversation.exchanges) + 1, 0)
+
+    def stream(self, asking: Asking, number: int = 0) -> Replying:
+        """Begin the reply of a speaker, told by its number."""
+        return self.speakers[number].stream(
+            self.read_turns(asking, number), asking.reply, noise_seed=asking.noise_seed
+        )
+
+    def read_turns(self, asking: Asking, number: int = 0) -> list[tuple[str, str]]:
+        """Return (role, text) of what a speaker is shown, the question last."""
+        return self.conversation.turns(asking.prompt, other=number == 1)
+
+    def finish(self, asking: Asking, replies: Sequence[Reply]) -> Exchange:
+        """Make a question and its replies, also those that were stopped, part of the conversation.
+
+        Args:
+            asking: of `begin` or `retry`.
+            replies: of the speakers in their order; the second may be missing.
+        """
+        first, other = replies[0], replies[1] if len(replies) > 1 else None
+        exchange = Exchange(
+            asking.question,
+            asking.prompt,
+            first,
+            other,
+            asking.passages,
+            asking.noise_seed,
+            self._describe(asking),
+        )
+        self._set_exchanges((*self.conversation.exchanges, exchange))
+        return exchange
+
+    def abandon(self, asking: Asking) -> None:
+        """Put back what a retry took away, since no reply came."""
+        if asking.replaced is not None:
+            self._set_exchanges((*self.conversation.exchanges, asking.replaced))
+
+    def retry(self) -> Asking:
+        """Take the last exchange back and ask its question again, with another seed.
+
+        Raises:
+            SettingsError: nothing was asked, or nothing random is in a reply that would be generated as before.
+        """
+        last = self._find_last("ask again")
+        turn = len(self.conversation.exchanges)
+        asking = replace(self._ask(last.question, turn, self._find_attempt(last, turn) + 1), replaced=last)
+        if turn > self._loaded and self._would_repeat(last, asking):
+            raise SettingsError(
+                "The temperature is 0, so the same question gets the same reply again: nothing can change.",
+                "Type /set temperature 0.7, or ask in other words.",
+            )
+        self._set_exchanges(self.conversation.exchanges[:-1])
+        return asking
+
+    def undo(self) -> Exchange:
+        """Take the last exchange back and return it.
+
+        Raises:
+            SettingsError: nothing was asked.
+        """
+        last = self._find_last("take back")
+        self._set_exchanges(self.conversation.exchanges[:-1])
+        return last
+
+    def new(self) -> None:
+        """Begin another conversation, with the same system message."""
+        self.conversation = Conversation(self.conversation.system)
+        self._begin_conversation()
+
+    def set_system(self, text: str) -> None:
+        """Say something else to the model before the conversation; nothing removes it.
+
+        Raises:
+            DataError: it is no Unicode text.
+        """
+        self.conversation = replace(self.conversation, system=_check_text(text, "system message"))
+
+    def change(self, name: str, value: str) -> str:
+        """Change a setting and return a sentence that says so.
+
+        Raises:
+            SettingsError: there is no such setting, it cannot change during a chat, or the value breaks its rule.
+        """
+        self.settings, said = change_setting(self.settings, name, value)
+        if said.startswith("passages ") and self.library is None:
+            said += " It takes effect with a corpus (--corpus), and none is given."
+        return said
+
+    def resume(self, conversation: Conversation, *, conversation_id: str = "", created: str = "") -> None:
+        """Go on with a conversation, its system message included.
+
+        Args:
+            conversation: as it was.
+            conversation_id: what its transcript knows it by; without one it is saved as another.
+            created: when it began.
+        """
+        self.conversation = conversation
+        self._begin_conversation()
+        self._loaded = len(conversation.exchanges)
+        self.conversation_id = conversation_id or self.conversation_id
+        self.created = created or self.created
+
+    def _begin_conversation(self) -> None:
+        self.conversation_id: str = uuid.uuid4().hex
+        self.created: str = datetime.now(UTC).isoformat(timespec="seconds")
+        self._loaded = 0
+
+    def _set_exchanges(self, exchanges: tuple[Exchange, ...]) -> None:
+        self.conversation = replace(self.conversation, exchanges=exchanges)
+        self._loaded = min(self._loaded, len(exchanges))
+
+    def _ask(self, question: str, turn: int, attempt: int) -> Asking:
+        question = _check_text(question, "question")
+        if not question:
+            raise DataError("The question says nothing.", "Type one.")
+        passages = self.library.search(question, self.settings.sources.passages) if self.library else ()
+        noise_seed = choose_noise_seed(self.settings.seed, turn, attempt)
+        return Asking(
+            question, _write(question, passages), passages, noise_seed, attempt, self.settings.reply
+        )
+
+    def _find_last(self, purpose: str) -> Exchange:
+        if not self.conversation.exchanges:
+            raise SettingsError(f"There is nothing to {purpose}: nothing was asked yet.", "Type a question.")
+        return self.conversation.exchanges[-1]
+
+    def _find_attempt(self, exchange: Exchange, turn: int) -> int:
+        """Return which attempt an exchange is; -1 where its seed is not one of this chat's."""
+        seeds = (choose_noise_seed(self.settings.seed, turn, attempt) for attempt in range(_MOST_ATTEMPTS))
+        return next((attempt for attempt, seed in enumerate(seeds) if seed == exchange.noise_seed), -1)
+
+    def _would_repeat(self, last: Exchange, asking: Asking) -> bool:
+        same = (last.prompt, last.settings) == (asking.prompt, self._describe(asking))
+        whole = last.reply.finish != "interrupted" and (len(self.speakers) == 1 or last.other is not None)
+        return asking.reply.temperature == 0 and same and whole
+
+    def _describe(self, asking: Asking) -> tuple[tuple[str, object], ...]:
+        """Return what a reply is generated with; the system message too, since it may change from reply to reply."""
+        described: list[tuple[str, object]] = list(asking.reply.model_dump().items())
+        if self.conversation.system:
+            described.append(("system", self.conversation.system))
+        return tuple(described)
+
+
+def _write(question: str, passages: Sequence[Passage]) -> str:
+    if not passages:
+        return question
+    from biomedllama_cli.chat.retrieval.prompt import write_prompt
+
+    return write_prompt(question, passages)
+
+
+def choose_noise_seed(seed: int, turn: int, attempt: int = 0) -> int:
+    """Return the seed of the sampling of a reply.
+
+    Args:
+        seed: of the chat.
+        turn: number of the question in its conversation, from 1.
+        attempt: how often it was asked before.
+
+    >>> choose_noise_seed(0, 1) == choose_noise_seed(0, 1), choose_noise_seed(0, 1) == choose_noise_seed(0, 1, 1)
+    (True, False)
+    """
+    return chain_seed(seed, f"turn {turn}", attempt)
+
+
+def _check_text(text: str, name: str) -> str:
+    """Return a text without the white space around it, which tokenises in ways that nobody means."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"The {name} is no Unicode text: it holds half of a character.", "Type it anew."
+        ) from None
+    return text.strip()
