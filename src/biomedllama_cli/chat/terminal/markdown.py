@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from typing import ClassVar
+
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.console import RenderableType
-from rich.markdown import Markdown
+from rich.console import JustifyMethod, RenderableType
+from rich.markdown import Heading, Markdown
 from rich.text import Text
 
 from biomedllama_cli.chat.terminal.sanitise import sanitise
 
 _LONGEST_BLOCK = 20_000
 """A block of more characters is shown as it is: laying Markdown out costs more than its length from there on."""
+
+_ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])(?:\s|$)")
 
 # HTML would be left out of sight, an image's and a reference's target likewise: they are shown as they are written.
 _parser = (
@@ -26,10 +31,16 @@ def render_markdown(text: str) -> RenderableType:
     if len(text) > _LONGEST_BLOCK:
         return Text(text)
     markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
-    markdown.markup = text
+    markdown.elements = {**Markdown.elements, "heading_open": _Heading}  # type: ignore[misc]
     markdown.parsed = _parser.parse(text)
-    _sanitise_tokens(markdown.parsed)
+    _prepare_tokens(markdown.parsed)
     return markdown
+
+
+class _Heading(Heading):
+    """A heading at the left margin, where the rest of the text begins."""
+
+    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}
 
 
 def split_finished(text: str) -> int:
@@ -46,30 +57,53 @@ def split_finished(text: str) -> int:
     """
     if len(text) > _LONGEST_BLOCK:
         return text.rfind("\n") + 1
-    starts = _block_starts(_parser.parse(text))
+    starts = _block_starts(text)
     if len(starts) < 2:
         return 0
     lines = text.split("\n")
     return sum(len(line) + 1 for line in lines[: starts[-1]])
 
 
-def _block_starts(tokens: list[Token]) -> list[int]:
+def begins_item(text: str) -> bool:
+    r"""Tell whether Markdown begins with an item of a list.
+
+    >>> begins_item("2. two"), begins_item("2 two")
+    (True, False)
+    """
+    return _ITEM.match(text) is not None
+
+
+def ends_in_item(text: str) -> bool:
+    r"""Tell whether the last block of a Markdown text is a list.
+
+    >>> ends_in_item("One:\n\n- a\n  b\n"), ends_in_item("- a\n\nEnd.\n")
+    (True, False)
+    """
+    blocks = [token.type for token in _parser.parse(text) if token.level == 0]
+    return bool(blocks) and blocks[-1].endswith("_list_close")
+
+
+def _block_starts(text: str) -> list[int]:
     """Return the first line of each top-level block, and of each item of a top-level list."""
+    lines = text.split("\n")
     starts: list[int] = []
-    for token in tokens:
-        item = token.level == 1 and token.type == "list_item_open"
-        block = token.level == 0 and token.nesting >= 0
-        if (item or block) and token.map is not None and token.map[0] not in starts[-1:]:
+    for token in _parser.parse(text):
+        if token.map is None or token.map[0] in starts[-1:]:
+            continue
+        # An item that is indented as deep as code would be code without those before it.
+        item = token.level == 1 and token.type == "list_item_open" and _ITEM.match(lines[token.map[0]])
+        if item or (token.level == 0 and token.nesting >= 0):
             starts.append(token.map[0])
     return starts
 
 
-def _sanitise_tokens(tokens: list[Token]) -> None:
-    """Sanitise once more: entities like `&#x202e;` have become characters only now."""
+def _prepare_tokens(tokens: list[Token]) -> None:
+    """Keep the line ends of a reply, and sanitise once more: entities like `&#x202e;` are characters only now."""
     for token in tokens:
+        token.type = "hardbreak" if token.type == "softbreak" else token.type
         token.content = sanitise(token.content)
         token.info = sanitise(token.info)
         token.attrs = {
             name: sanitise(value) if isinstance(value, str) else value for name, value in token.attrs.items()
         }
-        _sanitise_tokens(token.children or [])
+        _prepare_tokens(token.children or [])
