@@ -205,12 +205,14 @@ class ChatSession:
         self.conversation = conversation
         self._begin_conversation()
         self._loaded = len(conversation.exchanges)
-        self.conversation_id = conversation_id or self.conversation_id
-        self.created = created or self.created
+        if conversation_id:
+            self.conversation_id = conversation_id
+        if created:
+            self.created = created
 
     def _begin_conversation(self) -> None:
-        self.conversation_id: str = uuid.uuid4().hex
-        self.created: str = datetime.now(UTC).isoformat(timespec="seconds")
+        self.conversation_id = uuid.uuid4().hex
+        self.created = datetime.now(UTC).isoformat(timespec="seconds")
         self._loaded = 0
 
     def _set_exchanges(self, exchanges: tuple[Exchange, ...]) -> None:
