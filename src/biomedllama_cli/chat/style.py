@@ -1,0 +1,155 @@
+"""How a conversation is written for a model: its own chat template, the prompts of `instruct`, or bare text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.models.chat_rendering import TemplateRefusal, Turns
+from biomedllama_cli.models.chat_template import TURN_SEPARATOR, Template, add_bos, choose_template
+from biomedllama_cli.models.pieces import Piece, build_piece_encoder
+from biomedllama_cli.models.tokenizer import Tokenizer
+from biomedllama_cli.models.tuning_facts import read_tuning_facts
+
+StyleName = Literal["chat", "instructed", "completion"]
+Wanted = Literal["auto", "chat", "instructed", "completion"]
+
+INSTRUCTED_STOP = ("\n### Instruction:",)
+"""A model that writes this asks itself the next question."""
+MIXTURE_FILE = "mixture.json"
+"""Lies beside `tuning.json` in what `instruct` made; a model tuned by `finetune` lacks it."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a conversation is written.
+
+    Attributes:
+        name: by the model's own chat template, as the prompts of `instruct`, or as text to go on with.
+        reason: why, in a sentence for people.
+        stop: texts that end a reply before them.
+        end_ids: ids that end a reply.
+    """
+
+    name: StyleName
+    reason: str
+    stop: tuple[str, ...]
+    end_ids: tuple[int, ...]
+    _template: Template | None = field(default=None, repr=False)
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        turns: Turns,
+        *,
+        begun: str = "",
+        said: Mapping[str, Sequence[int]] | None = None,
+    ) -> list[int]:
+        """Return the ids of a prompt as inference feeds it: BOS first where the tokenizer's default has it.
+
+        Args:
+            tokenizer: of the model.
+            turns: (role, text) of each; the last is the user's.
+            begun: what of the reply stands already.
+            said: ids that replies of this text were generated with, where they are to stand as they were.
+
+        Raises:
+            SettingsError: the chat template does not take these turns.
+        """
+        pieces = add_bos(self._write(turns), tokenizer)
+        if begun:
+            pieces.append(Piece(begun, None, len(turns)))
+        ids: list[int] = []
+        for piece, piece_ids in zip(pieces, build_piece_encoder(tokenizer).encode([pieces])[0], strict=True):
+            own = said.get(piece.text) if said and piece.turn is not None and piece.token_id is None else None
+            ids += piece_ids.tolist() if own is None else own
+        return ids
+
+    def _write(self, turns: Turns) -> list[Piece]:
+        if self._template is None:
+            return _write_bare(turns)
+        try:
+            return self._template.write(turns)
+        except TemplateRefusal as refusal:
+            raise SettingsError(
+                refusal.message,
+                "Leave the system message out, or write the conversation in another way: --template instructed or "
+                "--template completion.",
+            ) from None
+
+
+def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
+    """Return how conversations are written for a model.
+
+    Args:
+        tokenizer: of the model.
+        source: of the model: a folder or a hub id.
+        wanted: as in the settings; `auto` goes by what the model's folder says of its tuning, then by whether the
+            model has a chat template of its own.
+
+    Raises:
+        SettingsError: a chat template is asked for and the model has none, or it is no template.
+    """
+    if wanted == "completion":
+        return _complete(tokenizer, "bare text to go on with, as asked for")
+    if wanted == "instructed":
+        return _instruct(tokenizer, source, "the prompts of `instruct`, as asked for")
+    if wanted == "chat":
+        return _chat(
+            choose_template(tokenizer, source, "chat"), "the model's own chat template, as asked for"
+        )
+    facts = read_tuning_facts(source)
+    if facts is not None:
+        told = "it was tuned with them" + _tell_task(source)
+        if facts.template == "plain":
+            return _instruct(tokenizer, source, f"the prompts of `instruct`: {told}")
+        return _chat(
+            choose_template(tokenizer, source, "chat"),
+            "the model's own chat template: it was tuned with it" + _tell_task(source),
+        )
+    template = choose_template(tokenizer, source, "auto")
+    if template.name == "chat":
+        return _chat(template, "the model's own chat template")
+    return _complete(
+        tokenizer,
+        "bare text to go on with, since the model has no chat template and was not tuned by `instruct`: a base model "
+        "goes on with the text, it was not taught to answer",
+    )
+
+
+def _tell_task(source: str) -> str:
+    if (Path(source).expanduser() / MIXTURE_FILE).exists():
+        return ""
+    return (
+        "; but `finetune` taught it the questions of one exam and nothing else, so it answers those (/mc) and is no "
+        "partner for a conversation"
+    )
+
+
+def _chat(template: Template, reason: str) -> Style:
+    return Style("chat", reason, (), template.end_ids, template)
+
+
+def _instruct(tokenizer: Tokenizer, source: str, reason: str) -> Style:
+    template = choose_template(tokenizer, source, "plain")
+    return Style("instructed", reason, INSTRUCTED_STOP, template.end_ids, template)
+
+
+def _complete(tokenizer: Tokenizer, reason: str) -> Style:
+    return Style("completion", reason, (), (tokenizer.eos_id,))
+
+
+def _write_bare(turns: Turns) -> list[Piece]:
+    """Return the turns as paragraphs; only the assistant's go on where the one before ends."""
+    pieces: list[Piece] = []
+    pending = ""
+    for number, (role, text) in enumerate(turns):
+        if role == "assistant":
+            pieces += [Piece(pending)] * bool(pending) + [Piece(text, None, number)] * bool(text)
+            pending = ""
+        else:
+            pending += (TURN_SEPARATOR if number else "") + text
+    return [*pieces, Piece(pending)] if pending else pieces
