@@ -1,8 +1,8 @@
 """What a model would answer in the exam, and why: a question's options as `evaluate` scores them.
 
 Everything is asked and scored by `evaluate`'s own functions, so the numbers are those of `evaluate --matrix` on a file
-with this one question, to the bit. On a file of several, questions share rows with others, which moves a log-likelihood
-by about 1e-6.
+with this one question, to the bit. On a file of several, questions share rows with others, which changes the last bits
+of a log-likelihood.
 """
 
 from __future__ import annotations

@@ -170,7 +170,9 @@ class ExamAnswer:
         return show_answer(self, width, verbose=verbose)
 
     def dump(self) -> dict[str, Any]:
-        """Return everything as JSON content."""
+        """Return everything as JSON content; `log_likelihoods`, `tokens`, `options` and `scores` as in `evaluate`'s
+        samples, whose `scores` also hold what is read from generated text.
+        """
         question = self.question
         return {
             "question": question.question,
@@ -185,7 +187,6 @@ class ExamAnswer:
             "context_length": self.context_length,
             "dtype": self.dtype,
             "truncated": self.truncated,
-            "prediction": self.chosen[self.own_scores[0]],
             "log_likelihoods": [one.value for one in self.own.likelihoods],
             "tokens": [one.tokens for one in self.own.likelihoods],
             "probabilities": list(self.probabilities),

@@ -25,11 +25,12 @@ from biomedllama_cli.tasks.options import LETTERS
 from biomedllama_cli.tasks.prompts import LABEL_SETS
 from biomedllama_cli.tasks.records import check_encodable
 
-_LETTERED = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[.)])(?:\s+(.*?))?\s*$")
-_DASHED = re.compile(r"\s*[-*•–](?:\s+(.*?))?\s*$")
+# Of lines without the spaces around them.
+_LETTERED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.)])(?:\s+(.*))?$")
+_DASHED = re.compile(r"[-*•–](?:\s+(.*))?$")
+_ANSWER = re.compile(r"answer:\s*(.*)$", re.IGNORECASE)
 _CONTEXT = re.compile(r"\s*(?:context|abstract):\s*", re.IGNORECASE)
 _QUESTION = re.compile(r"\s*(?:question|q):\s*", re.IGNORECASE)
-_ANSWER = re.compile(r"\s*answer:\s*(.*?)\s*$", re.IGNORECASE)
 _ANSWER_LETTER = re.compile(r"\(?([A-Za-z])[.):]?(?:\s+(.*))?$")
 
 
@@ -52,7 +53,7 @@ def parse_exam(text: str) -> ExamQuestion:
 
 
 def _parse_lines(lines: list[str]) -> ExamQuestion:
-    answer = _ANSWER.match(lines[-1])
+    answer = _ANSWER.match(lines[-1].strip())
     if answer is not None:
         lines = lines[:-1]
     start = next((number for number, line in enumerate(lines) if _QUESTION.match(line)), 0)
@@ -85,11 +86,11 @@ def _parse_pieces(text: str, answer: re.Match[str] | None) -> ExamQuestion:
 def _split_options(lines: Sequence[str], start: int) -> tuple[list[str], list[str]]:
     """Return the lines up to the options and the options' texts; the first line of a question is never an option."""
     for number in range(start + 1, len(lines)):
-        found = _LETTERED.match(lines[number])
+        found = _LETTERED.match(lines[number].strip())
         if found is not None and (found[1] or found[2]).upper() == "A":
             return list(lines[:number]), _read_lettered(lines[number:])
     for number in range(start + 1, len(lines)):
-        if _DASHED.match(lines[number]):
+        if _DASHED.match(lines[number].strip()):
             return list(lines[:number]), _read_dashed(lines[number:])
     if len(lines) > 1 and _spell_labels(lines[-1]):
         return list(lines[:-1]), [lines[-1].strip()]
@@ -99,7 +100,7 @@ def _split_options(lines: Sequence[str], start: int) -> tuple[list[str], list[st
 def _read_lettered(lines: Sequence[str]) -> list[str]:
     options: list[str] = []
     for line in lines:
-        found = _LETTERED.match(line)
+        found = _LETTERED.match(line.strip())
         if found is None:
             _continue(options, line)
             continue
@@ -118,7 +119,7 @@ def _read_lettered(lines: Sequence[str]) -> list[str]:
 def _read_dashed(lines: Sequence[str]) -> list[str]:
     options: list[str] = []
     for line in lines:
-        found = _DASHED.match(line)
+        found = _DASHED.match(line.strip())
         if found is None:
             _continue(options, line)
         else:
