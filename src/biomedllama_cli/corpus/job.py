@@ -12,6 +12,7 @@ from typing import Any
 from biomedllama_cli import __version__
 from biomedllama_cli.corpus.manifest import (
     MANIFEST_FILE,
+    RETRIEVAL_FOLDER,
     TOKENIZER_FOLDER,
     CorpusManifest,
     load_corpus,
@@ -116,7 +117,11 @@ def _list_own_entries(output: Path) -> set[str]:
     except DataError:
         return set()
     shards = {f"{entry.file}{suffix}" for entry in manifest.shards for suffix in (".bin", ".idx")}
-    return {MANIFEST_FILE, TOKENIZER_FOLDER} | {entry.file for entry in manifest.files} | shards
+    return (
+        {MANIFEST_FILE, RETRIEVAL_FOLDER, TOKENIZER_FOLDER}
+        | {entry.file for entry in manifest.files}
+        | shards
+    )
 
 
 def flush_path(path: Path) -> None:

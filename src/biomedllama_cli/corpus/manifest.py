@@ -16,6 +16,8 @@ from biomedllama_cli.errors import DataError
 SCHEMA_VERSION = "biomedllama.corpus/2"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+RETRIEVAL_FOLDER = "retrieval"
+"""Index by which `chat` finds passages; made from the corpus when it is asked for, and no part of what it is."""
 TOKEN_COUNTS_FILE = "token_counts.npy"  # noqa: S105 - a file of counts, no secret
 _HINT = "Make the corpus again with `biomedllama prepare`."
 

@@ -1,0 +1,1 @@
+"""Passages of a corpus that fit a question."""
