@@ -84,8 +84,8 @@ class SourceSettings(Settings):
     prompt."""
     passages: PositiveInt = 3
     """Passages per question (in passages)."""
-    passage_words: Annotated[int, Field(ge=20, le=2000)] = 200
-    """Longest passage (in words)."""
+    passage_words: Annotated[int, Field(ge=20, le=2000)] = 300
+    """Longest passage (in words); nearly every abstract is one of 300."""
     rebuild_index: bool = False
     """Build the index of the corpus anew."""
 
