@@ -149,7 +149,7 @@ class Memory:
         self.ids = self.ids[:length]
         # A pass that was broken off may have reached some layers only, so each is cut to the length by itself.
         for layer in self._cache.layers if self._cache is not None else []:
-            layer.crop(length - layer.get_seq_length())
+            layer.crop(min(0, length - layer.get_seq_length()))
 
 
 def count_common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -90,13 +90,13 @@ class Speaker:
         self._said = {}
 
     def remember(self, prompt_ids: Sequence[int], new_ids: Sequence[int], text: str) -> None:
-        """Keep the ids of a reply where they say its text and nothing besides."""
+        """Keep the ids of a reply that say its text and nothing besides; those of its stop text are not among them."""
         spoken = [i for i in new_ids if i not in self.end_ids]
-        plain = bool(text) and not self._control_ids.intersection(spoken)
-        if plain and decode_answer(self.tokenizer, prompt_ids[-CONTEXT_IDS:], spoken) == text:
-            self._said[text] = spoken
-        else:
-            self._said.pop(text, None)
+        for length in range(len(spoken), max(0, len(spoken) - CONTEXT_IDS), -1):
+            if decode_answer(self.tokenizer, prompt_ids[-CONTEXT_IDS:], spoken[:length]) == text:
+                if not self._control_ids.intersection(spoken[:length]):
+                    self._said[text] = spoken[:length]
+                return
 
 
 class ReplyStream:

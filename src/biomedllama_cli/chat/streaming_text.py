@@ -99,7 +99,7 @@ class StreamingText:
 def _overlap(text: str, mark: str) -> int:
     r"""Return how many of the last characters of a text may become the mark.
 
-    >>> _overlap("so\\n##", "\\n### Instruction:"), _overlap("so", "\\n### Instruction:")
+    >>> _overlap("so\n##", "\n### Instruction:"), _overlap("so", "\n### Instruction:")
     (3, 0)
     """
     for length in range(min(len(text), len(mark) - 1), 0, -1):

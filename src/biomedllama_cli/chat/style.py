@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.instructions.manifest import MIXTURE_FILE
 from biomedllama_cli.models.chat_rendering import TemplateRefusal, Turns
 from biomedllama_cli.models.chat_template import TURN_SEPARATOR, Template, add_bos, choose_template
 from biomedllama_cli.models.pieces import Piece, build_piece_encoder
@@ -17,10 +18,8 @@ from biomedllama_cli.models.tuning_facts import read_tuning_facts
 StyleName = Literal["chat", "instructed", "completion"]
 Wanted = Literal["auto", "chat", "instructed", "completion"]
 
-INSTRUCTED_STOP = ("\n### Instruction:",)
+INSTRUCTED_STOP = ("\n\n### Instruction:", "\n### Instruction:")
 """A model that writes this asks itself the next question."""
-MIXTURE_FILE = "mixture.json"
-"""Lies beside `tuning.json` in what `instruct` made; a model tuned by `finetune` lacks it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
 
 
 def _tell_task(source: str) -> str:
+    """Say so where a model was tuned by `finetune`, which writes no mixture, rather than by `instruct`."""
     if (Path(source).expanduser() / MIXTURE_FILE).exists():
         return ""
     return (

@@ -64,7 +64,7 @@ def trim_turns(
         return kept_ids[start]
 
     room = context_length - min(max_new_tokens, context_length // 2)
-    start = starts[0] if starts[0] == len(head) else len(head)
+    start = len(head)
     total = len(encode_from(start))
     if total > room:
         step = max(1, room // _STEPS)
