@@ -18,6 +18,8 @@ STOPS = [
     (["finetune"], 4, "--model"),
     (["instruct"], 4, "--model"),
     (["evaluate"], 4, "--model"),
+    (["chat", "--prompt", "Is water wet?"], 4, "--model"),
+    (["chat", "--model", "missing/", "--prompt", "Is water wet?"], 4, "missing/"),
 ]
 
 

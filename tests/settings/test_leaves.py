@@ -53,6 +53,7 @@ def test_names_fixed_from_the_start_are_there() -> None:
         "prepare": "--input --subset --tokenizer --output-dir --sample",
         "pretrain": "--corpus --model --output-dir --num-processes --resume --precision --attention",
         "evaluate": "--model --task --data --shots --limit --dtype --seed",
+        "chat": "--model --compare --prompt --file --output --corpus --seed --quantize --save --load",
     }
     for command, flags in fixed.items():
         assert set(flags.split()) <= {leaf.flag for leaf in iter_leaves(load_tree(command))}

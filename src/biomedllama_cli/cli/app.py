@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from biomedllama_cli.cli.chat import chat
 from biomedllama_cli.cli.command import CommandGroup, SettingsCommand
 from biomedllama_cli.cli.evaluate import evaluate
 from biomedllama_cli.cli.finetune import finetune
@@ -22,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes, presets and environment variables: docs/configuration.md",
 )
-for _command in (prepare, pretrain, finetune, instruct, evaluate):
+for _command in (prepare, pretrain, finetune, instruct, evaluate, chat):
     app.command(cls=SettingsCommand)(_command)
 
 

@@ -32,9 +32,11 @@ class Progress:
         self._every_seconds = every_seconds
         self._done = self._done_before = 0.0
         self._bar: RichProgress | None = None
+        self.started = False
 
     def __enter__(self) -> Progress:
         """Start the clock and, on a terminal, the bar."""
+        self.started = True
         self._start = self._last_line = time.monotonic()
         # Of several processes that share a terminal the first one shows how far they are.
         if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":

@@ -1,0 +1,109 @@
+"""Record a session of `biomedllama chat` in a real terminal and write it as docs/images/chat.svg.
+
+Whoever has a model can record it again:
+
+    python docs/record_chat.py --model FOLDER [--corpus DIR]
+
+What is typed stands in `SESSION`; what the picture shows is what the terminal held afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pyte
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+IMAGE = Path(__file__).parent / "images" / "chat.svg"
+SESSION = (
+    "Does exercise lower blood pressure? Answer in one sentence.",
+    "And in people who smoke?",
+    "/mc Which organ makes insulin? | Pancreas | Liver | Spleen | Kidney",
+    "/quit",
+)
+COLUMNS, ROWS = 100, 90
+QUIET_SECONDS = 4.0
+"""A reply has ended when the terminal has been still for so long."""
+
+
+def record(arguments: list[str], session: tuple[str, ...]) -> pyte.Screen:
+    """Type a session into `biomedllama chat` and return the terminal's screen after it."""
+    screen = pyte.Screen(COLUMNS, ROWS)
+    stream = pyte.ByteStream(screen)
+    child = pexpect.spawn(
+        sys.executable, ["-m", "biomedllama_cli", "chat", *arguments], dimensions=(ROWS, COLUMNS), timeout=600
+    )
+    _wait_for_prompt(child, stream, screen, first=True)
+    for line in session:
+        child.send(line + "\r")
+        _wait_for_prompt(child, stream, screen)
+    child.close()
+    return screen
+
+
+def _wait_for_prompt(
+    child: pexpect.spawn, stream: pyte.ByteStream, screen: pyte.Screen, *, first: bool = False
+) -> None:
+    """Feed the screen until the program is still and waits for input, or has ended."""
+    still_since, begun = time.monotonic(), not first
+    while time.monotonic() - still_since < QUIET_SECONDS or not begun:
+        try:
+            stream.feed(child.read_nonblocking(1 << 16, timeout=0.2))
+            still_since = time.monotonic()
+        except pexpect.TIMEOUT:
+            begun = begun or any(line.strip() for line in screen.display)
+        except pexpect.EOF:
+            return
+
+
+def draw(screen: pyte.Screen) -> Text:
+    """Return what a screen shows, with its colours."""
+    lines = []
+    for row in range(screen.lines):
+        line = Text()
+        for column in range(screen.columns):
+            cell = screen.buffer[row][column]
+            line.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold, italic=cell.italics))
+        line.rstrip()
+        lines.append(line)
+    while lines and not lines[-1].plain:
+        lines.pop()
+    return Text("\n").join(lines)
+
+
+def _color(name: str) -> str | None:
+    """Return a colour of pyte as rich names it."""
+    if name == "default":
+        return None
+    if len(name) == 6 and all(letter in "0123456789abcdef" for letter in name):
+        return f"#{name}"
+    names = {"brown": "yellow"}
+    bright = name.removeprefix("bright")
+    plain = names.get(bright, bright)
+    return f"bright_{plain}" if bright != name else plain
+
+
+def main() -> None:
+    """Record the session and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of a model that was tuned to answer")
+    parser.add_argument("--corpus", help="corpus made by `biomedllama prepare`")
+    given = parser.parse_args()
+    arguments = ["--model", given.model, "--max-new-tokens", "80", "--temperature", "0"]
+    if given.corpus:
+        arguments += ["--corpus", given.corpus]
+    text = draw(record(arguments, SESSION))
+    with open("/dev/null", "w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
+        console.print(text, soft_wrap=True)
+    IMAGE.write_text(console.export_svg(title="biomedllama chat"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

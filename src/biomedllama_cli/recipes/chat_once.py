@@ -1,0 +1,81 @@
+"""One question and its answer, for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from biomedllama_cli.chat.conversation import Reply
+from biomedllama_cli.chat.retrieval.library import Library
+from biomedllama_cli.chat.session import Asking, ChatSession
+from biomedllama_cli.chat.transcript import load_conversation, save_conversation
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
+from biomedllama_cli.recipes.chat_load import Voice, logger
+from biomedllama_cli.recipes.chat_report import ChatReport, build_report
+from biomedllama_cli.settings.chat import ChatSettings
+
+
+def answer_question(
+    question: str, settings: ChatSettings, voices: Sequence[Voice], library: Library | None
+) -> ChatReport:
+    """Ask the models one question, at the end of a loaded conversation where there is one.
+
+    Args:
+        question: of the user.
+        settings: of the chat.
+        voices: one, or two that are compared.
+        library: what the question is looked up in.
+
+    Raises:
+        SettingsError: the question does not fit the context, or the template does not take it.
+        OutputError: the transcript cannot be written.
+    """
+    session = ChatSession([voice.speaker for voice in voices], settings, library)
+    if settings.transcript.load is not None:
+        for said in resume(session, settings.transcript.load, voices, library):
+            logger.info("%s", said)
+    asking = session.begin(question)
+    exchange = session.finish(asking, [_answer(session, asking, number) for number in range(len(voices))])
+    if settings.transcript.save is not None:
+        save(session, settings.transcript.save, voices, library)
+    return build_report(
+        tuple(voice.facts for voice in voices),
+        voices[0].speaker.style.name,
+        settings.seed,
+        exchange,
+        looked_up=library is not None,
+    )
+
+
+def resume(session: ChatSession, path: Path, voices: Sequence[Voice], library: Library | None) -> list[str]:
+    """Go on with the last conversation of a file, and return what is to be known of it.
+
+    Raises:
+        DataError: the file cannot be read, or is no transcript.
+    """
+    conversation, saved = load_conversation(path)
+    session.resume(conversation, conversation_id=saved.id, created=saved.created)
+    difference = describe_difference(saved, describe(session, voices, library))
+    return [] if difference is None else [difference]
+
+
+def save(session: ChatSession, path: Path, voices: Sequence[Voice], library: Library | None) -> None:
+    """Write the conversation into a file.
+
+    Raises:
+        OutputError: the file cannot be written, or is no transcript.
+    """
+    save_conversation(path, session.conversation, describe(session, voices, library))
+
+
+def describe(session: ChatSession, voices: Sequence[Voice], library: Library | None) -> TranscriptFacts:
+    """Return what a transcript says of the session besides its conversation."""
+    other = voices[1].facts if len(voices) > 1 else None
+    return collect_facts(session, voices[0].facts, other, None if library is None else library.identity)
+
+
+def _answer(session: ChatSession, asking: Asking, number: int) -> Reply:
+    stream = session.stream(asking, number)
+    for _ in stream:
+        pass
+    return stream.reply
