@@ -31,7 +31,12 @@ def iter_messages(records: Iterable[Record], source: str, findings: Findings) ->
     return read_each(records, lambda record: _read(record, source), findings)
 
 
-def _read(record: Record, source: str) -> Example:
+def read_turns(record: Record) -> tuple[Turn, ...]:
+    """Return the messages of a record: one system message or none, then user and assistant in turn.
+
+    Raises:
+        DataError: they are something else.
+    """
     name = next((name for name in _LISTS if name in record.fields), "messages")
     messages: Any = record.field(name)
     if not isinstance(messages, list) or not messages:
@@ -41,6 +46,17 @@ def _read(record: Record, source: str) -> Example:
         _read_message(message, f"{record.where}: {name}[{place}]") for place, message in enumerate(messages)
     )
     _check_order(turns, f"{record.where}: {name}")
+    return turns
+
+
+def _read(record: Record, source: str) -> Example:
+    turns = read_turns(record)
+    if turns[-1].role != "assistant":
+        name = next(name for name in _LISTS if name in record.fields)
+        raise DataError(
+            f"{record.where}: {name}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be "
+            "learnt"
+        )
     return Example(read_id(record), source, turns)
 
 
@@ -81,7 +97,3 @@ def _check_order(turns: tuple[Turn, ...], where: str) -> None:
                 f"{where}[{place}] is the {turn.role}'s where the {wanted}'s must stand: one system "
                 "message or none, then user and assistant in turn"
             )
-    if turns[-1].role != "assistant":
-        raise DataError(
-            f"{where}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be learnt"
-        )
