@@ -1,0 +1,148 @@
+"""Conversations on disk: a file of JSON lines, one conversation each, that its owner alone can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from biomedllama_cli.chat.conversation import Conversation
+from biomedllama_cli.chat.private_files import (
+    be_only_writer,
+    check_private,
+    make_private_folder,
+    write_private,
+)
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
+from biomedllama_cli.chat.transcript_line import parse_line, read_line, write_line
+from biomedllama_cli.errors import DataError, OutputError
+
+__all__ = [
+    "TranscriptFacts",
+    "collect_facts",
+    "describe_difference",
+    "load_conversation",
+    "save_conversation",
+]
+
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a file.
+
+    Attributes:
+        number: from 1.
+        text: its end included, where it has one.
+    """
+
+    number: int
+    text: str
+
+    @property
+    def content(self) -> str:
+        """Return the JSON of it; empty for a blank line."""
+        return self.text.removeprefix(_BYTE_ORDER_MARK if self.number == 1 else "").strip()
+
+
+def save_conversation(path: Path, conversation: Conversation, facts: TranscriptFacts) -> None:
+    """Write a conversation into a transcript: instead of what it held of the same conversation, else at its end.
+
+    A conversation in which no question got a reply has nothing to go on with or to learn from: it is not written, and
+    what the file holds of it is taken out.
+
+    Args:
+        path: the file, of which all other lines stay as they are; it is made where it is missing.
+        conversation: as it is now.
+        facts: of it; conversations with the same `id` are the same.
+
+    Raises:
+        OutputError: the file is no transcript or its last line is torn (it stays as it is), it is no ordinary file
+            of this user, or it cannot be written.
+    """
+    make_private_folder(path.parent)
+    with be_only_writer(path):
+        check_private(path)
+        lines = _read_transcript(path)
+        ours = [line for line in lines if line.content and _read_id(line, path) == facts.id != ""]
+        answered = any(role == "assistant" for role, _ in conversation.turns())
+        text = write_line(conversation, facts) + "\n" if answered else ""
+        if not ours and not answered:
+            return
+        whole = [text if ours and line is ours[-1] else line.text for line in lines]
+        if not ours:
+            if whole and not whole[-1].endswith("\n"):
+                whole[-1] += "\n"
+            whole.append(text)
+        write_private(path, "".join(whole))
+
+
+def check_transcript(path: Path) -> None:
+    """Check that conversations can be saved in a file, before one is had; nothing is made or changed.
+
+    Raises:
+        OutputError: as `save_conversation`.
+    """
+    check_private(path)
+    for line in _read_transcript(path):
+        if line.content:
+            _read_id(line, path)
+
+
+def load_conversation(path: Path) -> tuple[Conversation, TranscriptFacts]:
+    """Read the last conversation of a file of JSON lines.
+
+    A line that something else wrote, of `messages` alone, is read as well; nothing is known of its replies then.
+
+    Raises:
+        DataError: there is no such file, or its last line is no conversation: told by file and line.
+    """
+    try:
+        lines = _split(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise DataError(f"{path} cannot be loaded: there is no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be loaded: {error.strerror}.") from None
+    last = next((line for line in reversed(lines) if line.content), None)
+    if last is None:
+        raise DataError(f"{path} holds no conversation: it is empty.")
+    return read_line(last.content, f"{path}:{last.number}")
+
+
+def _read_transcript(path: Path) -> list[_Line]:
+    try:
+        return _split(path.read_bytes(), path)
+    except FileNotFoundError:
+        return []
+    except DataError as error:
+        raise _refuse(error) from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}.", "Name another file.") from error
+
+
+def _split(content: bytes, path: Path) -> list[_Line]:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{number} is no UTF-8 text (byte {error.start} of the file).") from None
+    parts = text.split("\n")  # not at the other ends of lines that str.splitlines knows: texts hold those
+    texts = [part + "\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+    return [_Line(number, text) for number, text in enumerate(texts, 1)]
+
+
+def _read_id(line: _Line, path: Path) -> str | None:
+    """Return the id that this program gave a conversation; None where something else wrote it down."""
+    try:
+        fields = parse_line(line.content, f"{path}:{line.number}")
+    except DataError as error:
+        raise _refuse(error) from None
+    identifier = fields.get("id")
+    return identifier if "schema_version" in fields and isinstance(identifier, str) else None
+
+
+def _refuse(error: DataError) -> OutputError:
+    return OutputError(
+        f"The conversation cannot be saved there: {error.message}",
+        "The file stays as it is: name another one, or mend it.",
+    )

@@ -1,0 +1,371 @@
+"""Conversations on disk: whole, private, and never at the cost of others."""
+
+from __future__ import annotations
+
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parrots import ask, make_reply, make_session
+
+from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
+from biomedllama_cli.chat.transcript import (
+    TranscriptFacts,
+    check_transcript,
+    collect_facts,
+    describe_difference,
+    load_conversation,
+    save_conversation,
+)
+from biomedllama_cli.errors import DataError, OutputError
+
+PASSAGE = Passage(
+    "Water wets \u2028 what it touches.",
+    "pmcid:PMC12.1",
+    pmid=12,
+    pmcid="PMC12",
+    doi="10.1/x",
+    title="On wetness — a “study”",
+    licence="CC BY",
+    year=1999,
+    flags=("retracted",),
+    source="pmc",
+    score=12.345678901234567,
+)
+WHOLE = Conversation(
+    "Be brief.",
+    (
+        Exchange(
+            "Is water wet?",
+            "[1] Water wets what it touches.\n\nIs water wet?",
+            Reply("Yes [1].\x1b[2J\ud83d".replace("\ud83d", "😀"), "end", 30, 4, 5, 2, 0.25, 1.75),
+            Reply("No.", "repetition", 31, 0, 2, 0, 0.1, 0.3),
+            (PASSAGE, Passage("Bare.", "blake2b:ab")),
+            (1 << 63) - 1,
+            (
+                ("temperature", 0.7),
+                ("stop", ("###", "\n")),
+                ("repetition_guard", True),
+                ("max_new_tokens", 64),
+            ),
+        ),
+        Exchange("Why?", "Why?", make_reply("", "interrupted"), noise_seed=7),
+        Exchange("Why not?", "Why not?", make_reply("Because it", "interrupted"), make_reply(" \n")),
+    ),
+)
+FACTS = TranscriptFacts(
+    "c0ffee",
+    "2026-11-23T12:00:00+00:00",
+    {"source": "some/model", "revision": None, "weights_sha256": "ab" * 32, "dtype": "fp32", "parameters": 7},
+    {"source": "other"},
+    {"reply": {"temperature": 0.7, "stop": ["###"]}, "style": {"system": "Be brief."}},
+    3,
+    "corpus identity",
+    {"python": "3.11"},
+)
+
+
+def talk(*texts: str) -> Conversation:
+    """Return a conversation of questions, each answered by itself in capitals."""
+    return Conversation("", tuple(Exchange(text, text, make_reply(text.upper())) for text in texts))
+
+
+def named(name: str) -> TranscriptFacts:
+    """Return facts of a conversation of this id."""
+    return replace(FACTS, id=name)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "talks.jsonl"
+    save_conversation(path, WHOLE, FACTS)
+    assert load_conversation(path) == (WHOLE, FACTS)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_session_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    session = make_session("base", "tuned", style={"system": "Be brief."}, reply={"stop": ["###"]}, seed=5)
+    ask(session, "first")
+    session.change("temperature", "0.2")
+    ask(session, "second")
+    facts = collect_facts(session, {"source": "base"}, {"source": "tuned"}, "corpus")
+    save_conversation(path, session.conversation, facts)
+    wanted = ask(session, "third")
+    again = make_session("base", "tuned", seed=5, reply={"temperature": 0.2, "stop": ["###"]})
+    conversation, found = load_conversation(path)
+    again.resume(conversation, conversation_id=found.id, created=found.created)
+    assert found == facts
+    assert ask(again, "third") == wanted
+    save_conversation(path, again.conversation, collect_facts(again, {"source": "base"}))
+    assert len(path.read_text().splitlines()) == 1
+    assert load_conversation(path)[0] == session.conversation
+
+
+def test_the_facts_of_a_session_are_those_of_now() -> None:
+    session = make_session(style={"system": "old"}, sources={"corpus": "here"})
+    session.change("temperature", "0.2")
+    session.set_system("new")
+    facts = collect_facts(session, {"source": "m"})
+    assert facts.settings["reply"]["temperature"] == 0.2
+    assert facts.settings["style"]["system"] == "new"
+    assert facts.settings["sources"]["corpus"] == "here"
+    assert set(facts.settings) == {"reply", "style", "sources"}
+    assert (facts.id, facts.created) == (session.conversation_id, session.created)
+    assert facts.created.endswith("+00:00")
+    assert "torch" in facts.versions
+    before = facts.id
+    session.new()
+    assert collect_facts(session, {"source": "m"}).id != before
+
+
+def test_a_conversation_replaces_its_line_and_touches_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    foreign = '{"messages":[{"role":"user","content":"é"}],  "id": "a"}\r\n\n'
+    path.write_text(foreign, newline="")
+    for name in ("a", "b", "c"):
+        save_conversation(path, talk(name), named(name))
+    before = path.read_bytes().split(b"\n")
+    save_conversation(path, talk("b", "more"), named("b"))
+    after = path.read_bytes().split(b"\n")
+    assert path.read_bytes().startswith(foreign.encode())  # `a` of elsewhere is not our `a`
+    assert [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old != new] == [3]
+    assert json.loads(after[3])["messages"][2]["content"] == "more"
+    assert load_conversation(path) == (talk("c"), named("c"))
+
+
+def test_a_file_without_an_end_of_its_last_line_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_text('{"messages": []}')
+    save_conversation(path, talk("a"), FACTS)
+    assert path.read_text().startswith('{"messages": []}\n{"')
+    save_conversation(path, talk("b"), FACTS)
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_many_writers_lose_no_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: save_conversation(path, talk(name), named(name)), map(str, range(24))))
+    assert sorted(json.loads(line)["id"] for line in path.read_text().splitlines()) == sorted(
+        map(str, range(24))
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"messages": []}\n{"messages": [{"role"', r":2 is no JSON .*torn"),
+        (b"question,answer\n", r":1 is no JSON"),
+        (b'{"question": "wet?"}\n', r":1 is no conversation"),
+        (b'[{"messages": []}]\n', r":1 is no conversation"),
+        (b'{"messages": []}\n\xff\xfe\n', r":2 is no UTF-8 text"),
+        (b"\x00\x01\x02", r":1 is no JSON"),
+        (b"[" * 100_000, r":1 is nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_transcript_is_never_overwritten(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match=problem):
+        save_conversation(path, talk("a"), FACTS)
+    with pytest.raises(OutputError, match=problem):
+        check_transcript(path)
+    with pytest.raises(DataError, match=problem):
+        load_conversation(path)
+    assert path.read_bytes() == content
+
+
+def test_a_file_is_checked_before_there_is_a_conversation(tmp_path: Path) -> None:
+    check_transcript(tmp_path / "none" / "yet.jsonl")
+    assert not (tmp_path / "none").exists()
+    save_conversation(tmp_path / "talks.jsonl", WHOLE, FACTS)
+    check_transcript(tmp_path / "talks.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path / "talks.jsonl")
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        check_transcript(tmp_path / "link")
+
+
+def test_a_conversation_without_any_reply_is_not_written_and_an_older_state_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    silent = Conversation("Be brief.", (Exchange("Why?", "Why?", make_reply("", "interrupted")),))
+    save_conversation(path, silent, named("a"))
+    assert not path.exists()
+    for name in ("a", "b"):
+        save_conversation(path, talk(name), named(name))
+    save_conversation(path, silent, named("a"))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["b"]
+
+
+def test_half_of_a_character_in_a_files_name_does_not_lose_the_conversation(tmp_path: Path) -> None:
+    facts = replace(FACTS, model={"source": "caf\udce9"})
+    save_conversation(tmp_path / "talks.jsonl", talk("a"), facts)
+    assert load_conversation(tmp_path / "talks.jsonl")[1].model == {"source": "caf?"}
+
+
+PLAIN = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Is water wet?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Why?"},
+]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_messages_of_elsewhere_are_read(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_bytes(mark + json.dumps({"id": 7, "messages": PLAIN}).encode() + b"\n \n")
+    conversation, facts = load_conversation(path)
+    assert facts == TranscriptFacts()
+    assert conversation.turns() == [(each["role"], each["content"]) for each in PLAIN[:3]]
+    assert [each.question for each in conversation.exchanges] == ["Is water wet?", "Why?"]
+    assert conversation.exchanges[1].reply.text == ""  # so that it can be asked again
+    session = make_session()
+    session.resume(conversation, conversation_id=facts.id)
+    session.finish(session.retry(), [make_reply("Since it wets.")])
+    save_conversation(path, session.conversation, collect_facts(session, {}))
+    first, _, second = path.read_bytes().removeprefix(mark).splitlines()
+    assert json.loads(first)["messages"] == PLAIN
+    assert json.loads(second)["messages"] == [*PLAIN, {"role": "assistant", "content": "Since it wets."}]
+
+
+def read_saved(tmp_path: Path) -> dict[str, Any]:
+    """Return the fields of a saved conversation."""
+    save_conversation(tmp_path / "saved.jsonl", WHOLE, FACTS)
+    fields: dict[str, Any] = json.loads((tmp_path / "saved.jsonl").read_text())
+    return fields
+
+
+def test_fields_of_later_versions_are_passed_over(tmp_path: Path) -> None:
+    fields = read_saved(tmp_path)
+    fields["mood"] = "calm"
+    fields["messages"][0]["weight"] = 1
+    fields["exchanges"][0]["mood"] = fields["exchanges"][0]["reply"]["mood"] = "calm"
+    fields["exchanges"][0]["sources"][0]["pages"] = [1]
+    (tmp_path / "talks.jsonl").write_text(json.dumps(fields))
+    assert load_conversation(tmp_path / "talks.jsonl") == (WHOLE, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        (("seed",), "3", "seed is '3', but must be a whole number"),
+        (("id",), 3, "id is 3, but must be text"),
+        (("schema_version",), 2, "schema_version is 2, but must be one of 1"),
+        (
+            ("exchanges", 0, "noise_seed"),
+            1.5,
+            r"exchanges\[0\]\.noise_seed is 1\.5, but must be a whole number",
+        ),
+        (
+            ("exchanges", 0, "reply", "finish"),
+            "bored",
+            r"exchanges\[0\]\.reply\.finish is 'bored', but must be one of",
+        ),
+        (
+            ("exchanges", 0, "reply", "seconds"),
+            "1",
+            r"exchanges\[0\]\.reply\.seconds is '1', but must be a number",
+        ),
+        (
+            ("exchanges", 0, "sources", 0, "pmid"),
+            "12",
+            r"sources\[0\]\.pmid is '12', but must be a whole number",
+        ),
+        (("exchanges", 0, "sources", 0, "text"), None, r"sources\[0\]\.text is none, but must be text"),
+        (("exchanges", 0, "question"), ..., r"exchanges\[0\]\.question is missing"),
+        (("created",), ..., r"created is missing"),
+        (("exchanges", 2), ..., r"`messages` hold 2 questions with a reply and `exchanges` 1"),
+        (("messages", 2), ..., r"messages\[2\] is the user's where the assistant's must stand"),
+        (("messages", 0, "role"), "tool", r"messages\[0\]\.role is 'tool', but must be one of"),
+        (("messages", 1, "content"), ["x"], r"messages\[1\]\.content is \['x'\], but must be text"),
+        (("messages", 1, "content"), " ", r"messages\[1\] is the user's and says nothing"),
+        (("messages", 4, "content"), "\ud800", "Invalid JSON: unexpected end of hex escape"),
+    ],
+)
+def test_what_is_wrong_is_told_by_file_line_and_field(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, problem: str
+) -> None:
+    fields = holder = read_saved(tmp_path)
+    for part in place[:-1]:
+        holder = holder[part]  # type: ignore[index]
+    if value is ...:
+        del holder[place[-1]]  # type: ignore[arg-type]
+    else:
+        holder[place[-1]] = value  # type: ignore[index]
+    (tmp_path / "saved.jsonl").write_text(json.dumps(fields) + "\n")
+    with pytest.raises(DataError, match=rf"saved\.jsonl:1(:| cannot be read:) .*{problem}"):
+        load_conversation(tmp_path / "saved.jsonl")
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "there is no such file"), (b" \n\n", "it is empty")])
+def test_a_file_with_nothing_to_load_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    path = tmp_path / "talks.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"talks\.jsonl.*{problem}"):
+        load_conversation(path)
+
+
+def test_a_folder_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be loaded: Is a directory\."):
+        load_conversation(tmp_path)
+
+
+MODEL = {"source": "m", "revision": "1", "weights_sha256": "ab" * 32, "dtype": "fp32", "template": "chat"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "told"),
+    [
+        (MODEL, {**MODEL, "device": "cuda"}, None),
+        (MODEL, {**MODEL, "source": "/elsewhere/m"}, None),
+        (MODEL, {**MODEL, "weights_sha256": None}, None),
+        (
+            MODEL,
+            {**MODEL, "source": "n", "weights_sha256": "cd" * 32},
+            "The replies so far are those of another model: the model was m (weights abababab) and is n (weights "
+            "cdcdcdcd) now.",
+        ),
+        (
+            {**MODEL, "weights_sha256": None},
+            {**MODEL, "revision": "2"},
+            "The replies so far are those of another model: the model was m and is m (weights abababab) now.",
+        ),
+        (
+            MODEL,
+            {**MODEL, "dtype": "bf16", "template": "completion"},
+            "The replies so far were given otherwise; of the model have changed: the precision (fp32, now bf16), the "
+            "way that conversations are written for it (chat, now completion).",
+        ),
+        (
+            {},
+            MODEL,
+            "The file does not say which model gave its replies; the model is m (weights abababab) now.",
+        ),
+    ],
+)
+def test_another_model_than_the_transcripts_is_told(
+    saved: dict[str, Any], loaded: dict[str, Any], told: str | None
+) -> None:
+    facts = replace(FACTS, model=saved, other=None), replace(FACTS, model=loaded, other=None)
+    assert describe_difference(*facts) == told
+
+
+def test_another_model_to_compare_with_is_told() -> None:
+    other = {**MODEL, "weights_sha256": "ef" * 32}
+    told = describe_difference(
+        replace(FACTS, model=MODEL, other=MODEL), replace(FACTS, model=MODEL, other=other)
+    )
+    assert told is not None
+    assert "the model it is compared with was m (weights abababab) and is m (weights efefefef) now" in told
+    assert (
+        describe_difference(replace(FACTS, model=MODEL, other=MODEL), replace(FACTS, model=MODEL, other=None))
+        is None
+    )
