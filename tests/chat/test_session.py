@@ -212,7 +212,6 @@ def test_a_comparison_that_was_stopped_after_the_first_reply_is_kept() -> None:
 
 
 def test_questions_are_looked_up_and_the_passages_kept() -> None:
-    pytest.importorskip("biomedllama_cli.chat.retrieval.prompt")
     shelf = Shelf()
     session = make_session(library=shelf)
     session.change("passages", "2")

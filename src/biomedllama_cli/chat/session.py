@@ -10,6 +10,7 @@ from typing import Protocol
 
 from biomedllama_cli.chat.changes import change_setting
 from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
+from biomedllama_cli.chat.retrieval.prompt import write_prompt
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.chat_rendering import Turns
@@ -225,9 +226,8 @@ class ChatSession:
             raise DataError("The question says nothing.", "Type one.")
         passages = self.library.search(question, self.settings.sources.passages) if self.library else ()
         noise_seed = choose_noise_seed(self.settings.seed, turn, attempt)
-        return Asking(
-            question, _write(question, passages), passages, noise_seed, attempt, self.settings.reply
-        )
+        prompt = write_prompt(question, passages)
+        return Asking(question, prompt, passages, noise_seed, attempt, self.settings.reply)
 
     def _find_last(self, purpose: str) -> Exchange:
         if not self.conversation.exchanges:
@@ -250,14 +250,6 @@ class ChatSession:
         if self.conversation.system:
             described.append(("system", self.conversation.system))
         return tuple(described)
-
-
-def _write(question: str, passages: Sequence[Passage]) -> str:
-    if not passages:
-        return question
-    from biomedllama_cli.chat.retrieval.prompt import write_prompt
-
-    return write_prompt(question, passages)
 
 
 def choose_noise_seed(seed: int, turn: int, attempt: int = 0) -> int:
