@@ -75,8 +75,8 @@ class Style:
         except TemplateRefusal as refusal:
             raise SettingsError(
                 refusal.message,
-                "Leave the system message out, or write the conversation in another way: --template instructed or "
-                "--template completion.",
+                "Change or leave out the system message (--system), or write the conversation in another way: "
+                "--template instructed or --template completion.",
             ) from None
 
 
@@ -114,8 +114,8 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
         return _chat(template, "the model's own chat template")
     return _complete(
         tokenizer,
-        "bare text to go on with, since the model has no chat template and was not tuned by `instruct`: a base model "
-        "goes on with the text, it was not taught to answer",
+        "bare text, since the model has no chat template and was not tuned by `instruct`: a base model goes on with "
+        "the text; it was not taught to answer",
     )
 
 
