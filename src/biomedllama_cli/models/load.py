@@ -1,4 +1,4 @@
-"""Load a causal language model from the hub, a folder, an adapter and its base, or a named configuration."""
+"""Load a causal language model from the hub, a folder, a file, an adapter and its base, or a named configuration."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
+from biomedllama_cli.models.gguf import find_gguf, load_gguf
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
@@ -64,8 +65,8 @@ def load_model(
     The result is a plain transformers model: `save_pretrained` writes a text-only folder.
 
     Args:
-        source: hub id, local folder (of a model or an adapter), or `scratch:NAME` for a named LLaMA shape with
-            random weights.
+        source: hub id, local folder (of a model or an adapter), GGUF file, or `scratch:NAME` for a named LLaMA
+            shape with random weights.
         dtype: of the weights.
         attention: `sdpa`, `eager`, `documents` or `xformers` (an answer of `resolve_attention`).
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
@@ -73,7 +74,7 @@ def load_model(
         bos_id: written into the configuration of a `scratch:` model.
         eos_id: likewise.
         seed: of the random weights; the caller's random state is left alone.
-        quantization: arguments of `from_pretrained` that quantise the weights while they load; not for adapters.
+        quantization: arguments of `from_pretrained` that quantise the weights while they load; for hub ids and folders.
 
     Raises:
         ModelError: the name is unknown, the folder is missing, broken or would run code, or the vocabulary is
@@ -89,6 +90,10 @@ def load_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _build_from_config(config, dtype, attention)
+    if (file := find_gguf(source)) is not None:
+        model = load_gguf(file, dtype, attention)
+        _check_vocabulary(model, source, vocabulary_size)
+        return model
     if (adapter := find_adapter(source)) is not None:
         from biomedllama_cli.models.adapter_weights import merge_weights
 

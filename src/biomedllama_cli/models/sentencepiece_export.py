@@ -35,6 +35,33 @@ def find_obstacle(path: Path, processor: Any) -> str | None:
     return None
 
 
+def stands_alone(folder: Path) -> bool:
+    """Tell whether the folder's tokenizer.model stands for the whole tokenizer (no tokens added beside it)."""
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    except (RuntimeError, OSError, ValueError):
+        return False
+    if find_obstacle(folder / "tokenizer.model", processor) is not None:
+        return False
+    definition = read_object(folder / "tokenizer.json")
+    if not definition:
+        return not read_object(folder / "added_tokens.json")
+    vocabulary = dict(definition.get("model", {}).get("vocab", {}))
+    vocabulary.update({token["content"]: token["id"] for token in definition.get("added_tokens", [])})
+    return vocabulary == {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def list_merges(pieces: dict[str, tuple[int, float]]) -> list[tuple[str, str]]:
     """Return the merges of a BPE vocabulary, best first.
 

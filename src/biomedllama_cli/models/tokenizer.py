@@ -7,7 +7,6 @@ carries a fingerprint of its vocabulary, and a `tokenizer.model` is always read 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models import sentencepiece_export
 from biomedllama_cli.models.byte_level_words import build_byte_level_words
+from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.models.long_text import iter_cuts, merges_stay_in_words
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.sentencepiece_words import build_sentencepiece_words
@@ -142,7 +142,7 @@ class Tokenizer:
 
 
 def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
-    """Load a tokenizer from a folder, a SentencePiece `.model` file or the hub.
+    """Load a tokenizer from a folder, a SentencePiece `.model` file, a GGUF file or the hub.
 
     Args:
         source: path or hub id.
@@ -153,6 +153,11 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
         UnavailableError: the hub cannot be reached and nothing is cached.
     """
     path = Path(source).expanduser()
+    if (file := find_gguf(source)) is not None:
+        from biomedllama_cli.models.gguf_tokenizer import load_gguf_tokenizer
+
+        backend, adds_bos = load_gguf_tokenizer(file)
+        return _wrap_huggingface(backend, source, adds_bos=adds_bos)
     if path.is_file():
         return _load_sentencepiece(path, adds_bos=True, source=source)
     if path.is_dir() and source.strip():
@@ -225,8 +230,8 @@ _EOS_HINT = "Documents are separated by it: set eos_token in tokenizer_config.js
 def _load_folder(folder: Path, source: str) -> Tokenizer:
     """Read a tokenizer folder: by SentencePiece where that is the same vocabulary, else by transformers."""
     model_file = folder / MODEL_FILE
-    config = _read_json(folder / "tokenizer_config.json")
-    if model_file.is_file() and _is_plain_sentencepiece(folder):
+    config = sentencepiece_export.read_object(folder / "tokenizer_config.json")
+    if model_file.is_file() and sentencepiece_export.stands_alone(folder):
         adds_bos = bool(config.get("add_bos_token", True))
         return _load_sentencepiece(model_file, adds_bos=adds_bos, source=source)
     if not any((folder / name).is_file() for name in ("tokenizer.json", MODEL_FILE, "vocab.json")):
@@ -235,24 +240,6 @@ def _load_folder(folder: Path, source: str) -> Tokenizer:
             "Give the folder that save_pretrained wrote the tokenizer into.",
         )
     return _load_huggingface(folder, source)
-
-
-def _is_plain_sentencepiece(folder: Path) -> bool:
-    """Tell whether the folder's tokenizer.model stands for the whole tokenizer (no tokens added beside it)."""
-    import sentencepiece
-
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
-    except (RuntimeError, OSError, ValueError):
-        return False
-    if sentencepiece_export.find_obstacle(folder / MODEL_FILE, processor) is not None:
-        return False
-    definition = _read_json(folder / "tokenizer.json")
-    if not definition:
-        return not _read_json(folder / "added_tokens.json")
-    vocabulary = dict(definition.get("model", {}).get("vocab", {}))
-    vocabulary.update({token["content"]: token["id"] for token in definition.get("added_tokens", [])})
-    return vocabulary == {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
 
 
 def _load_huggingface(folder: Path, source: str) -> Tokenizer:
@@ -271,18 +258,25 @@ def _load_huggingface(folder: Path, source: str) -> Tokenizer:
             f"tokenizer: transformers cannot load {source!r}: {reason}",
             "Give a folder with tokenizer.json and tokenizer_config.json.",
         ) from None
+    probe = list(backend("a")["input_ids"])
+    bos_id = backend.bos_token_id
+    return _wrap_huggingface(
+        backend, source, adds_bos=bos_id is not None and bool(probe) and probe[0] == bos_id
+    )
+
+
+def _wrap_huggingface(backend: Any, source: str, *, adds_bos: bool) -> Tokenizer:
     if backend.eos_token_id is None:
         raise ModelError(f"tokenizer: {source!r} has no end-of-sequence token.", _EOS_HINT)
     vocabulary = backend.get_vocab()
     bos_id = backend.bos_token_id
-    probe = list(backend("a")["input_ids"])
     definition = backend.backend_tokenizer.to_str() if getattr(backend, "is_fast", False) else str(vocabulary)
     return Tokenizer(
         kind="huggingface",
         vocabulary_size=max(vocabulary.values()) + 1,
         bos_id=bos_id,
         eos_id=int(backend.eos_token_id),
-        adds_bos=bos_id is not None and bool(probe) and probe[0] == bos_id,
+        adds_bos=adds_bos,
         fingerprint=vocabulary_fingerprint(
             ((i, piece) for piece, i in vocabulary.items()), bos_id, backend.eos_token_id
         ),
@@ -290,11 +284,3 @@ def _load_huggingface(folder: Path, source: str) -> Tokenizer:
         source=source,
         _backend=backend,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
