@@ -156,10 +156,10 @@ def test_quantised_bases_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) ->
         check_method("qlora", "cpu")
     assert caught.value.hint == "Use --method lora, which runs on the CPU too."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("biomedllama_cli.models.adapters.version", lambda name: "0.40.0")
+    monkeypatch.setattr("biomedllama_cli.models.quantization.version", lambda name: "0.40.0")
     with pytest.raises(UnavailableError, match=r"needs bitsandbytes .* and 0\.40\.0 is installed"):
         check_method("qlora", "cuda")
-    monkeypatch.setattr("biomedllama_cli.models.adapters.version", lambda name: "0.50.0")
+    monkeypatch.setattr("biomedllama_cli.models.quantization.version", lambda name: "0.50.0")
     check_method("qlora", "cuda:0")
     with pytest.raises(UnavailableError, match="cannot be sharded"):
         check_method("qlora", "cuda", world_size=2)

@@ -10,12 +10,10 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import Version
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -40,6 +38,7 @@ from biomedllama_cli.models.adapter_weights import (
 )
 from biomedllama_cli.models.identity import check_base, hash_weights, locate_model
 from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.quantization import build_quantization, check_bitsandbytes
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.settings.tuning import AdapterSettings, Method
 
@@ -60,9 +59,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-BITSANDBYTES_FLOOR = "0.46.1"
-"""Oldest bitsandbytes that transformers takes for 4 bits."""
-
 
 def check_method(method: Method, device: str | torch.device, *, world_size: int = 1) -> None:
     """Check that the hardware and the packages for a method are there; called before anything is loaded.
@@ -82,16 +78,7 @@ def check_method(method: Method, device: str | torch.device, *, world_size: int 
             "adapter.method is qlora, which needs CUDA, and this run is on the CPU.",
             "Use --method lora, which runs on the CPU too.",
         )
-    try:
-        found = version("bitsandbytes")
-    except PackageNotFoundError:
-        found = None
-    if found is None or Version(found) < Version(BITSANDBYTES_FLOOR):
-        raise UnavailableError(
-            f"adapter.method is qlora, which needs bitsandbytes {BITSANDBYTES_FLOOR} or newer, and "
-            f"{'it is not' if found is None else found + ' is'} installed.",
-            "pip install 'biomedllama-cli[qlora]', or use --method lora.",
-        )
+    check_bitsandbytes("adapter.method is qlora", "use --method lora")
     if world_size > 1:
         raise UnavailableError(
             f"adapter.method is qlora, whose 4-bit weights cannot be sharded, and the job has {world_size} processes.",
@@ -141,21 +128,8 @@ def load_base(
         dtype=dtype,
         attention=attention,
         vocabulary_size=vocabulary_size,
-        quantization=_build_quantization(device, dtype) if method == "qlora" else None,
+        quantization=build_quantization("nf4", device, dtype) if method == "qlora" else None,
     )
-
-
-def _build_quantization(device: torch.device, compute_dtype: torch.dtype) -> dict[str, Any]:
-    """Return QLoRA's quantisation: 4-bit NormalFloat, its scales quantised too (Dettmers et al. 2023, section 3)."""
-    from transformers import BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
-    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def add_adapter(

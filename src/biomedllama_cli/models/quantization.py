@@ -1,0 +1,63 @@
+"""Weights in 8 or 4 bits by bitsandbytes: what it needs, and how transformers is told."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
+
+from packaging.version import Version
+
+from biomedllama_cli.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+BITSANDBYTES_FLOOR = "0.46.1"
+"""Oldest bitsandbytes that transformers takes for 4 bits."""
+
+
+def check_bitsandbytes(asked: str, alternative: str) -> None:
+    """Check that bitsandbytes is there, without importing it.
+
+    Args:
+        asked: what needs it, such as `adapter.method is qlora`.
+        alternative: what to do without it, as the end of a hint.
+
+    Raises:
+        UnavailableError: it is missing or too old.
+    """
+    try:
+        found = version("bitsandbytes")
+    except PackageNotFoundError:
+        found = None
+    if found is None or Version(found) < Version(BITSANDBYTES_FLOOR):
+        raise UnavailableError(
+            f"{asked}, which needs bitsandbytes {BITSANDBYTES_FLOOR} or newer, and "
+            f"{'it is not' if found is None else found + ' is'} installed.",
+            f"pip install 'biomedllama-cli[qlora]', or {alternative}.",
+        )
+
+
+def build_quantization(
+    bits: Literal["int8", "nf4"], device: torch.device, compute_dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that quantise the weights onto a device while they load.
+
+    Args:
+        bits: LLM.int8 (Dettmers et al. 2022), or 4-bit NormalFloat with its scales quantised too (Dettmers et al.
+            2023, section 3).
+        device: of the model.
+        compute_dtype: of the products with 4-bit weights.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if bits == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype,
+        )
+    return {"quantization_config": config, "device_map": {"": device}}
