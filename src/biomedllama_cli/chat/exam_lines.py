@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,6 +34,7 @@ _MEANINGS = {
     "domain_conditional": "domain: what the question adds (nats)",
     "without_question": "alone: probability without the question",
 }
+_NARROWEST = 30
 _NARROWEST_OPTION = 16
 _NUMBER_WIDTH = 9
 
@@ -44,7 +44,7 @@ def show_answer(answer: ExamAnswer, width: int = 80, *, verbose: bool = False) -
 
     Args:
         answer: to be shown.
-        width: of the lines (in character cells).
+        width: of the lines (in character cells); below 30 they are longer.
         verbose: also show every form of the question with what it chooses, and the prompts to the letter.
     """
     lines = [*_show_options(answer, width), "", *_wrap(answer.verdict(), width)]
@@ -111,7 +111,7 @@ def _show_prompts(answer: ExamAnswer) -> Iterator[str]:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(show_printable(text), max(width, 20))
+    return _print(Text(show_printable(text), overflow="fold"), width)
 
 
 def _render(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int) -> list[str]:
@@ -119,11 +119,17 @@ def _render(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, heading in enumerate(headings):
         number = place >= texts
-        table.add_column(Text(heading), justify="right" if number else "left", no_wrap=number)
+        table.add_column(
+            Text(heading), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(Text, row))
+    return _print(table, width)
+
+
+def _print(content: Table | Text, width: int) -> list[str]:
+    """Return lines of plain text, measured in character cells, whatever the environment says of colours."""
     stream = io.StringIO()
-    Console(
-        file=stream, width=width, color_system=None, force_terminal=False, legacy_windows=False, _environ={}
-    ).print(table)
+    console = Console(file=stream, width=max(width, _NARROWEST), color_system=None, _environ={})
+    console.print(content)
     return [line.rstrip() for line in stream.getvalue().splitlines()]
