@@ -32,13 +32,15 @@ class Library:
 
     Attributes:
         corpus: its folder.
+        stored: its documents.
+        index: finds their passages.
         documents: how many it holds.
         passages: into how many they are cut.
         identity: SHA-256 of the corpus' manifest, which holds the hashes of all its shards.
     """
 
     def __init__(self, corpus: Path, stored: StoredDocuments, index: Index) -> None:
-        self.corpus, self._stored, self.index = corpus, stored, index
+        self.corpus, self.stored, self.index = corpus, stored, index
         self.documents, self.passages = len(stored), index.meta.passages
         self.identity = index.meta.identity.corpus
 
@@ -96,7 +98,7 @@ class Library:
         """
         passages = []
         for hit in self.index.find(question, count):
-            text, known = self._stored.read(hit.row)
+            text, known = self.stored.read(hit.row)
             passages.append(
                 Passage(
                     text=text[hit.start : hit.end],
