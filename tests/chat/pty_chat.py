@@ -12,7 +12,7 @@ import pexpect
 import pyte
 
 PATIENCE_SECONDS = 60
-"""How long a screen is waited for: far longer than any machine needs, since a test that fails here is one that hangs."""
+"""How long a screen is waited for: far longer than any machine needs, since only a program that hangs takes it."""
 
 KEYS = {"enter": "\r", "up": "\x1b[A", "down": "\x1b[B", "tab": "\t", "alt-enter": "\x1b\r"} | {
     f"ctrl-{letter}": chr(ord(letter) - 96) for letter in "abcdefghijklmnopqrstuvwxyz"
@@ -98,8 +98,10 @@ class PtyProgram:
     @property
     def lines(self) -> list[str]:
         """What the window and its scrollback show, from the first line to the last that is not empty."""
-        above = ["".join(row[column].data for column in range(len(row) and max(row) + 1)).rstrip()
-                 for row in self._screen.history.top]
+        above = [
+            "".join(row[column].data for column in range(len(row) and max(row) + 1)).rstrip()
+            for row in self._screen.history.top
+        ]
         return ("\n".join([*above, *(line.rstrip() for line in self._screen.display)])).rstrip().split("\n")
 
     @property

@@ -1,10 +1,10 @@
 """Text that cannot drive a terminal: whatever a model, a corpus, a file or a paste holds.
 
-A terminal obeys characters of its input: ESC begins commands that move the cursor, set the clipboard (OSC 52), the title
-or a link whose target is hidden (OSC 8); in an 8-bit terminal U+0080 to U+009F do the same. Direction overrides make
-text read as what it is not, and characters without a shape hide text. Each of them is shown as one visible character in
-its place, so that nobody overlooks that it was there. What is sent to the model is not changed by this: it is for the
-screen only.
+A terminal obeys characters of its input: ESC begins commands that move the cursor, set the clipboard (OSC 52), the
+title or a link whose target is hidden (OSC 8); in an 8-bit terminal U+0080 to U+009F do the same. Direction overrides
+make text read as what it is not, and characters without a shape hide text. Each of them is shown as one visible
+character in its place, so that nobody overlooks that it was there. What is sent to the model is not changed by this: it
+is for the screen only.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -48,14 +48,15 @@ class Screen:
     """
 
     def __init__(self, stream: TextIO, *, plain: bool | None = None) -> None:
-        self.stream = stream
+        self.terminal = stream
+        self.stream = _LastingStream(stream)
         self.is_terminal = stream.isatty()
         dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
         self.moves = self.is_terminal and not dumb
         self.plain = not self.moves or bool(os.environ.get("NO_COLOR")) if plain is None else plain
         _never_fail(stream)
         self.console = Console(
-            file=stream,
+            file=cast(TextIO, self.stream),
             force_terminal=not self.plain,
             force_interactive=not self.plain,
             no_color=self.plain,
@@ -140,6 +141,27 @@ class Screen:
     def room(self) -> int:
         """How many moving lines the window holds."""
         return max(self.height - 2, 1)
+
+
+class _LastingStream:
+    """A stream whose reader may go: a closed window must not take the reply with it that is being written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, as long as somebody reads."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush likewise."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _disarm(segment: Segment) -> Segment:

@@ -1,0 +1,145 @@
+"""What Ctrl-C and the signals that end a program do, by what the chat is busy with."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any, TextIO
+
+from biomedllama_cli.chat.terminal.sanitise import sanitise
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """Signals of a chat; a context manager.
+
+    A reply is stopped and its part kept; waiting (for passages, for a model) is broken off; what must be whole (the
+    conversation, its file) is not disturbed. SIGTERM and SIGHUP end the chat after that.
+
+    Attributes:
+        ended_by: name of the signal that ends the chat.
+    """
+
+    def __init__(self) -> None:
+        self.ended_by: str | None = None
+        self._act: Callable[[], None] | None = None
+        self._leave: Callable[[], None] | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        """Install the handlers; outside the main thread, where Python allows none, signals keep their meaning."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *_ENDING):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    @contextmanager
+    def calling(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call a function at every signal; twice, where Ctrl-C is pressed twice."""
+        with self._acting(stop):
+            yield
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt at a signal."""
+        if self.ended_by is not None:
+            raise KeyboardInterrupt
+        with self._acting(_raise):
+            yield
+
+    @contextmanager
+    def prompting(self, leave: Callable[[], None]) -> Iterator[None]:
+        """Call a function at a signal that ends the chat; Ctrl-C is the line editor's.
+
+        The editor puts SIGINT back to what Python has it do, so the handler is installed anew.
+        """
+        self._leave = leave
+        try:
+            if self.ended_by is not None:
+                raise EOFError
+            yield
+        finally:
+            self._leave = None
+            if self._previous:
+                signal.signal(signal.SIGINT, self._handle)
+
+    @contextmanager
+    def _acting(self, act: Callable[[], None]) -> Iterator[None]:
+        before, self._act = self._act, act
+        try:
+            yield
+        finally:
+            self._act = before
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number in _ENDING:
+            self.ended_by = signal.Signals(number).name
+            if self._leave is not None:
+                self._leave()
+                return
+        if self._act is not None:
+            self._act()
+
+
+def _raise() -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet_keys(stream: TextIO) -> Iterator[None]:
+    """Keep what is typed from the screen while the chat is busy; it is waiting at the next prompt.
+
+    Enter stays a carriage return, as the line editor expects it; Ctrl-C stays a signal.
+    """
+    if not stream.isatty():
+        yield
+        return
+    handle = stream.fileno()
+    before = termios.tcgetattr(handle)
+    quiet = termios.tcgetattr(handle)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(handle, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+
+class _CleanRecords(logging.Filter):
+    """Lets a record through whose text drives nothing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Sanitise the text of a record."""
+        record.msg, record.args = sanitise(record.getMessage()), ()
+        return True
+
+
+@contextmanager
+def clean_logs() -> Iterator[None]:
+    """Sanitise what is logged: names of files and texts of errors stand in it."""
+    handlers = list(logging.getLogger().handlers)
+    records = _CleanRecords()
+    for handler in handlers:
+        handler.addFilter(records)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(records)
