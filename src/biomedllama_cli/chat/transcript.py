@@ -45,7 +45,7 @@ class _Line:
         return self.text.removeprefix(_BYTE_ORDER_MARK if self.number == 1 else "").strip()
 
 
-def save_conversation(path: Path, conversation: Conversation, facts: TranscriptFacts) -> None:
+def save_conversation(path: Path, conversation: Conversation, facts: TranscriptFacts) -> bool:
     """Write a conversation into a transcript: instead of what it held of the same conversation, else at its end.
 
     A conversation in which no question got a reply has nothing to go on with or to learn from: it is not written, and
@@ -55,6 +55,9 @@ def save_conversation(path: Path, conversation: Conversation, facts: TranscriptF
         path: the file, of which all other lines stay as they are; it is made where it is missing.
         conversation: as it is now.
         facts: of it; conversations with the same `id` are the same.
+
+    Returns:
+        Whether the file holds it now.
 
     Raises:
         OutputError: the file is no transcript or its last line is torn (it stays as it is), it is no ordinary file
@@ -68,13 +71,14 @@ def save_conversation(path: Path, conversation: Conversation, facts: TranscriptF
         answered = any(role == "assistant" for role, _ in conversation.turns())
         text = write_line(conversation, facts) + "\n" if answered else ""
         if not ours and not answered:
-            return
+            return False
         whole = [text if ours and line is ours[-1] else line.text for line in lines]
         if not ours:
             if whole and not whole[-1].endswith("\n"):
                 whole[-1] += "\n"
             whole.append(text)
         write_private(path, "".join(whole))
+        return answered
 
 
 def check_transcript(path: Path) -> None:
