@@ -63,11 +63,12 @@ def check_base(adapter: AdapterFolder, revision: str | None = None) -> None:
 def _hash_files(folder: Path) -> str:
     for pattern in ("*.safetensors", "*.bin"):
         if files := sorted(folder.glob(pattern)):
-            return "".join(f"{file.name} {_hash_file(file)}\n" for file in files)
+            return "".join(f"{file.name} {hash_file(file)}\n" for file in files)
     return ""
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256; one that has not changed is read once in a process."""
     state = path.stat()
     return _hash_content(path, state.st_size, state.st_mtime_ns)
 

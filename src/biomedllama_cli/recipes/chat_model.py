@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.models.adapter_folder import find_adapter, find_tokenizer_source
+from biomedllama_cli.models.gguf import find_gguf, read_gguf
 from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source, find_result_of_run
 from biomedllama_cli.settings.chat import ChatComputeSettings, ChatSettings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from biomedllama_cli.models.tokenizer import Tokenizer
@@ -51,9 +55,10 @@ def find_chat_model(settings: ChatSettings) -> str:
         return find_source(settings.model)
     from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
 
-    for command, what in (("instruct", "newest result of `instruct`"), ("", "newest checkpoint")):
+    for command, what in (("instruct", "newest result of `instruct`"), ("", "newest checkpoint of any run")):
         if newest := find_newest_result(settings.workspace, of=command):
-            logger.info("no model was given: taking the %s in the workspace, %s", what, newest)
+            why = "" if command else ", which holds none of `instruct`"
+            logger.info("no model was given: taking the %s in the workspace%s, %s", what, why, newest)
             return str(newest)
     raise ModelError(
         f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint.",
@@ -65,15 +70,26 @@ def find_source(source: str) -> str:
     """Return the model that a name given by the user stands for: of a run folder what it has to show.
 
     Raises:
-        ModelError: it has no weights, is not there, is an adapter without its base, or holds the runs of several seeds.
+        ModelError: it has no weights, is not there, is a broken file or an adapter without its base, or holds the
+            runs of several seeds.
     """
     if source.startswith(SCRATCH_PREFIX):
         raise ModelError(
             f"model: {source} has random weights and no tokenizer, so there is nobody to talk to.",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
+    if (file := find_gguf(source)) is not None:
+        read_gguf(file)
+        return source
+    if source.endswith(".gguf"):
+        raise ModelError(
+            f"model: the file {source} does not exist.",
+            "Give a file on this machine; `hf download OWNER/NAME FILE.gguf` fetches one of the hub's.",
+        )
     found = find_result_of_run(source)
     check_source(found)
+    if not Path(found).expanduser().is_dir():
+        logger.info("model: %s is no folder here: it is taken as a hub id", found)
     return found
 
 
@@ -82,7 +98,7 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
 
     Args:
         source: an answer of `find_chat_model` or `find_source`.
-        compute: precision, device, attention and context.
+        compute: precision, quantisation, device, attention and context.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
@@ -91,52 +107,109 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
     import torch
 
     from biomedllama_cli.engine.accelerator import choose_device_type
-    from biomedllama_cli.models.adapter_folder import find_tokenizer_source
     from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+    from biomedllama_cli.models.quantization import build_quantization
     from biomedllama_cli.models.tokenizer import load_tokenizer
-    from biomedllama_cli.recipes.evaluate_subject import limit_context
     from biomedllama_cli.settings.pretrain import ParallelSettings
 
     device = torch.device(choose_device_type(ParallelSettings(device=compute.device)))
-    precision = _choose_precision(compute.dtype, device.type)
+    file = find_gguf(source)
+    _check_quantize(source, compute)
+    precision = _choose_precision(compute.dtype, device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     attention = resolve_attention(compute.attention, device, dtype)
-    load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    if file is None:
+        load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))
-    model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
-    model.to(device)
-    limit = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
-    context_length = limit_context(model, compute.context_length or min(limit, LONGEST_CONTEXT))
-    facts = _describe(source, model, tokenizer, precision)
-    return ChatModel(model.eval(), tokenizer, source, facts, context_length)
+    model = load_model(
+        source,
+        dtype=dtype,
+        attention=attention,
+        vocabulary_size=tokenizer.vocabulary_size,
+        quantization=None
+        if compute.quantize == "none"
+        else build_quantization(compute.quantize, device, dtype),
+    )
+    if compute.quantize == "none":  # quantised weights were loaded onto the device
+        model.to(device)
+    facts = _describe(source, model, tokenizer, precision, compute.quantize)
+    return ChatModel(model.eval(), tokenizer, source, facts, _choose_context(model, compute.context_length))
 
 
-def _choose_precision(asked: str, device_type: str) -> str:
+def _check_quantize(source: str, compute: ChatComputeSettings) -> None:
+    """Refuse what cannot be quantised before anything is loaded.
+
+    Raises:
+        ModelError: the weights cannot be quantised while they are loaded.
+        UnavailableError: bitsandbytes is not there.
+    """
+    if compute.quantize == "none":
+        return
+    if find_gguf(source) is not None:
+        raise ModelError(
+            f"quantize is {compute.quantize}, and {source} is a GGUF file, which brings its own quantisation.",
+            "Leave --quantize out, or give the model's transformers folder.",
+        )
+    if find_adapter(source) is not None:
+        raise ModelError(
+            f"quantize is {compute.quantize}, and {source} is an adapter, which is merged into unquantised weights.",
+            "Leave --quantize out, or give the merged folder (train with --merge).",
+        )
+    from biomedllama_cli.models.quantization import check_bitsandbytes
+
+    check_bitsandbytes(
+        f"quantize is {compute.quantize}", "leave --quantize out (--dtype bf16 halves the memory)"
+    )
+
+
+def _choose_precision(asked: str, device: torch.device) -> str:
     if asked != "auto":
         return asked
-    if device_type != "cuda":
+    if device.type != "cuda":
         return "fp32"
     import torch
 
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def _describe(source: str, model: PreTrainedModel, tokenizer: Tokenizer, precision: str) -> dict[str, Any]:
-    from biomedllama_cli.models.description import describe_model
-    from biomedllama_cli.models.identity import hash_weights, locate_model
+def _choose_context(model: PreTrainedModel, asked: int | None) -> int:
+    from biomedllama_cli.engine.model_fit import find_positions
+
+    limit = find_positions(model.config)
+    if asked is None:
+        return min(limit or LONGEST_CONTEXT, LONGEST_CONTEXT)
+    if limit is not None and asked > limit:
+        logger.warning(
+            "context_length is lowered from %d to %d tokens, the limit of %s",
+            asked,
+            limit,
+            model.name_or_path,
+        )
+        return limit
+    return asked
+
+
+def _describe(
+    source: str, model: PreTrainedModel, tokenizer: Tokenizer, precision: str, quantize: str
+) -> dict[str, Any]:
+    """Return what a transcript says of a model; `stored_as` is the type of a GGUF file's weights."""
+    from biomedllama_cli.models.description import count_weights
+    from biomedllama_cli.models.identity import hash_file, hash_weights, locate_model
     from biomedllama_cli.recipes.evaluate_subject import name_device
 
+    file = find_gguf(source)
     revision = getattr(model.config, "_commit_hash", None)
-    folder = locate_model(source, revision)
+    folder = locate_model(source, revision) if file is None else None
     return {
         "source": source,
         "revision": revision,
-        "weights_sha256": None if folder is None else hash_weights(folder),
+        "weights_sha256": hash_file(file) if file else None if folder is None else hash_weights(folder),
+        "stored_as": None if file is None else read_gguf(file).stored_as,
         "architecture": type(model).__name__,
-        "parameters": describe_model(model).parameters,
+        "parameters": sum(map(count_weights, model.parameters())),
         "dtype": precision,
         "device": name_device(model.device),
-        "quantize": "none",
+        "quantize": quantize,
         "attention": model.config._attn_implementation,  # eager for a model that needs it, whatever was asked
         "tokenizer_fingerprint": tokenizer.fingerprint,
     }
