@@ -148,6 +148,7 @@ def answer_questions(
     *,
     batch_size: int,
     finished: Collection[int] = frozenset(),
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Reply]]:
     """Yield the number of a question and the reply to it, as replies end.
 
@@ -157,6 +158,10 @@ def answer_questions(
         reply: how replies are generated.
         batch_size: questions answered at once.
         finished: numbers of questions that are answered already.
+        tick: called after every token; what it raises ends the work.
+
+    Raises:
+        ModelError: the model's scores are no numbers.
     """
     rule = ContinuationRule(
         temperature=reply.temperature,
@@ -169,23 +174,24 @@ def answer_questions(
     for wave in plan_waves(given, batch_size):
         if all(one.number in finished for one in wave):
             continue
-        for place, continued in _continue(speaker, wave, rule, batch_size):
+        for place, continued in _continue(speaker, wave, rule, batch_size, tick):
             if wave[place].number not in finished:
                 yield wave[place].number, _read_reply(speaker, wave[place].trimmed, continued, reply, rule)
 
 
 def _continue(
-    speaker: Speaker, wave: Sequence[Given], rule: ContinuationRule, batch_size: int
+    speaker: Speaker, wave: Sequence[Given], rule: ContinuationRule, batch_size: int, tick: Callable[[], None]
 ) -> Iterator[tuple[int, Continued]]:
     requests = [
         RowRequest(tuple(one.trimmed.prompt_ids), one.trimmed.max_new_tokens, one.noise_seed) for one in wave
     ]
     if can_refill(speaker.model):
-        yield from RefilledBatch(speaker.model, speaker.tokenizer, rule, batch_size=batch_size).run(requests)
+        refilled = RefilledBatch(speaker.model, speaker.tokenizer, rule, batch_size=batch_size)
+        yield from refilled.run(requests, tick)
         return
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
-        yield from enumerate(continue_padded(speaker.model, speaker.tokenizer, batch, rule), start)
+        yield from enumerate(continue_padded(speaker.model, speaker.tokenizer, batch, rule, tick=tick), start)
 
 
 def _read_reply(

@@ -149,7 +149,9 @@ def continue_padded(
     tokenizer: Tokenizer,
     requests: Sequence[RowRequest],
     rule: ContinuationRule,
+    *,
     cache: DynamicCache | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Continued]:
     """Continue rows by transformers' `generate`, all of them until the last one ends.
 
@@ -159,10 +161,11 @@ def continue_padded(
         requests: the rows.
         rule: how they are continued.
         cache: of all but the last token of each row, where that was read before.
+        tick: called after every token; what it raises ends the work.
     """
     input_ids_BS, mask_BS = pad_left([row.token_ids for row in requests], tokenizer.eos_id, model.device)
     length = input_ids_BS.shape[1]
-    ends = _RowEnds(RowEnd(tokenizer, rule), [row.max_new_tokens for row in requests], length)
+    ends = _RowEnds(RowEnd(tokenizer, rule), [row.max_new_tokens for row in requests], length, tick)
     config = build_config(max(ends.limits), rule.end_ids, tokenizer.eos_id)
     with without_own_settings(model):
         model.generate(
@@ -191,13 +194,16 @@ def _build_processors(
 class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     """Ends each row of `generate` by its own `RowEnd`."""
 
-    def __init__(self, end: RowEnd, limits: Sequence[int], prompt_length: int) -> None:
+    def __init__(
+        self, end: RowEnd, limits: Sequence[int], prompt_length: int, tick: Callable[[], None]
+    ) -> None:
         self.limits = list(limits)
         self.found: list[Continued | None] = [None] * len(self.limits)
-        self._end, self._prompt_length = end, prompt_length
+        self._end, self._prompt_length, self._tick = end, prompt_length, tick
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
         """Return whether each row is done, shape [B]."""
+        self._tick()
         rows = input_ids[:, self._prompt_length :].tolist()
         for number, (new_ids, limit) in enumerate(zip(rows, self.limits, strict=True)):
             if self.found[number] is None:

@@ -151,7 +151,7 @@ class HuggingFaceGenerator:
             end_ids=tuple(sorted({*self.end_ids, *rule.end_ids})),
         )
         cache = self._read_once(batch)
-        found = continue_padded(self.model, self.tokenizer, rows, continuation, cache)
+        found = continue_padded(self.model, self.tokenizer, rows, continuation, cache=cache)
         return [list(one.new_ids) for one in found]
 
     def _read_once(self, batch: Sequence[EncodedPrompt]) -> DynamicCache | None:

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from biomedllama_cli.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-_FOLDER_PREFIX = ".evaluate-"
 _IDENTITY_FILE = "identity.json"
 
 
@@ -79,24 +79,53 @@ class Journal:
         self._file.close()
 
 
+@dataclass(frozen=True)
+class Keeper:
+    """A kind of command that keeps a journal.
+
+    Attributes:
+        prefix: of its work folders.
+        work: what it does, for messages.
+        hint: what to do where a work folder cannot be made.
+        mode: of the work folder: what is said to a model is for its owner alone.
+    """
+
+    prefix: str
+    work: str
+    hint: str
+    mode: int = 0o777
+
+
+EVALUATION = Keeper(".evaluate-", "evaluation", "Give another --output-dir.")
+ANSWERING = Keeper(".chat-", "answering", "Give another --output.", 0o700)
+
+
+def name_work_folder(parent: Path, identity: dict[str, Any], keeper: Keeper = EVALUATION) -> Path:
+    """Return the work folder of a command."""
+    return parent / f"{keeper.prefix}{digest(identity)[:16]}"
+
+
 @contextmanager
-def open_journal(parent: Path, identity: dict[str, Any], *, rank: int = 0) -> Iterator[Journal]:
+def open_journal(
+    parent: Path, identity: dict[str, Any], *, rank: int = 0, keeper: Keeper = EVALUATION
+) -> Iterator[Journal]:
     """Hold the journal of a command; other processes of the same job may join with another rank.
 
     Args:
         parent: the folder beside whose outputs the work folder lies.
         identity: everything the numbers follow from; another identity has another folder.
         rank: of this process.
+        keeper: the kind of command.
 
     Raises:
         OutputError: another process runs the same command, the folder cannot be written, or its disk is full.
     """
-    folder = parent / f"{_FOLDER_PREFIX}{digest(identity)[:16]}"
+    folder = name_work_folder(parent, identity, keeper)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(keeper.mode, parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the work folder {folder} cannot be made ({error.strerror})", "Give another --output-dir."
+            f"the work folder {folder} cannot be made ({error.strerror})", keeper.hint
         ) from error
     try:
         with hold_lock(folder / _lock_name(rank)), explain_full_disk(folder):
@@ -112,7 +141,7 @@ def open_journal(parent: Path, identity: dict[str, Any], *, rank: int = 0) -> It
                 journal.close()
     except LockTakenError as error:
         raise OutputError(
-            f"the same evaluation is running already (its work folder is {folder})",
+            f"the same {keeper.work} is running already (its work folder is {folder})",
             "Wait for it, or stop it first: what it has finished is used again.",
         ) from error
 
@@ -125,7 +154,7 @@ def remove_journal(folder: Path) -> None:
 
 def find_in_journals(parent: Path, key: str) -> list[Any]:
     """Return what the journals beside some outputs say under a key."""
-    pieces = (dict(_read_pieces(folder)) for folder in sorted(parent.glob(f"{_FOLDER_PREFIX}*")))
+    pieces = (dict(_read_pieces(folder)) for folder in sorted(parent.glob(f"{EVALUATION.prefix}*")))
     return [found[key] for found in pieces if key in found]
 
 

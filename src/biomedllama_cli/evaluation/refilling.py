@@ -7,7 +7,7 @@ dropped from the keys and values that the model remembers, and waiting prompts a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import DynamicLayer
 
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
     Continued,
@@ -64,11 +65,22 @@ class RefilledBatch:
         self._sampler: ChainSampler
         self._mask_BS: torch.Tensor
 
-    def run(self, requests: Sequence[RowRequest]) -> Iterator[tuple[int, Continued]]:
-        """Yield the number of a request and what it was continued with, as rows end; the first ones enter first."""
+    def run(
+        self, requests: Sequence[RowRequest], tick: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Continued]]:
+        """Yield the number of a request and what it was continued with, as rows end; the first ones enter first.
+
+        Args:
+            requests: the rows.
+            tick: called before every pass; what it raises ends the work.
+
+        Raises:
+            ModelError: the model's scores are no numbers.
+        """
         waiting = deque(enumerate(requests))
         least = max(1, self._batch_size // FREE_SHARE)
         while waiting or self._rows:
+            tick()
             free = self._batch_size - len(self._rows)
             with torch.inference_mode():
                 if waiting and (free >= least or not self._rows):
@@ -164,7 +176,13 @@ class RefilledBatch:
         if self._rule.temperature > 0:
             # The sampler's noise makes the largest score a sample, so nothing else is drawn.
             scores_BV = sampler(torch.empty(0), scores_BV)
-        chosen: list[int] = scores_BV.argmax(dim=-1).tolist()
+        best_B, chosen_B = scores_BV.max(dim=-1)
+        if bool(best_B.isnan().any()):
+            raise ModelError(
+                "model: its scores of the next token are no numbers.",
+                "The precision may be too narrow for it: take --dtype fp32, or bf16 on CUDA.",
+            )
+        chosen: list[int] = chosen_B.tolist()
         return chosen
 
 

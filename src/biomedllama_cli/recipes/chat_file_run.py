@@ -1,0 +1,169 @@
+"""A file of questions on its way to its answers: every reply is kept as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biomedllama_cli.chat.answering import Given, LookedUp, answer_questions, choose_noise_seed
+from biomedllama_cli.chat.answers_file import (
+    AnswerFacts,
+    check_output,
+    describe_answer,
+    describe_reply,
+    hash_text,
+    write_answers,
+    write_lines,
+)
+from biomedllama_cli.chat.retrieval.library import Library
+from biomedllama_cli.chat.speaker import Speaker
+from biomedllama_cli.engine.signals import StopRequest
+from biomedllama_cli.errors import Resumable, SettingsError
+from biomedllama_cli.evaluation.journal import Journal
+from biomedllama_cli.evaluation.provenance import collect_versions
+from biomedllama_cli.report.progress import Progress
+from biomedllama_cli.settings.chat import ChatSettings
+from biomedllama_cli.tasks.records import file_sha256
+
+BATCH_SIZES = {"cpu": 16, "cuda": 64}
+"""Questions answered at once where none was asked for."""
+_LIBRARIES = ("biomedllama-cli", "torch", "transformers")
+
+
+@dataclass
+class FileRun:
+    """A file of questions on its way to its answers."""
+
+    settings: ChatSettings
+    speakers: Sequence[Speaker]
+    asked: Sequence[LookedUp]
+    given: Sequence[Sequence[Given]]
+    journal: Journal
+    stop: StopRequest
+    seconds: float = 0.0
+    new_tokens: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Questions answered at once."""
+        return self.settings.questions.batch_size or BATCH_SIZES[self.speakers[0].model.device.type]
+
+    def answer(self) -> None:
+        """Answer what is not answered yet."""
+        with Progress("answering", len(self.asked) * len(self.speakers), "questions") as progress:
+            progress.start_at(self.journal.found)
+            started = time.monotonic()
+            for number, speaker in enumerate(self.speakers):
+                try:
+                    self._answer_with(number, speaker, progress)
+                except torch.OutOfMemoryError as error:
+                    raise SettingsError(
+                        f"questions.batch_size is {self.batch_size}, too many for the memory of the device",
+                        "Give a smaller --batch-size; what is answered is kept.",
+                    ) from error
+            self.seconds = time.monotonic() - started
+
+    def _answer_with(self, number: int, speaker: Speaker, progress: Progress) -> None:
+        given = self.given[number]
+        finished = {one.number for one in given if self.journal.find(_key(number, one.number)) is not None}
+        stream = answer_questions(
+            speaker,
+            given,
+            self.settings.reply,
+            batch_size=self.batch_size,
+            finished=finished,
+            tick=self._stop_if_asked,
+        )
+        for place, reply in stream:
+            name = self.asked[place].question.id
+            self.journal.append(_key(number, place), f"model {number}", name, describe_reply(reply))
+            self.new_tokens += reply.new_tokens
+            progress.advance(1)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.requested:
+            raise Resumable(
+                f"Stopped by {self.stop.signal_name} with {self.journal.count():,} answers saved.",
+                "The same command continues.",
+            )
+
+    def write(self, output: Path, facts: Sequence[Mapping[str, Any]], library: Library | None) -> AnswerFacts:
+        """Write the answers in the order of the questions, and return the facts that stand beside them."""
+        settings = self.settings
+        file, _ = name_files(settings)
+        check_output(output, file, overwrite=settings.overwrite)
+        replies = [
+            [self.journal.find(_key(number, place)) or {} for number in range(len(self.speakers))]
+            for place in range(len(self.asked))
+        ]
+        lines = [
+            describe_answer(
+                one,
+                self.given[0][place].trimmed.turns,
+                choose_noise_seed(settings.seed, one.question.id),
+                replies[place],
+                looked_up=library is not None,
+            )
+            for place, one in enumerate(self.asked)
+        ]
+        content = write_lines(lines)
+        told = AnswerFacts(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            answers_sha256=hash_text(content),
+            questions={"path": str(file), "sha256": file_sha256(file), "count": len(lines)},
+            corpus=None if library is None else {"path": str(library.corpus), "identity": library.identity},
+            models=tuple(dict(fact) for fact in facts),
+            asked=describe_asked(settings),
+            batch_size=self.batch_size,
+            work=self.journal.folder.name,
+            versions=collect_library_versions(),
+            counts=tuple(_count([each[number] for each in replies]) for number in range(len(facts))),
+            seconds=round(self.seconds, 3),
+            new_tokens=self.new_tokens,
+        )
+        write_answers(output, content, told)
+        return told
+
+
+def _key(number: int, place: int) -> str:
+    """Return the key of a model's answer in the journal, whose identity holds the file and the models."""
+    return f"{number}/{place}"
+
+
+def _count(replies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "finish": dict(sorted(Counter(reply["finish"] for reply in replies).items())),
+        "prompt_tokens": sum(reply["prompt_tokens"] for reply in replies),
+        "new_tokens": sum(reply["new_tokens"] for reply in replies),
+        "trimmed": sum(reply["dropped_turns"] > 0 for reply in replies),
+    }
+
+
+def name_files(settings: ChatSettings) -> tuple[Path, Path]:
+    """Return the files of questions and of answers."""
+    file, output = settings.questions.file, settings.questions.output
+    assert file is not None, "the settings give a file to answer"
+    assert output is not None, "the settings give both or neither"
+    return file.expanduser(), output.expanduser()
+
+
+def describe_asked(settings: ChatSettings) -> dict[str, Any]:
+    """Return the settings that answers depend on, but for the models' identity."""
+    asked = settings.model_dump(mode="json", include={"seed", "reply", "style", "compute"})
+    sources = settings.sources
+    if sources.corpus is not None:
+        asked["sources"] = {"passages": sources.passages, "passage_words": sources.passage_words}
+    return asked
+
+
+def collect_library_versions() -> dict[str, str]:
+    """Return the versions that answers depend on."""
+    versions = collect_versions()
+    return {name: versions[name] for name in _LIBRARIES}
