@@ -139,6 +139,21 @@ def test_the_prompt_is_shown_to_the_letter_when_asked_for():
     assert lines[start + 1 :] == ["| Question: Which rusts?", "| Answer:"]
 
 
+def test_a_question_that_was_named_by_its_file_is_shown():
+    answer = build_answer(*VALUES)
+    assert answer.heading() == ""
+    named = replace(answer, question=replace(answer.question, origin="my.jsonl, question 7"))
+    assert named.lines(80)[:2] == ["my.jsonl, question 7: Which rusts?", ""]
+    assert named.lines(80)[2:] == answer.lines(80)
+
+
+def test_the_matrix_says_what_each_form_chooses():
+    lines = build_answer(*VALUES, answer_index=1).lines(100, verbose=True)
+    start = lines.index("Chosen by form and normalisation:")
+    assert lines[start + 1].split()[-5:] == ["sum", "/token", "/char", "/byte", "domain"]
+    assert lines[start + 2].split() == ["text_space", "'", "tin'", "B*", "C", "C", "C", "A"]
+
+
 def test_nothing_that_is_shown_drives_a_terminal():
     answer = build_answer(*VALUES, options=("tin\x1b[2J", "iron\r\x07[bold]", "\x9b31mgold\n\t"))
     lines = answer.lines(80, verbose=True)

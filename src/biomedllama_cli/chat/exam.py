@@ -107,12 +107,13 @@ def _check_scores_options(profile: Profile, question: ExamQuestion) -> None:
     if profile.method == "lm-eval":
         raise SettingsError(
             f"profile {profile.name} is asked by lm-eval itself, which takes whole tasks and no single question",
-            "Take the profile clean or paper: `/set exam.profile clean`.",
+            "Take the profile paper or clean: --profile clean, or `/set profile clean`.",
         )
     if headline_form(profile, question.as_question()) is None:
         raise SettingsError(
             f"profile {profile.name} reads its answers from chains of thought and scores no options",
-            "Take the profile instructed, which asks the same without the chain: `/set exam.profile instructed`.",
+            "Take the profile instructed, which asks the same without the chain: --profile instructed, or "
+            "`/set profile instructed`.",
         )
 
 

@@ -99,6 +99,10 @@ class ExamAnswer:
         """Whether an input of any form lost its left end."""
         return any(form.truncated for form in self.forms)
 
+    def heading(self) -> str:
+        """Return the question with its file and number; empty where it was typed, and so stands there already."""
+        return f"{self.question.origin}: {self.question.question}" if self.question.origin else ""
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per option, of the profile's own form.
 

@@ -47,11 +47,13 @@ def show_answer(answer: ExamAnswer, width: int = 80, *, verbose: bool = False) -
         width: of the lines (in character cells); below 30 they are longer.
         verbose: also show every form of the question with what it chooses, and the prompts to the letter.
     """
-    lines = [*_show_options(answer, width), "", *_wrap(answer.verdict(), width)]
+    heading = answer.heading()
+    lines = [*_wrap(heading, width), ""] if heading else []
+    lines += [*_show_options(answer, width), "", *_wrap(answer.verdict(), width)]
     for note in answer.notes():
         lines += _wrap(note, width)
     if verbose:
-        lines += ["", *_show_matrix(answer, width), *_show_prompts(answer)]
+        lines += ["", *show_matrix(answer, width), *show_prompts(answer)]
     return lines
 
 
@@ -87,7 +89,8 @@ def _mark(answer: ExamAnswer, row: dict[str, Any]) -> str:
     return (">" if chosen else " ") + ("*" if row["right"] else " ")
 
 
-def _show_matrix(answer: ExamAnswer, width: int) -> list[str]:
+def show_matrix(answer: ExamAnswer, width: int) -> list[str]:
+    """Return what each form chooses under each normalisation, as an aligned table; * marks a right choice."""
     by_place = {(row["form"], row["kind"]): row for row in answer.matrix()}
     rows = []
     for form in answer.forms:
@@ -98,7 +101,7 @@ def _show_matrix(answer: ExamAnswer, width: int) -> list[str]:
     return ["Chosen by form and normalisation:", *_render(headings, rows, width, texts=2)]
 
 
-def _show_prompts(answer: ExamAnswer) -> Iterator[str]:
+def show_prompts(answer: ExamAnswer) -> Iterator[str]:
     """Yield each different prompt as it was asked, its lines marked and not wrapped."""
     by_prompt: dict[str, list[str]] = {}
     for form in answer.forms:
