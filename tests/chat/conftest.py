@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from chat_models import ZEPHYR
 from tiny_llama import POSITIONS, TinyModel, build_tiny_model
 
@@ -19,8 +20,16 @@ MakeSpeaker = Callable[..., Speaker]
 
 @pytest.fixture(scope="session")
 def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """A tiny random LLaMA, byte-level and without BOS, whose folder has a chat template."""
+    """A tiny random LLaMA, byte-level and without BOS, whose folder has a chat template.
+
+    What it says is text: it never writes half a character, nor a control token, so its replies end by their length.
+    """
     tiny = build_tiny_model(tmp_path_factory.mktemp("tiny-chat"), adds_bos=False, seed=3)
+    tokenizer = load_tokenizer(str(tiny.folder))
+    unsaid = [i for i in range(tokenizer.vocabulary_size) if not tokenizer.decode([i]).strip("\ufffd")]
+    with torch.no_grad():
+        tiny.model.lm_head.weight[unsaid] = 0.0  # the largest of the other scores is above that
+    tiny.model.save_pretrained(tiny.folder)
     (tiny.folder / "chat_template.jinja").write_text(ZEPHYR)
     return tiny
 

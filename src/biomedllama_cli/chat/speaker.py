@@ -109,12 +109,14 @@ class ReplyStream:
         self, speaker: Speaker, trimmed: Trimmed, settings: ReplySettings, *, noise_seed: int, started: float
     ) -> None:
         self._speaker = speaker
+        self.prompt_ids = trimmed.prompt_ids
+        """What the model is given."""
         self._trimmed = trimmed
         self._settings = settings
         self._started = started
         self._choice = TokenChoice(settings, noise_seed)
         stop = (*speaker.style.stop, *settings.stop)
-        self._text = StreamingText(speaker.tokenizer, trimmed.prompt_ids, stop)
+        self._text = StreamingText(speaker.tokenizer, self.prompt_ids, stop)
         self._new_ids: list[int] = []
         self._reused = 0
         self._first: float | None = None
@@ -168,8 +170,8 @@ class ReplyStream:
     def _choose_tokens(self) -> Iterator[int]:
         """Yield the ids of the reply, each as it is chosen."""
         memory = self._speaker.memory
-        self._reused = memory.begin(self._trimmed.prompt_ids)
-        parts = memory.split(self._trimmed.prompt_ids[self._reused :])
+        self._reused = memory.begin(self.prompt_ids)
+        parts = memory.split(self.prompt_ids[self._reused :])
         while not self._asked_to_stop and self._speaker.latest is self:
             scores_1V = memory.read(parts.pop(0))
             if not parts:
@@ -179,20 +181,19 @@ class ReplyStream:
                 parts = [self._new_ids[-1:]]
 
     def _end(self, finish: Finish, kept: int | None) -> None:
-        prompt_ids = self._trimmed.prompt_ids
         self._text.finish(cut=True)
         text, new_ids = self._text.text, self._new_ids[:kept]
         if kept is not None:
-            text = decode_answer(self._speaker.tokenizer, prompt_ids[-CONTEXT_IDS:], new_ids)
+            text = decode_answer(self._speaker.tokenizer, self.prompt_ids[-CONTEXT_IDS:], new_ids)
         self._final = self._describe(finish, text)
-        self._speaker.remember(prompt_ids, new_ids, text)
+        self._speaker.remember(self.prompt_ids, new_ids, text)
 
     def _describe(self, finish: Finish, text: str) -> Reply:
         now = time.perf_counter()
         return Reply(
             text=text,
             finish=finish,
-            prompt_tokens=len(self._trimmed.prompt_ids),
+            prompt_tokens=len(self.prompt_ids),
             reused_tokens=self._reused,
             new_tokens=len(self._new_ids),
             dropped_turns=self._trimmed.dropped_turns,

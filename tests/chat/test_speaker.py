@@ -1,0 +1,392 @@
+"""Replies are those of a model that reads everything anew, and cost only what is new."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import build_tiny
+from tiny_llama import TinyModel
+from transformers import (
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LogitsProcessorList,
+    MambaConfig,
+    MambaForCausalLM,
+    RepetitionPenaltyLogitsProcessor,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
+
+from biomedllama_cli.chat.conversation import Reply
+from biomedllama_cli.chat.speaker import ReplyStream, Speaker, TokenChoice
+from biomedllama_cli.chat.style import choose_style
+from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.settings.chat import ReplySettings
+
+MakeSpeaker = Callable[..., Speaker]
+Turns = list[tuple[str, str]]
+STYLES = ("chat", "instructed", "completion")
+QUESTIONS = ("What is aspirin?", "Does it thin the blood?", "Who must not take it?")
+GREEDY = ReplySettings(max_new_tokens=12, temperature=0, repetition_guard=False)
+SAMPLED = ReplySettings(max_new_tokens=12, temperature=1.5, top_p=0.95, repetition_guard=False)
+
+
+def ask(speaker: Speaker, turns: Turns, settings: ReplySettings = GREEDY, *, seed: int = 1) -> Reply:
+    """Return a reply, having checked that its pieces are its text."""
+    stream = speaker.stream(turns, settings, noise_seed=seed)
+    assert "".join(stream) == stream.reply.text
+    return stream.reply
+
+
+def talk(speaker: Speaker, questions: Sequence[str] = QUESTIONS) -> Iterator[tuple[Turns, Reply]]:
+    turns: Turns = [("system", "Be brief.")]
+    for question in questions:
+        turns = [*turns, ("user", question)]
+        reply = ask(speaker, turns)
+        yield turns, reply
+        turns = [*turns, ("assistant", reply.text)]
+
+
+def generate(speaker: Speaker, prompt_ids: Sequence[int], count: int = 12) -> str:
+    """Return what plain transformers goes on with."""
+    ids = torch.tensor([list(prompt_ids)])
+    rows = speaker.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0
+    )
+    return speaker.tokenizer.decode([*prompt_ids, *rows[0, len(prompt_ids) :].tolist()])[
+        len(speaker.tokenizer.decode(prompt_ids)) :
+    ]
+
+
+def script(monkeypatch: pytest.MonkeyPatch, ids: Sequence[int]) -> None:
+    """Have every speaker say these ids, whatever its model thinks."""
+    left = iter(ids)
+    monkeypatch.setattr(TokenChoice, "choose", lambda self, scores: next(left))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_turn_costs_only_its_new_tokens_and_says_what_a_fresh_reading_says(
+    style: str, make_speaker: MakeSpeaker
+) -> None:
+    speaker = make_speaker(style)
+    known = 0
+    for turns, reply in talk(speaker):
+        prompt_ids = speaker.memory.ids[: reply.prompt_tokens]
+        assert reply.text == generate(speaker, prompt_ids)
+        assert speaker.tokenizer.decode(prompt_ids) == speaker.tokenizer.decode(
+            speaker.style.encode(speaker.tokenizer, turns)
+        )
+        # All that was read or said before is known but for the last token, which the model said and never read.
+        assert reply.reused_tokens == known
+        assert (reply.new_tokens, reply.finish) == (12, "length")
+        known = reply.prompt_tokens + reply.new_tokens - 1
+        assert speaker.tokens_computed == known
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_asking_again_reads_one_token_and_going_back_reads_the_new_question(
+    style: str, make_speaker: MakeSpeaker
+) -> None:
+    speaker = make_speaker(style)
+    (first_turns, first), (turns, second), *_ = talk(speaker)
+    before = speaker.tokens_computed
+    again = ask(speaker, turns, SAMPLED)
+    assert again.reused_tokens == second.prompt_tokens - 1
+    assert speaker.tokens_computed - before == 1 + 11
+    before = speaker.tokens_computed
+    other = ask(speaker, [*first_turns, ("assistant", first.text), ("user", "Says who?")])
+    # The first exchange is still known, and the words that begin both questions' turns.
+    assert other.reused_tokens >= first.prompt_tokens + first.new_tokens - 1
+    assert speaker.tokens_computed - before == other.prompt_tokens - other.reused_tokens + 11
+    assert other.text == generate(speaker, speaker.memory.ids[: other.prompt_tokens])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gemma3-wrapper", "mistral"])
+def test_families_with_and_without_windows_say_what_transformers_generates(
+    family: str, tmp_path: Path
+) -> None:
+    folder = build_tiny(family, tmp_path / family)
+    tokenizer = load_tokenizer(str(folder))
+    speaker = Speaker(
+        load_model(str(folder)),
+        tokenizer,
+        choose_style(tokenizer, str(folder), "instructed"),
+        context_length=512,
+    )
+    assert speaker.memory.keeps
+    turns: Turns = []
+    for question in QUESTIONS:
+        turns.append(("user", question))
+        before = speaker.tokens_computed
+        stream = speaker.stream(turns, GREEDY, noise_seed=1)
+        list(stream)
+        reply = stream.reply
+        assert reply.text.rstrip("\ufffd") == generate(speaker, stream.prompt_ids, reply.new_tokens).rstrip(
+            "\ufffd"
+        )
+        fed = speaker.tokens_computed - before
+        assert fed == reply.prompt_tokens - reply.reused_tokens + reply.new_tokens - 1
+        turns.append(("assistant", reply.text))
+    assert reply.reused_tokens > reply.prompt_tokens // 2
+
+
+RECURRENT = {
+    "mamba": lambda size: MambaForCausalLM(
+        MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.4)
+    ),
+    "hybrid": lambda size: Lfm2ForCausalLM(
+        Lfm2Config(
+            vocab_size=size,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            layer_types=["conv", "full_attention"],
+            initializer_range=0.4,
+        )
+    ),
+    "without a cache": lambda size: RwkvForCausalLM(
+        RwkvConfig(vocab_size=size, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_states_that_cannot_be_cut_back_are_computed_anew(kind: str, tiny_chat_folder: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_chat_folder))
+    torch.manual_seed(2)
+    model = RECURRENT[kind](tokenizer.vocabulary_size)
+    style = choose_style(tokenizer, str(tiny_chat_folder), "instructed")
+    speaker = Speaker(model, tokenizer, style, context_length=512)
+    turns: Turns = []
+    for question in QUESTIONS:
+        turns.append(("user", question))
+        stream = speaker.stream(turns, GREEDY, noise_seed=1)
+        list(stream)
+        assert stream.reply.reused_tokens == 0
+        assert stream.reply.text.rstrip("\ufffd") == generate(
+            speaker, stream.prompt_ids, stream.reply.new_tokens
+        ).rstrip("\ufffd")
+        turns.append(("assistant", stream.reply.text))
+
+
+def test_a_long_prompt_is_read_in_parts_and_projected_once_each(
+    make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.chat.memory.CHUNK_TOKENS", 32)
+    speaker = make_speaker()
+    shapes: list[tuple[int, int]] = []
+    forward = type(speaker.model).forward
+
+    def watch(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        output = forward(self, input_ids, **kwargs)
+        shapes.append((input_ids.shape[1], output.logits.shape[1]))
+        return output
+
+    monkeypatch.setattr(type(speaker.model), "forward", watch)
+    stream = speaker.stream([("user", "What is aspirin? " * 12)], GREEDY, noise_seed=1)
+    text = "".join(stream)
+    monkeypatch.undo()
+    length = stream.reply.prompt_tokens
+    assert shapes[: length // 32] == [(32, 1)] * (length // 32)
+    assert shapes[length // 32 :] == [(length % 32, 1)] + [(1, 1)] * 11
+    assert text == generate(speaker, stream.prompt_ids)
+
+
+def test_a_seed_says_the_same_again_and_others_differ(make_speaker: MakeSpeaker) -> None:
+    turns = [("user", QUESTIONS[0])]
+    speaker = make_speaker()
+    texts = [ask(speaker, turns, SAMPLED, seed=seed).text for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] == ask(make_speaker(), turns, SAMPLED, seed=1).text
+    assert len({*texts, ask(speaker, turns).text}) == 3
+
+
+def test_the_penalty_is_that_of_transformers_over_the_reply_alone(make_speaker: MakeSpeaker) -> None:
+    speaker = make_speaker()
+    settings = GREEDY.model_copy(update={"repetition_penalty": 1.9, "max_new_tokens": 50})
+    stream = speaker.stream([("user", QUESTIONS[0])], settings, noise_seed=1)
+    text = "".join(stream)
+    processors = LogitsProcessorList(
+        [RepetitionPenaltyLogitsProcessor(1.9, prompt_ignore_length=len(stream.prompt_ids))]
+    )
+    ids = torch.tensor([stream.prompt_ids])
+    rows = speaker.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=50,
+        do_sample=False,
+        pad_token_id=0,
+        logits_processor=processors,
+    )
+    assert text == speaker.tokenizer.decode(rows[0, len(stream.prompt_ids) :].tolist())
+    assert text != generate(speaker, stream.prompt_ids, 50)
+
+
+def test_a_reply_ends_where_the_model_ends_it(make_speaker: MakeSpeaker, tiny_chat_model: TinyModel) -> None:
+    turns = [("user", QUESTIONS[0])]
+    whole = make_speaker()
+    list(whole.stream(turns, GREEDY, noise_seed=1))
+    said = whole.memory.ids[-11:]
+    own = tiny_chat_model.model.generation_config.eos_token_id
+    try:
+        tiny_chat_model.model.generation_config.eos_token_id = [1, said[5]]
+        reply = ask(make_speaker(), turns)
+    finally:
+        tiny_chat_model.model.generation_config.eos_token_id = own
+    length = said.index(said[5])
+    assert (reply.finish, reply.new_tokens) == ("end", length + 1)
+    assert reply.text == whole.tokenizer.decode(said[:length])
+
+
+def test_a_stop_text_ends_a_reply_and_what_stands_before_it_is_not_read_again(
+    make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = make_speaker()
+    turns = [("user", QUESTIONS[0])]
+    answer = speaker.tokenizer.encode("A drug.")
+    script(monkeypatch, [*answer, *speaker.tokenizer.encode("\n\n### Instruction:\nAnd?")])
+    reply = ask(speaker, turns, GREEDY.model_copy(update={"max_new_tokens": 50}))
+    assert (reply.text, reply.finish) == ("A drug.", "stop")
+    monkeypatch.undo()
+    turns += [("assistant", reply.text), ("user", QUESTIONS[1])]
+    again = ask(speaker, turns)
+    assert again.reused_tokens == reply.prompt_tokens + len(answer)
+    assert again.text == generate(speaker, speaker.memory.ids[: again.prompt_tokens])
+    script(monkeypatch, speaker.tokenizer.encode("yes and no"))
+    own = ask(speaker, turns, GREEDY.model_copy(update={"stop": (" and",)}))
+    assert (own.text, own.finish) == ("yes", "stop")
+
+
+def test_a_loop_ends_a_reply_and_is_kept_once(
+    make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = make_speaker(context_length=512)
+    settings = ReplySettings(max_new_tokens=200, temperature=0)
+    sentence = "The heart beats. "
+    ids = speaker.tokenizer.encode(sentence)
+    assert len(set(ids)) >= 8
+    script(monkeypatch, ids * 20)
+    stream = speaker.stream([("user", QUESTIONS[0])], settings, noise_seed=1)
+    shown = "".join(stream)
+    assert stream.reply.finish == "repetition"
+    assert stream.reply.text == sentence
+    assert 64 <= stream.reply.new_tokens < 64 + len(ids)
+    assert shown.startswith(sentence * 3)
+    script(monkeypatch, ids * 20)
+    free = ask(speaker, [("user", QUESTIONS[0])], settings.model_copy(update={"repetition_guard": False}))
+    assert (free.finish, free.new_tokens) == ("length", 200)
+
+
+def test_a_full_context_ends_a_reply_and_old_turns_make_room(make_speaker: MakeSpeaker) -> None:
+    speaker = make_speaker(context_length=120)
+    dropped = [reply.dropped_turns for _, reply in talk(speaker, QUESTIONS * 2)]
+    assert dropped == sorted(dropped)
+    assert dropped[0] == 0
+    assert dropped[-1] > 0
+    prompt_tokens = ask(speaker, [("user", QUESTIONS[0])]).prompt_tokens
+    settings = GREEDY.model_copy(update={"max_new_tokens": 100})
+    reply = ask(make_speaker(context_length=prompt_tokens + 70), [("user", QUESTIONS[0])], settings)
+    assert (reply.finish, reply.new_tokens) == ("context", 70)
+    with pytest.raises(SettingsError, match="tokens long"):
+        speaker.stream([("user", "Why? " * 100)], GREEDY, noise_seed=1)
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_stopped_reply_keeps_its_part_and_the_conversation_goes_on(
+    after: int, make_speaker: MakeSpeaker
+) -> None:
+    speaker = make_speaker()
+    turns = [("user", QUESTIONS[0])]
+    whole = ask(make_speaker(), turns).text
+    stream = speaker.stream(turns, GREEDY, noise_seed=1)
+    assert stream.reply.finish == "interrupted"
+    pieces = [next(stream) for _ in range(after)]
+    stream.stop()
+    pieces += list(stream)
+    reply = stream.reply
+    assert (reply.text, reply.finish) == ("".join(pieces), "interrupted")
+    assert reply.new_tokens == after
+    assert whole.startswith(reply.text)
+    turns += [("assistant", reply.text), ("user", QUESTIONS[1])]
+    again = ask(speaker, turns)
+    assert again.text == generate(speaker, speaker.memory.ids[: again.prompt_tokens])
+
+
+def test_a_signal_handler_may_stop_a_reply(make_speaker: MakeSpeaker) -> None:
+    stream = make_speaker().stream([("user", QUESTIONS[0])], GREEDY, noise_seed=1)
+    before = signal.signal(signal.SIGUSR1, lambda *_: stream.stop())
+    try:
+        pieces = [next(stream)]
+        signal.raise_signal(signal.SIGUSR1)
+        pieces += list(stream)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert stream.reply.finish == "interrupted"
+    assert stream.reply.text == "".join(pieces)
+
+
+@pytest.mark.parametrize("breaks_at", [2, 3, 30])
+def test_ctrl_c_inside_a_layer_spoils_nothing(
+    breaks_at: int, make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = make_speaker()
+    (turns, first), *_ = talk(speaker, QUESTIONS[:1])
+    turns = [*turns, ("assistant", first.text), ("user", QUESTIONS[1])]
+    layer = speaker.model.model.layers[1]
+    forward = type(layer.mlp).forward
+    calls = 0
+
+    def break_off(self: Any, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == breaks_at:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    monkeypatch.setattr(type(layer.mlp), "forward", break_off)
+    stream = speaker.stream(turns, GREEDY.model_copy(update={"max_new_tokens": 40}), noise_seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream)
+    monkeypatch.undo()
+    reply = stream.reply
+    assert reply.finish == "interrupted"
+    assert reply.new_tokens == (breaks_at - 1) // 2  # two layers a token
+    again = ask(speaker, turns)
+    # What was read whole is still known: the first exchange, or the prompt too.
+    known = again.prompt_tokens if breaks_at > 2 else first.prompt_tokens + first.new_tokens
+    assert again.reused_tokens == known - 1
+    assert again.text == generate(speaker, stream.prompt_ids)
+    assert again.text[: len(reply.text)] == reply.text[: len(again.text)]
+
+
+def test_a_reply_that_another_one_overtook_goes_no_further(make_speaker: MakeSpeaker) -> None:
+    speaker = make_speaker()
+    first = speaker.stream([("user", QUESTIONS[0])], GREEDY, noise_seed=1)
+    began = next(first)
+    second = ask(speaker, [("user", QUESTIONS[1])])
+    assert list(first) == []
+    assert (first.reply.text, first.reply.finish) == (began, "interrupted")
+    assert second.text == generate(speaker, speaker.memory.ids[: second.prompt_tokens])
+
+
+def test_forgetting_reads_everything_anew(tiny_speaker: Speaker) -> None:
+    turns = [("user", QUESTIONS[0])]
+    first = ask(tiny_speaker, turns)
+    tiny_speaker.forget()
+    assert ask(tiny_speaker, turns).reused_tokens == 0
+    assert tiny_speaker.tokens_computed == 2 * (first.prompt_tokens + 11)
+    assert isinstance(tiny_speaker.latest, ReplyStream)
+
+
+def test_speed_and_time_are_told(tiny_speaker: Speaker) -> None:
+    reply = ask(tiny_speaker, [("user", QUESTIONS[0])])
+    assert 0 < reply.seconds_to_first_token < reply.seconds
+    assert reply.tokens_per_second is not None
