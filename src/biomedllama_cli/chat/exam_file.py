@@ -15,6 +15,7 @@ from biomedllama_cli.tasks.own_questions import read_own_question
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import recognize_task
 from biomedllama_cli.tasks.records import SUFFIXES, MissingFieldError, Record, iter_records
+from biomedllama_cli.tasks.sample import SAMPLE_FILE
 
 _PLACE = re.compile(r"(?:(?P<task>[\w.-]+)=)?(?P<path>.+?)(?::(?P<number>\d+))?$")
 _ANSWER_FIELDS = ("answer_index", "answer_idx", "answer")
@@ -63,7 +64,8 @@ def _take(found: Iterator[ExamQuestion], task: str | None, path: Path, number: i
     try:
         for count, question in enumerate(found, start=1):
             if count == number:
-                origin = f"{path}, question {number}"
+                file = path.name if path == SAMPLE_FILE else path
+                origin = f"{file}, question {number}"
                 return replace(question, origin=origin, remarks=(*question.remarks, *find_remarks(question)))
     except MissingFieldError as error:
         other = recognize_task(error.fields, task or "questions", error.options)
