@@ -141,7 +141,11 @@ def test_many_writers_lose_no_conversation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b'{"messages": []}\n{"messages": [{"role"', r":2 is no JSON .*torn"),
+        (
+            b'{"messages": []}\n{"messages": [{"role',
+            r":2 is no JSON \(Unterminated string.*, column 16\): torn",
+        ),
+        (b'{"messages": [' + b"1" * 5000 + b"]}\n", ":1 cannot be read: Exceeds the limit"),
         (b"question,answer\n", r":1 is no JSON"),
         (b'{"question": "wet?"}\n', r":1 is no conversation"),
         (b'[{"messages": []}]\n', r":1 is no conversation"),

@@ -154,8 +154,12 @@ def parse_line(line: str | bytes, where: str) -> dict[str, Any]:
     """
     try:
         fields = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is no JSON ({error}): torn, or not of a transcript.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where} is no JSON ({error.msg}, column {error.colno}): torn, or not of a transcript."
+        ) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{where} cannot be read: {error}.") from None
     except RecursionError:
         raise DataError(f"{where} is nested too deeply to be a conversation.") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
