@@ -14,9 +14,7 @@ from biomedllama_cli.settings.chat import ChatSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from biomedllama_cli.chat.retrieval.library import Library
-    from biomedllama_cli.recipes.chat_file import FileReport
-    from biomedllama_cli.recipes.chat_load import Voice
+    from biomedllama_cli.recipes.chat_file_report import FileReport
     from biomedllama_cli.recipes.chat_report import ChatPlan, ChatReport
 
 logger = logging.getLogger(__name__)
@@ -57,12 +55,16 @@ def chat(
 
     check_files(settings)  # before the minutes that a model may take
     library = open_library(settings.sources)
-    voices = load_voices(sources, settings)
     if settings.questions.file is not None:
-        from biomedllama_cli.recipes.chat_file import answer_file
+        from biomedllama_cli.recipes.chat_file import answer_file, find_answers
 
+        done = find_answers(settings, sources, library)
+        if done is not None:
+            return done
+        voices = load_voices(sources, settings)
         facts = [voice.facts for voice in voices]
         return answer_file(settings, [voice.speaker for voice in voices], facts, library)
+    voices = load_voices(sources, settings)
     if question is not None:
         from biomedllama_cli.recipes.chat_once import answer_question
 
@@ -138,7 +140,8 @@ def _plan(settings: ChatSettings, sources: Sequence[str], question: str | None) 
     if file is not None:
         from biomedllama_cli.chat.questions_file import read_questions
 
-        asks = f"{len(read_questions(file)):,} questions of {file}, answers to {settings.questions.output}"
+        count = len(read_questions(file, settings.style.system))
+        asks = f"{count:,} questions of {file}, answers to {settings.questions.output}"
     else:
         asks = "whoever sits at the terminal" if question is None else f"one question: {question.strip()}"
     if corpus is not None:

@@ -19,7 +19,7 @@ from biomedllama_cli.settings.chat import ChatSettings, SourceSettings
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Voice:
     """A speaker, and what a transcript says of its model.
 

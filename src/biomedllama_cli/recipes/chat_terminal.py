@@ -1,0 +1,113 @@
+"""A conversation at the terminal: what its commands need of models, files and the corpus."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from biomedllama_cli.chat.exam import Exam
+from biomedllama_cli.chat.exam_answer import ExamAnswer
+from biomedllama_cli.chat.exam_text import parse_exam
+from biomedllama_cli.chat.retrieval.library import Library
+from biomedllama_cli.chat.session import ChatSession
+from biomedllama_cli.chat.speaker import Speaker
+from biomedllama_cli.chat.terminal.app import run_terminal
+from biomedllama_cli.chat.terminal.talk import Services
+from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts
+from biomedllama_cli.recipes.chat_load import Voice, load_voice
+from biomedllama_cli.recipes.chat_model import find_source
+from biomedllama_cli.recipes.chat_once import resume, save
+from biomedllama_cli.settings.chat import ChatSettings
+from biomedllama_cli.wording import name_count
+
+logger = logging.getLogger(__name__)
+
+
+def hold_conversation(settings: ChatSettings, voices: Sequence[Voice], library: Library | None) -> None:
+    """Talk with whoever sits at the terminal, until they leave.
+
+    Args:
+        settings: of the chat.
+        voices: one, or two that are compared.
+        library: what questions are looked up in.
+
+    Raises:
+        Resumable: a signal ended it, and the conversation is saved.
+        OutputError: a file of the chat cannot be written.
+    """
+    session = ChatSession([voice.speaker for voice in voices], settings, library)
+    models = _Models(settings, list(voices))
+
+    def save_session(path: Path, session: ChatSession) -> None:
+        save(session, path, models.find(session), library)
+
+    def load_session(path: Path, session: ChatSession) -> Sequence[str]:
+        return resume(session, path, models.find(session), library)
+
+    if settings.transcript.load is not None:
+        for said in load_session(settings.transcript.load, session):
+            logger.warning("%s", said)
+    corpus = ""
+    if library is not None:
+        counts = f"{name_count(library.documents, 'document')}, {name_count(library.passages, 'passage')}"
+        corpus = f"{library.corpus} ({counts})"
+    facts = TerminalFacts(tuple(describe_voice(voice) for voice in voices), corpus)
+    services = Services(models.load_other, models.ask_exam, save_session, load_session)
+    run_terminal(session, facts, services)
+
+
+def describe_voice(voice: Voice) -> ModelFacts:
+    """Return what the terminal tells of a model."""
+    style = voice.speaker.style
+    return ModelFacts(voice.facts, style.name, style.reason, voice.speaker.context_length)
+
+
+class _Models:
+    """The models of a chat, and what each is asked besides replies.
+
+    Args:
+        settings: of the chat.
+        voices: those that were loaded at its start.
+    """
+
+    def __init__(self, settings: ChatSettings, voices: list[Voice]) -> None:
+        self._settings = settings
+        self._voices = voices
+        self._exams: dict[int, Exam] = {}
+
+    def find(self, session: ChatSession) -> list[Voice]:
+        """Return the voices of a session's speakers."""
+        return [next(one for one in self._voices if one.speaker is who) for who in session.speakers]
+
+    def load_other(self, name: str) -> tuple[Speaker, ModelFacts]:
+        """Load the model that `/compare` names, and return who answers with it and what is told of it.
+
+        Raises:
+            ModelError: there is no such model, or it cannot be used.
+            UnavailableError: the hub cannot be reached.
+        """
+        voice = load_voice(find_source(name), self._settings)
+        # The one that was compared before is not asked again: its memory is free.
+        self._voices[1:] = [voice]
+        self._exams.pop(1, None)
+        return voice.speaker, describe_voice(voice)
+
+    def ask_exam(self, text: str, session: ChatSession) -> list[ExamAnswer]:
+        """Put a multiple-choice question to every model that answers.
+
+        Raises:
+            DataError: the text holds no question, or it cannot be scored.
+            SettingsError: the profile has no likelihood of the options.
+        """
+        question = parse_exam(text)
+        profile = session.settings.exam.profile
+        return [self._find_exam(voice).ask(question, profile) for voice in self.find(session)]
+
+    def _find_exam(self, voice: Voice) -> Exam:
+        number = self._voices.index(voice)
+        if number not in self._exams:
+            # Not the chat's own context: that of `evaluate`, whose numbers these are.
+            length = self._settings.compute.context_length
+            self._exams[number] = Exam(voice.speaker.model, voice.speaker.tokenizer, length)
+        return self._exams[number]
