@@ -41,7 +41,7 @@ WHOLE = Conversation(
         Exchange(
             "Is water wet?",
             "[1] Water wets what it touches.\n\nIs water wet?",
-            Reply("Yes [1].\x1b[2J\ud83d".replace("\ud83d", "😀"), "end", 30, 4, 5, 2, 0.25, 1.75),
+            Reply("Yes [1].\x1b[2J😀", "end", 30, 4, 5, 2, 0.25, 1.75),
             Reply("No.", "repetition", 31, 0, 2, 0, 0.1, 0.3),
             (PASSAGE, Passage("Bare.", "blake2b:ab")),
             (1 << 63) - 1,
@@ -290,15 +290,16 @@ def test_what_is_wrong_is_told_by_file_line_and_field(
         load_conversation(tmp_path / "saved.jsonl")
 
 
-@pytest.mark.parametrize(("content", "problem"), [(None, "there is no such file"), (b" \n\n", "it is empty")])
-def test_a_file_with_nothing_to_load_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
-    path = tmp_path / "talks.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"talks\.jsonl.*{problem}"):
-        load_conversation(path)
-
-
-def test_a_folder_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be loaded: Is a directory\."):
-        load_conversation(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("none.jsonl", "there is no such file"),
+        ("blank.jsonl", "it is empty"),
+        ("folder.jsonl", "Is a directory"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "blank.jsonl").write_text(" \n\n")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(DataError, match=rf"{name}.*{problem}"):
+        load_conversation(tmp_path / name)
