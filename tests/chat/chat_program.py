@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 import types
@@ -107,9 +108,12 @@ class Library:
 
     def search(self, question: str, count: int) -> tuple[Passage, ...]:
         if question.startswith("wait"):
+            logging.getLogger("biomedllama_cli.chat").warning("looking \x1b[31mthrough the shelf")
             time.sleep(3600)
         text = "The whole \x1b[2Jpassage."
-        return (Passage(text, "pmid:7.1", 7, title="On \x1b]0;x\x07cress", licence="CC BY", flags=("retracted",)),)
+        return (
+            Passage(text, "pmid:7.1", 7, title="On \x1b]0;x\x07cress", licence="CC BY", flags=("retracted",)),
+        )
 
 
 def _facts(name: str) -> ModelFacts:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = float(os.environ.get("PATIENCE", 60))
 """How long a screen is waited for: far longer than any machine needs, since only a program that hangs takes it."""
 
 KEYS = {"enter": "\r", "up": "\x1b[A", "down": "\x1b[B", "tab": "\t", "alt-enter": "\x1b\r"} | {
@@ -70,6 +70,21 @@ class PtyProgram:
     @property
     def pid(self) -> int:
         return int(self._child.pid)
+
+    @property
+    def handle(self) -> int:
+        """File descriptor of the terminal, whose modes are the program's."""
+        return int(self._child.child_fd)
+
+    def hang_up(self) -> None:
+        """Close the window and wait for the end of the program."""
+        process = self._child.ptyproc
+        process.fileobj.close()
+        end = time.monotonic() + PATIENCE_SECONDS
+        while process.isalive():
+            assert time.monotonic() < end, "the program outlives its window"
+            time.sleep(0.02)
+        process.closed = True
 
     def type(self, text: str) -> None:
         self._child.send(text.encode())

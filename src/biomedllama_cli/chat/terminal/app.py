@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 from biomedllama_cli.chat.terminal.commands import complete, run_command
-from biomedllama_cli.chat.terminal.interrupts import Interrupts, clean_logs
+from biomedllama_cli.chat.terminal.interrupts import Interrupts, clean_logs, quiet_keys
 from biomedllama_cli.chat.terminal.line_editor import Editor, LineEditor, PlainReader
 from biomedllama_cli.chat.terminal.screen import Screen, find_terminal
 from biomedllama_cli.chat.terminal.talk import Services, Talk
@@ -43,9 +44,11 @@ def run_terminal(
         talk = Talk(session, facts, services, screen=screen, interrupts=interrupts)
         editor = _choose_editor(talk)
         _greet(talk, facts)
-        while talk.running and interrupts.ended_by is None:
-            _take_turn(talk, editor)
-        _leave(talk)
+        # A key that is pressed between two prompts must find the terminal as the editor wants it, or it is lost.
+        with quiet_keys(sys.stdin, lines=False) if isinstance(editor, LineEditor) else nullcontext():
+            while talk.running and interrupts.ended_by is None:
+                _take_turn(talk, editor)
+    _leave(talk)
 
 
 def _choose_editor(talk: Talk) -> Editor:

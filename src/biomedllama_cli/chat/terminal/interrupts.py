@@ -100,10 +100,13 @@ def _raise() -> None:
 
 
 @contextmanager
-def quiet_keys(stream: TextIO) -> Iterator[None]:
-    """Keep what is typed from the screen while the chat is busy; it is waiting at the next prompt.
+def quiet_keys(stream: TextIO, *, lines: bool = True) -> Iterator[None]:
+    """Keep what is typed from the screen while the chat is busy; it waits for the next prompt.
 
-    Enter stays a carriage return, as the line editor expects it; Ctrl-C stays a signal.
+    Args:
+        stream: the terminal it is typed on.
+        lines: whether the terminal goes on collecting lines. Else keys come as they are pressed, as the line editor
+            expects them: Enter as a carriage return, Ctrl-D as a character; Ctrl-C stays a signal.
     """
     if not stream.isatty():
         yield
@@ -111,9 +114,12 @@ def quiet_keys(stream: TextIO) -> Iterator[None]:
     handle = stream.fileno()
     before = termios.tcgetattr(handle)
     quiet = termios.tcgetattr(handle)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+    quiet[3] &= ~termios.ECHO
+    quiet[3] |= termios.NOFLSH  # Ctrl-C must not throw away what was typed ahead
+    if not lines:
+        quiet[0] &= ~termios.ICRNL
+        quiet[3] &= ~termios.ICANON
+        quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
     termios.tcsetattr(handle, termios.TCSADRAIN, quiet)
     try:
         yield
