@@ -82,8 +82,9 @@ class Speaker:
         word, _, rest = turns[-1][1].rpartition("Question: ")[2].partition(" ")
         if word == "endless":
             return Stream((f"word{number} " for number in range(10**6)), seconds=0.01)
-        if word == "items":
-            return Stream(_split("".join(f"- item {number} ends\n" for number in range(int(rest)))))
+        if word in ("items", "slowly"):
+            text = "".join(f"- item {number} ends\n" for number in range(int(rest.split()[-1])))
+            return Stream(_split(text), seconds=0.005 if word == "slowly" else 0.0)
         if word == "paragraph":
             return Stream(_split(" ".join(f"w{number}" for number in range(int(rest)))))
         if word == "hostile":

@@ -26,6 +26,17 @@ class _Screen(pyte.HistoryScreen):
         super().__init__(columns, rows, history=5000, ratio=0.1)
         self._answer = answer
 
+    def change_size(self, columns: int, rows: int) -> None:
+        """Take another size as terminals do: what is too high goes into the scrollback, and is not deleted."""
+        gone = max(self.cursor.y + 1 - rows, 0)
+        self.history.top.extend(self.buffer[row] for row in range(gone))
+        kept = {row - gone: self.buffer[row] for row in range(gone, self.cursor.y + 1)}
+        self.buffer.clear()
+        self.buffer.update(kept)
+        self.cursor.y -= gone
+        self.lines = rows
+        self.resize(rows, columns)
+
     def write_process_input(self, data: str) -> None:
         self._answer(data)
 
@@ -103,7 +114,7 @@ class PtyProgram:
 
     def resize(self, columns: int, rows: int) -> None:
         """Make the window another size; the program gets SIGWINCH."""
-        self._screen.resize(rows, columns)
+        self._screen.change_size(columns, rows)
         self._child.setwinsize(rows, columns)
 
     def kill(self, number: int) -> None:
@@ -118,6 +129,11 @@ class PtyProgram:
             for row in self._screen.history.top
         ]
         return ("\n".join([*above, *(line.rstrip() for line in self._screen.display)])).rstrip().split("\n")
+
+    @property
+    def title(self) -> str:
+        """Of the window, as the program set it."""
+        return str(self._screen.title)
 
     @property
     def text(self) -> str:
