@@ -1,0 +1,313 @@
+"""`chat --file`: answers that appear whole, go on after a kill, and are not given twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import TinyModel, build_tiny_model
+
+from biomedllama_cli.chat.answers_file import load_facts, name_facts_file
+from biomedllama_cli.chat.conversation import Passage
+from biomedllama_cli.errors import DataError, OutputError, Resumable
+from biomedllama_cli.evaluation.refilling import RefilledBatch
+from biomedllama_cli.instructions.sources.catalogue import read_source
+from biomedllama_cli.recipes.chat_file import answer_file, find_answers
+from biomedllama_cli.recipes.chat_load import Voice, load_voices
+from biomedllama_cli.settings.chat import ChatSettings
+
+METALS = ("iron", "zinc oxide", "tin", "a salt of copper", "lead", "mercury")
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model that goes on with whatever it is given."""
+    return build_tiny_model(tmp_path_factory.mktemp("chatty"), adds_bos=False, seed=3)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    records = [
+        {
+            "id": f"q{number}",
+            "question": f"Which metal is number {number}? " + f"It is {METALS[number % 6]}. " * number,
+        }
+        for number in range(14)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def build_settings(model: TinyModel, file: Path, output: Path, **changes: Any) -> ChatSettings:
+    content: dict[str, Any] = {
+        "model": str(model.folder),
+        "questions": {"file": file, "output": output, "batch_size": 2},
+        "reply": {"max_new_tokens": 12, "temperature": 0.8},
+        "compute": {"device": "cpu"},
+    }
+    for name, value in changes.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) and name in content else value
+    return ChatSettings.model_validate(content)
+
+
+def load(settings: ChatSettings) -> list[Voice]:
+    return load_voices([settings.model, *([settings.compare] if settings.compare else [])], settings)
+
+
+def run(settings: ChatSettings, library: Any = None) -> Any:
+    voices = load(settings)
+    return answer_file(
+        settings, [voice.speaker for voice in voices], [voice.facts for voice in voices], library
+    )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def list_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_answers_stand_in_the_order_of_the_questions_with_what_the_model_was_given(
+    tmp_path: Path, chatty: TinyModel, questions: Path
+) -> None:
+    output = tmp_path / "out" / "answers.jsonl"
+    report = run(build_settings(chatty, questions, output))
+    lines = read(output)
+    assert [line["id"] for line in lines] == [f"q{number}" for number in range(14)]
+    for line, record in zip(lines, read(questions), strict=True):
+        assert line["question"] == record["question"].strip()
+        assert line["messages"] == [
+            {"role": "user", "content": line["question"]},
+            {"role": "assistant", "content": line["answer"]},
+        ]
+        assert line["new_tokens"] <= 12
+    assert len({line["noise_seed"] for line in lines}) == 14
+    assert "sources" not in lines[0]
+    assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
+    for path in output.parent.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (report.questions, report.found, report.output) == (14, 0, str(output))
+    assert report.new_tokens == sum(line["new_tokens"] for line in lines)
+    assert sum(report.counts[0]["finish"].values()) == 14
+    assert json.loads(json.dumps(report.model_dump(mode="json")))["seed"] == 0
+    text = "\n".join(report.lines())
+    assert "14 answers" in text
+    assert "tokens/s" in text
+
+
+def test_the_size_of_a_batch_changes_no_answer(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    for size in (1, 3, 16):
+        output = tmp_path / f"{size}.jsonl"
+        run(build_settings(chatty, questions, output, questions={"batch_size": size}))
+    assert (
+        (tmp_path / "1.jsonl").read_bytes()
+        == (tmp_path / "3.jsonl").read_bytes()
+        == (tmp_path / "16.jsonl").read_bytes()
+    )
+
+
+def test_answers_feed_instruct(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    run(build_settings(chatty, questions, output, style={"system": "Be brief."}))
+    examples = read_source("messages", output, "answers")
+    assert [example.id for example in examples] == [f"q{number}" for number in range(14)]
+    assert [turn.role for turn in examples[0].turns] == ["system", "user", "assistant"]
+    assert examples[3].turns[-1].text == read(output)[3]["answer"].strip()
+
+
+def test_the_other_model_answers_beside(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    other = build_tiny_model(tmp_path / "other", adds_bos=False, seed=9)
+    alone, both = tmp_path / "alone.jsonl", tmp_path / "both.jsonl"
+    run(build_settings(chatty, questions, alone))
+    report = run(build_settings(chatty, questions, both, compare=str(other.folder)))
+    pairs = list(zip(read(alone), read(both), strict=True))
+    for one, two in pairs:
+        beside = two.pop("other")
+        assert one == two
+        assert set(beside) == {"answer", "finish", "prompt_tokens", "new_tokens", "dropped_turns"}
+        assert beside["answer"] != one["answer"]
+    assert len(report.models) == len(report.counts) == 2
+
+
+class Shelf:
+    """A library of one document."""
+
+    corpus, identity = Path("corpus"), "0" * 64
+
+    def search(self, question: str, count: int) -> tuple[Passage, ...]:
+        passage = Passage(
+            "Iron rusts.", "pmid:7.1", pmid=7, title="On rust", flags=("retracted",), score=1.23456
+        )
+        return (passage,) * count
+
+
+def test_sources_of_an_answer_are_told(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    settings = build_settings(chatty, questions, output, sources={"corpus": tmp_path, "passages": 1})
+    report = run(settings, Shelf())
+    line = read(output)[0]
+    assert [(each["number"], each["pmid"], each["flags"], each["score"]) for each in line["sources"]] == [
+        (1, 7, ["retracted"], 1.2346)
+    ]
+    assert "Iron rusts." in line["messages"][0]["content"]
+    assert line["question"] not in ("", line["messages"][0]["content"])
+    assert report.corpus == "corpus"
+
+
+def test_a_finished_run_answers_again_without_loading_or_writing(
+    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    settings = build_settings(chatty, questions, output)
+    first = run(settings)
+    before = {path: path.stat().st_mtime_ns for path in (output, name_facts_file(output))}
+    monkeypatch.setattr(RefilledBatch, "run", lambda *_: pytest.fail("something was answered"))
+    again = find_answers(settings, [settings.model], None)
+    assert again is not None
+    assert (again.found, again.counts, again.tokens_per_second) == (14, first.counts, None)
+    assert run(settings) == again
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"reply": {"temperature": 0.0}}, {"style": {"system": "Be brief."}}]
+)
+def test_answers_of_another_run_are_replaced_only_where_that_is_asked_for(
+    tmp_path: Path, chatty: TinyModel, questions: Path, changes: dict[str, Any]
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    run(build_settings(chatty, questions, output))
+    before = output.read_bytes()
+    other = build_settings(chatty, questions, output, **changes)
+    with pytest.raises(OutputError, match="holds the answers of another run") as error:
+        find_answers(other, [other.model], None)
+    assert "--overwrite" in error.value.hint
+    assert output.read_bytes() == before
+    run(other.model_copy(update={"overwrite": True}))
+    assert output.read_bytes() != before
+
+
+def test_answers_questions_or_a_model_that_changed_are_not_taken_for_finished(
+    tmp_path: Path, chatty: TinyModel, questions: Path
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    settings = build_settings(chatty, questions, output)
+    run(settings)
+    other = build_tiny_model(tmp_path / "other", adds_bos=False, seed=9)
+    for change in (
+        lambda: output.write_text(output.read_text() + "\n"),
+        lambda: questions.write_text(questions.read_text() + '{"question": "One more?"}\n'),
+    ):
+        change()
+        with pytest.raises(OutputError, match="holds the answers of another run"):
+            find_answers(settings, [settings.model], None)
+        run(settings.model_copy(update={"overwrite": True}))
+        assert find_answers(settings, [settings.model], None) is not None
+    (other.folder / "model.safetensors").replace(chatty.folder / "model.safetensors.new")
+    try:
+        (chatty.folder / "model.safetensors").rename(chatty.folder / "kept")
+        (chatty.folder / "model.safetensors.new").rename(chatty.folder / "model.safetensors")
+        with pytest.raises(OutputError, match="holds the answers of another run"):
+            find_answers(settings, [settings.model], None)
+    finally:
+        (chatty.folder / "kept").replace(chatty.folder / "model.safetensors")
+
+
+def test_files_that_must_not_be_written_are_refused_before_anything_is_answered(
+    tmp_path: Path, chatty: TinyModel, questions: Path
+) -> None:
+    for output, told in ((questions, "the file of the questions itself"), (tmp_path, "no ordinary file")):
+        settings = build_settings(chatty, questions, output, overwrite=True)
+        with pytest.raises(OutputError, match=told):
+            find_answers(settings, [settings.model], None)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    settings = build_settings(chatty, questions, tmp_path / "link")
+    with pytest.raises(OutputError, match="symbolic link"):
+        find_answers(settings, [settings.model], None)
+
+
+def test_questions_that_do_not_fit_are_refused_before_any_is_answered(
+    tmp_path: Path, chatty: TinyModel, questions: Path
+) -> None:
+    settings = build_settings(chatty, questions, tmp_path / "answers.jsonl", compute={"context_length": 48})
+    with pytest.raises(DataError, match=r"questions cannot be asked:\n  id 'q"):
+        run(settings)
+    assert list_files(tmp_path) == [questions.name]
+
+
+def test_facts_name_no_folder_to_remove(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    settings = build_settings(chatty, questions, output)
+    run(settings)
+    (tmp_path / "precious").mkdir()
+    facts = load_facts(output)
+    assert facts is not None
+    for name in ("precious", "../precious", ".."):
+        changed = facts.model_copy(update={"work": name})
+        name_facts_file(output).write_text(changed.model_dump_json())
+        assert find_answers(settings, [settings.model], None) is not None
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_a_signal_keeps_what_is_answered_and_the_same_command_continues(
+    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "stopped" / "answers.jsonl"
+    run(build_settings(chatty, questions, whole))
+    settings = build_settings(chatty, questions, output)
+    voices = load(settings)
+    arguments = (settings, [voice.speaker for voice in voices], [voice.facts for voice in voices])
+    steps = iter(range(1000))
+    forward = type(chatty.model).forward
+
+    def interrupt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(steps) == 70:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(chatty.model), "forward", interrupt)
+    with pytest.raises(Resumable, match=r"Stopped by SIGTERM with [1-9]"):
+        answer_file(*arguments)
+    (work,) = output.parent.iterdir()
+    assert stat.S_IMODE(work.stat().st_mode) == 0o700
+    report = answer_file(*arguments)
+    assert 0 < report.found < 14
+    assert output.read_bytes() == whole.read_bytes()
+    assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    tmp_path: Path, chatty: TinyModel, questions: Path, repository: Path
+) -> None:
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "killed" / "answers.jsonl"
+    run(build_settings(chatty, questions, whole))
+    line = [sys.executable, "-m", "biomedllama_cli", "chat", "--model", str(chatty.folder), "--device", "cpu"]
+    line += ["--file", str(questions), "--output", str(output), "--batch-size", "2"]
+    line += ["--max-new-tokens", "12", "--temperature", "0.8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository / "src")}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not any(output.parent.glob(".chat-*/finished-0.jsonl")) or not any(
+        path.stat().st_size for path in output.parent.glob(".chat-*/finished-0.jsonl")
+    ):
+        assert process.poll() is None, "it ended before anything was answered"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    report = run(build_settings(chatty, questions, output))
+    assert 0 < report.found < 14
+    assert output.read_bytes() == whole.read_bytes()
+    assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
