@@ -52,15 +52,9 @@ def prepare_corpus(texts: Sequence[str], folder: Path, tokenizer: Path) -> Path:
     return folder / "corpus"
 
 
-def read_back(library: Library) -> tuple[list[str], dict[str, int]]:
-    """Return the texts of a corpus as they are decoded from it, and the number of each by its id."""
-    rows = [library.stored.read(row) for row in range(library.documents)]
-    return [text for text, _ in rows], {known["id"]: row for row, (_, known) in enumerate(rows)}
-
-
-def rank_ours(library: Library, queries: Sequence[str], numbers: dict[str, int]) -> list[list[int]]:
-    """Return the documents found for every query, best first."""
-    return [[numbers[hit.document_id] for hit in library.search(query, DEPTH)] for query in queries]
+def rank_ours(library: Library, queries: Sequence[str]) -> list[list[int]]:
+    """Return the documents found for every query, best first; their passages are not read."""
+    return [[hit.row for hit in library.index.find(query, DEPTH)] for query in queries]
 
 
 def rank_default(texts: Sequence[str], queries: Sequence[str]) -> list[list[int]]:
@@ -96,7 +90,7 @@ def measure(collection: Collection, folder: Path, tokenizer: Path) -> dict[str, 
     start = time.perf_counter()
     library = Library.open(corpus, passage_words=PASSAGE_WORDS)
     build_seconds = time.perf_counter() - start
-    texts, numbers = read_back(library)
+    texts = [text for text, _ in library.stored.iter_texts()]
     places = {text: number for number, text in enumerate(texts)}
     missing = [text for text in collection.texts if text not in places]
     assert not missing, (
@@ -105,7 +99,7 @@ def measure(collection: Collection, folder: Path, tokenizer: Path) -> dict[str, 
     wanted = [places[collection.texts[number]] for number in collection.wanted]
     sides = {
         "default": rate(rank_default(texts, collection.queries), wanted),
-        "ours": rate(rank_ours(library, collection.queries, numbers), wanted),
+        "ours": rate(rank_ours(library, collection.queries), wanted),
     }
     pairs = list(zip(sides["default"].pop("first"), sides["ours"].pop("first"), strict=True))
     lost, won = pairs.count((True, False)), pairs.count((False, True))
@@ -171,7 +165,7 @@ def choose(data: Path, folder: Path, tokenizer: Path) -> dict[str, Any]:
     collection = read_collections(data)["titles"]
     corpus = prepare_corpus(collection.texts, folder, tokenizer)
     library = Library.open(corpus, passage_words=PASSAGE_WORDS)
-    texts, _ = read_back(library)
+    texts = [text for text, _ in library.stored.iter_texts()]
     places = {text: number for number, text in enumerate(texts)}
     wanted = [places[collection.texts[number]] for number in collection.wanted]
     ranked: dict[str, Callable[[], list[list[int]]]] = {

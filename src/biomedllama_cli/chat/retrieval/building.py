@@ -30,7 +30,7 @@ Advance = Callable[[int], None]
 """Is told how many documents more were read."""
 
 BLOCK_POSTINGS = 1 << 26
-"""Pairs of a term and a passage in a block, about: 1.5 GB of memory while it is written."""
+"""Pairs of a term and a passage in a block, about: 1.7 GB of memory while it is written."""
 _BATCH_WORDS = 1 << 20
 _KNOWN_WORDS = 1 << 21  # spellings whose stems are kept in mind
 _WEIGHED_PASSAGES = 1 << 16
@@ -63,6 +63,7 @@ class BlockCounter:
 
     def __init__(self, folder: Path, block_postings: int) -> None:
         self._folder, self._block_postings = folder, block_postings
+        self._batch_words = min(_BATCH_WORDS, block_postings)
         self._numbers = TermNumbers()
         self._frequencies = np.zeros(0, np.int64)
         self.passages = self.words = self.blocks = 0
@@ -90,7 +91,7 @@ class BlockCounter:
             self._lengths.append(len(words))
         self._spans += spans
         self._starts.append(len(self._spans))
-        if len(self._batch) >= _BATCH_WORDS:
+        if len(self._batch) >= self._batch_words:
             self._count_batch()
         if self._postings >= self._block_postings:
             self._write_block()
@@ -175,7 +176,7 @@ def build_index(
             advance(1)
     numbers, frequencies = counter.finish()
     weights = weigh_terms(frequencies, counter.passages)
-    average_words = counter.words / max(counter.passages, 1)
+    average_words = counter.words / max(counter.passages, 1) or 1.0  # where there are none, none is divided
     for block in range(counter.blocks):
         _weigh_block(folder / name_block(block), numbers, weights, average_words, identity)
     meta = IndexMeta(
