@@ -26,6 +26,7 @@ from biomedllama_cli.chat.conversation import Reply
 from biomedllama_cli.chat.speaker import ReplyStream, Speaker, TokenChoice
 from biomedllama_cli.chat.style import choose_style
 from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.evaluation.sampling import ChainSampler
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.settings.chat import ReplySettings
@@ -207,6 +208,17 @@ def test_a_seed_says_the_same_again_and_others_differ(make_speaker: MakeSpeaker)
     texts = [ask(speaker, turns, SAMPLED, seed=seed).text for seed in (1, 2, 1)]
     assert texts[0] == texts[2] == ask(make_speaker(), turns, SAMPLED, seed=1).text
     assert len({*texts, ask(speaker, turns).text}) == 3
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+@pytest.mark.parametrize("spread", [0.2, 4.0])  # nearly even scores need more tokens than are sorted at first
+def test_tokens_are_drawn_as_evaluation_draws_them(top_p: float, spread: float) -> None:
+    choice = TokenChoice(ReplySettings(temperature=0.8, top_p=top_p), 7)
+    sampler = ChainSampler([7], 0.8, top_p)
+    scores = torch.randn(60, 3000, generator=torch.Generator().manual_seed(1)) * spread
+    drawn = [choice.choose(row[None]) for row in scores]
+    assert drawn == [int(sampler(row[None], row[None]).argmax()) for row in scores]
+    assert len(set(drawn)) > 40
 
 
 def test_the_penalty_is_that_of_transformers_over_the_reply_alone(make_speaker: MakeSpeaker) -> None:

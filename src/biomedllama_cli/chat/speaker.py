@@ -15,13 +15,14 @@ from biomedllama_cli.chat.streaming_text import StreamingText
 from biomedllama_cli.chat.style import Style
 from biomedllama_cli.chat.trimming import Trimmed, trim_turns
 from biomedllama_cli.evaluation.generation import decode_answer
-from biomedllama_cli.evaluation.sampling import ChainSampler
+from biomedllama_cli.evaluation.sampling import ChainSampler, keep_likeliest
 from biomedllama_cli.models.control_tokens import list_control_tokens
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.settings.chat import ReplySettings
 
 CONTEXT_IDS = 64
 """Ids of the prompt before a reply that decoding it needs."""
+_SORTED_TOKENS = 512
 
 
 class Speaker:
@@ -212,10 +213,11 @@ class TokenChoice:
 
     def __init__(self, settings: ReplySettings, noise_seed: int) -> None:
         self._penalty = settings.repetition_penalty
+        self._temperature, self._top_p = settings.temperature, settings.top_p
         self._said_1V: torch.Tensor | None = None
         self._sampler: ChainSampler | None = None
         if settings.temperature > 0:
-            self._sampler = ChainSampler([noise_seed], settings.temperature, settings.top_p)
+            self._sampler = ChainSampler([noise_seed], settings.temperature, top_p=1.0)
 
     @torch.inference_mode()
     def choose(self, scores_1V: torch.Tensor) -> int:
@@ -226,8 +228,26 @@ class TokenChoice:
             lowered_1V = torch.where(scores_1V < 0, scores_1V * self._penalty, scores_1V / self._penalty)
             scores_1V = torch.where(self._said_1V, lowered_1V, scores_1V)
         if self._sampler is not None:
-            scores_1V = self._sampler(scores_1V, scores_1V)
+            scores_1V = self._sampler(scores_1V, self._leave_likeliest(scores_1V))
         chosen = int(scores_1V.argmax(dim=-1))
         if self._said_1V is not None:
             self._said_1V[:, chosen] = True
         return chosen
+
+    def _leave_likeliest(self, scores_1V: torch.Tensor) -> torch.Tensor:
+        """Return scores of minus infinity outside the smallest set of tokens that reaches `top_p`.
+
+        Sorting a whole vocabulary takes as long as a layer of a small model, and the set is nearly always small.
+        """
+        if self._top_p == 1.0:
+            return scores_1V
+        log_probs_1V = torch.log_softmax(scores_1V / self._temperature, dim=-1)
+        likeliest = log_probs_1V.topk(min(_SORTED_TOKENS, log_probs_1V.shape[-1]))
+        probs_1K = likeliest.values.exp()
+        kept_1K = probs_1K.cumsum(dim=-1) - probs_1K < self._top_p
+        if bool(kept_1K[0, -1]):  # the set may be larger than what was sorted
+            dropped_1V = keep_likeliest(log_probs_1V, self._top_p).isneginf()
+        else:
+            dropped_1V = torch.ones_like(scores_1V, dtype=torch.bool)
+            dropped_1V.scatter_(-1, likeliest.indices, ~kept_1K)
+        return scores_1V.masked_fill(dropped_1V, float("-inf"))
