@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.chat_model import find_chat_model, find_source
 from biomedllama_cli.settings.chat import ChatSettings
+from biomedllama_cli.wording import name_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,13 +119,14 @@ def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.closed:
         return ""
     try:
-        content = os.fsdecode(sys.stdin.buffer.read(4 * STDIN_LIMIT + 1))
-        content.encode()
+        raw = sys.stdin.buffer.read(4 * STDIN_LIMIT + 1)
     except OSError:  # a descriptor that was closed before the program began
         return ""
-    except UnicodeEncodeError:
+    try:
+        content = "" if len(raw) > 4 * STDIN_LIMIT else raw.decode("utf-8-sig")  # Windows begins with a mark
+    except UnicodeDecodeError:
         raise DataError("the question on stdin is not UTF-8.", "Convert it: iconv -t UTF-8.") from None
-    if len(content) > STDIN_LIMIT:
+    if len(raw) > 4 * STDIN_LIMIT or len(content) > STDIN_LIMIT:
         raise DataError(
             f"the question on stdin is longer than {STDIN_LIMIT:,} characters.",
             "Many questions are for --file, one JSON line each.",
@@ -141,13 +142,15 @@ def _plan(settings: ChatSettings, sources: Sequence[str], question: str | None) 
         from biomedllama_cli.chat.questions_file import read_questions
 
         count = len(read_questions(file, settings.style.system))
-        asks = f"{count:,} questions of {file}, answers to {settings.questions.output}"
+        asks = f"{name_count(count, 'question')} of {file}, answers to {settings.questions.output}"
     else:
         asks = "whoever sits at the terminal" if question is None else f"one question: {question.strip()}"
     if corpus is not None:
         from biomedllama_cli.corpus.manifest import load_manifest
 
         load_manifest(corpus.expanduser())
+    if settings.transcript.save or settings.transcript.load:
+        check_files(settings)
     return ChatPlan(
         model=sources[0],
         other=sources[1] if len(sources) > 1 else None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from biomedllama_cli.chat.conversation import Exchange, Passage, Reply
 from biomedllama_cli.chat.retrieval.prompt import cite
-from biomedllama_cli.chat.terminal.sanitise import sanitise
+from biomedllama_cli.chat.terminal.sanitise import sanitise, sanitise_line
 from biomedllama_cli.evaluation.cells import Frozen
 
 FINISHES = {
@@ -149,12 +149,8 @@ class ChatPlan(Frozen):
 
     def lines(self) -> list[str]:
         """Return one line each."""
-        lines = [f"model   {self.model}"]
-        if self.other is not None:
-            lines.append(f"beside  {self.other}")
-        lines.append(f"asks    {self.asks}")
-        if self.corpus is not None:
-            lines.append(f"corpus  {self.corpus}")
+        told = (("model", self.model), ("beside", self.other), ("asks", self.asks), ("corpus", self.corpus))
+        lines = [f"{name:<7} {sanitise_line(text)}" for name, text in told if text is not None]
         return [*lines, "Dry run: nothing was loaded or written."]
 
 
