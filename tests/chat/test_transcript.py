@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parrots import ask, make_reply, make_session
+from parrots import make_reply, make_session
 
 from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
 from biomedllama_cli.chat.transcript import (
@@ -84,25 +84,6 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert load_conversation(path) == (WHOLE, FACTS)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-
-def test_a_session_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "talks.jsonl"
-    session = make_session("base", "tuned", style={"system": "Be brief."}, reply={"stop": ["###"]}, seed=5)
-    ask(session, "first")
-    session.change("temperature", "0.2")
-    ask(session, "second")
-    facts = collect_facts(session, {"source": "base"}, {"source": "tuned"}, "corpus")
-    save_conversation(path, session.conversation, facts)
-    wanted = ask(session, "third")
-    again = make_session("base", "tuned", seed=5, reply={"temperature": 0.2, "stop": ["###"]})
-    conversation, found = load_conversation(path)
-    again.resume(conversation, conversation_id=found.id, created=found.created)
-    assert found == facts
-    assert ask(again, "third") == wanted
-    save_conversation(path, again.conversation, collect_facts(again, {"source": "base"}))
-    assert len(path.read_text().splitlines()) == 1
-    assert load_conversation(path)[0] == session.conversation
 
 
 def test_a_conversation_replaces_its_line_and_touches_no_other(tmp_path: Path) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parrots import ask, make_session
 
 from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
-from biomedllama_cli.chat.transcript import TranscriptFacts, load_conversation, save_conversation
+from biomedllama_cli.chat.transcript import (
+    TranscriptFacts,
+    collect_facts,
+    load_conversation,
+    save_conversation,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SAID = TEXT.filter(lambda text: bool(text.strip()))
@@ -48,3 +55,22 @@ def test_two_conversations_side_by_side_come_back_as_they_were(
     save_conversation(path, second, replace(facts, id="second"))
     save_conversation(path, first, facts)
     assert load_conversation(path) == (second, replace(facts, id="second"))
+
+
+def test_a_session_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    session = make_session("base", "tuned", style={"system": "Be brief."}, reply={"stop": ["###"]}, seed=5)
+    ask(session, "first")
+    session.change("temperature", "0.2")
+    ask(session, "second")
+    facts = collect_facts(session, {"source": "base"}, {"source": "tuned"}, "corpus")
+    save_conversation(path, session.conversation, facts)
+    wanted = ask(session, "third")
+    again = make_session("base", "tuned", seed=5, reply={"temperature": 0.2, "stop": ["###"]})
+    conversation, found = load_conversation(path)
+    again.resume(conversation, conversation_id=found.id, created=found.created)
+    assert found == facts
+    assert ask(again, "third") == wanted
+    save_conversation(path, again.conversation, collect_facts(again, {"source": "base"}))
+    assert len(path.read_text().splitlines()) == 1
+    assert load_conversation(path)[0] == session.conversation

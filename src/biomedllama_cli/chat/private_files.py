@@ -43,9 +43,8 @@ def open_private(path: Path, mode: Literal["append", "replace"] = "append") -> T
         raise _cannot_write(path, error) from error
     try:
         _check_own(path, os.fstat(handle))
-        os.fchmod(
-            handle, FILE_MODE
-        )  # an older file may be wider, and the umask may have made a new one narrower
+        # An older file may be wider, and the umask may have made a new one narrower.
+        os.fchmod(handle, FILE_MODE)
         if mode == "replace":
             os.ftruncate(handle, 0)
         return open(handle, "w", encoding="utf-8", newline="\n")
@@ -65,10 +64,8 @@ def write_private(path: Path, text: str) -> None:
     """
     make_private_folder(path.parent)
     check_private(path)
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=".biomedllama-", dir=path.parent
-        )  # made with 0600, under any umask
+    try:  # mkstemp makes the file with 0600, less what the umask takes away
+        handle, name = tempfile.mkstemp(prefix=".biomedllama-", dir=path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     temporary = Path(name)
