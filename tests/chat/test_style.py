@@ -78,7 +78,7 @@ def test_a_tuned_model_is_written_to_as_it_was_tuned(
         (folder / "mixture.json").write_text(json.dumps({}))
     _, style = choose(folder)
     assert style.name == {"plain": "instructed", "chat": "chat"}[template]
-    assert "tuned" in style.reason
+    assert ("it was tuned with" in style.reason) == (by_instruct or template == "chat")
     assert ("no partner for a conversation" in style.reason) != by_instruct
 
 
@@ -100,8 +100,10 @@ def test_a_wish_is_followed(tmp_path: Path, plain_folder: Path) -> None:
     load_chat_model("byte-level", "chatml", tmp_path / "chat")
     for wanted in ("chat", "instructed", "completion"):
         assert choose(tmp_path / "chat", wanted)[1].name == wanted
-    with pytest.raises(SettingsError, match="has no chat template"):
+    with pytest.raises(SettingsError, match="has no chat template") as caught:
         choose(plain_folder, "chat")
+    assert "--template instructed" in caught.value.hint
+    assert "plain" not in caught.value.hint
 
 
 def test_replies_stand_with_the_ids_they_were_said_with(tmp_path: Path, plain_folder: Path) -> None:

@@ -21,6 +21,13 @@ Wanted = Literal["auto", "chat", "instructed", "completion"]
 INSTRUCTED_STOP = ("\n\n### Instruction:", "\n### Instruction:")
 """A model that writes this asks itself the next question."""
 
+_ONE_EXAM = (
+    "`finetune` taught this model the questions of an exam and nothing after, so it answers those (/mc) and is no "
+    "partner for a conversation"
+)
+"""Of a model whose folder tells of its tuning and holds no mixture, which `instruct` always writes."""
+_OTHER_WAYS = "Write the conversation in another way: --template instructed or --template completion."
+
 
 @dataclass(frozen=True)
 class Style:
@@ -75,8 +82,7 @@ class Style:
         except TemplateRefusal as refusal:
             raise SettingsError(
                 refusal.message,
-                "Change or leave out the system message (--system), or write the conversation in another way: "
-                "--template instructed or --template completion.",
+                f"Change or leave out the system message (--system). {_OTHER_WAYS}",
             ) from None
 
 
@@ -97,19 +103,17 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
     if wanted == "instructed":
         return _instruct(tokenizer, source, "the prompts of `instruct`, as asked for")
     if wanted == "chat":
-        return _chat(
-            choose_template(tokenizer, source, "chat"), "the model's own chat template, as asked for"
-        )
+        return _chat(_read_template(tokenizer, source, "chat"), "the model's own chat template, as asked for")
     facts = read_tuning_facts(source)
     if facts is not None:
-        told = "it was tuned with them" + _tell_task(source)
+        by_instruct = (Path(source).expanduser() / MIXTURE_FILE).exists()
         if facts.template == "plain":
-            return _instruct(tokenizer, source, f"the prompts of `instruct`: {told}")
-        return _chat(
-            choose_template(tokenizer, source, "chat"),
-            "the model's own chat template: it was tuned with it" + _tell_task(source),
-        )
-    template = choose_template(tokenizer, source, "auto")
+            why = ": it was tuned with them" if by_instruct else f", the nearest there is: {_ONE_EXAM}"
+            return _instruct(tokenizer, source, f"the prompts of `instruct`{why}")
+        why = "" if by_instruct else f"; but {_ONE_EXAM}"
+        template = _read_template(tokenizer, source, "chat")
+        return _chat(template, f"the model's own chat template: it was tuned with it{why}")
+    template = _read_template(tokenizer, source, "auto")
     if template.name == "chat":
         return _chat(template, "the model's own chat template")
     return _complete(
@@ -119,14 +123,11 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
     )
 
 
-def _tell_task(source: str) -> str:
-    """Say so where a model was tuned by `finetune`, which writes no mixture, rather than by `instruct`."""
-    if (Path(source).expanduser() / MIXTURE_FILE).exists():
-        return ""
-    return (
-        "; but `finetune` taught it the questions of one exam and nothing else, so it answers those (/mc) and is no "
-        "partner for a conversation"
-    )
+def _read_template(tokenizer: Tokenizer, source: str, wanted: Literal["auto", "chat"]) -> Template:
+    try:
+        return choose_template(tokenizer, source, wanted)
+    except SettingsError as error:
+        raise SettingsError(error.message, _OTHER_WAYS) from None
 
 
 def _chat(template: Template, reason: str) -> Style:
