@@ -80,6 +80,16 @@ def test_ctrl_c_breaks_the_search_for_passages_off(start: Start, log: Path) -> N
         assert not log.exists()
 
 
+def test_ctrl_c_right_after_enter_is_not_lost(start: Start, log: Path) -> None:
+    with start() as chat:
+        chat.type("endless\r\x03")
+        chat.expect("Interrupted: nothing was asked.")
+        wait_for_prompt(chat, 2)
+        chat.say("hello")
+        chat.expect("tiny heard 5 characters.")
+        assert read_asked(log) == ["hello"]
+
+
 def is_echoing(chat: PtyProgram) -> bool:
     return bool(termios.tcgetattr(chat.handle)[3] & termios.ECHO)
 

@@ -191,7 +191,12 @@ def test_questions_from_a_pipe_are_answered_in_plain_text(tmp_path: Path) -> Non
     program = Path(__file__).with_name("chat_program.py")
     arguments = [sys.executable, str(program), "--log", str(tmp_path / "log")]
     done = subprocess.run(
-        arguments, input="one \\\ntwo\nhostile\n/help\n", capture_output=True, text=True, env=make_env(), timeout=60
+        arguments,
+        input="one \\\ntwo\nhostile\n/help\n",
+        capture_output=True,
+        text=True,
+        env=make_env(),
+        timeout=60,
     )
     assert done.returncode == 0
     assert "tiny heard 8 characters." in done.stderr

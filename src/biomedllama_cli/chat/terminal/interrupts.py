@@ -28,6 +28,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.ended_by: str | None = None
+        self._pressed = False
         self._act: Callable[[], None] | None = None
         self._leave: Callable[[], None] | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -47,16 +48,22 @@ class Interrupts:
             signal.signal(number, handler)
         self._previous.clear()
 
+    def press(self) -> None:
+        """Take a Ctrl-C that was pressed after a message was sent: what comes next is broken off."""
+        self._pressed = True
+
     @contextmanager
     def calling(self, stop: Callable[[], None]) -> Iterator[None]:
         """Call a function at every signal; twice, where Ctrl-C is pressed twice."""
         with self._acting(stop):
+            if self._take_press():
+                stop()
             yield
 
     @contextmanager
     def raising(self) -> Iterator[None]:
         """Raise KeyboardInterrupt at a signal."""
-        if self.ended_by is not None:
+        if self._take_press() or self.ended_by is not None:
             raise KeyboardInterrupt
         with self._acting(_raise):
             yield
@@ -67,7 +74,7 @@ class Interrupts:
 
         The editor puts SIGINT back to what Python has it do, so the handler is installed anew.
         """
-        self._leave = leave
+        self._leave, self._pressed = leave, False
         try:
             if self.ended_by is not None:
                 raise EOFError
@@ -76,6 +83,10 @@ class Interrupts:
             self._leave = None
             if self._previous:
                 signal.signal(signal.SIGINT, self._handle)
+
+    def _take_press(self) -> bool:
+        pressed, self._pressed = self._pressed, False
+        return pressed
 
     @contextmanager
     def _acting(self, act: Callable[[], None]) -> Iterator[None]:
@@ -93,6 +104,8 @@ class Interrupts:
                 return
         if self._act is not None:
             self._act()
+        else:
+            self._pressed = True  # on the way to what it is meant for
 
 
 def _raise() -> None:

@@ -16,7 +16,9 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.output.defaults import create_output
 
@@ -61,6 +63,7 @@ class LineEditor:
         self, output: TextIO, interrupts: Interrupts, complete: Complete, history_file: Path | None
     ) -> None:
         self._interrupts = interrupts
+        self._input = create_input(sys.stdin)
         history: History = InMemoryHistory() if history_file is None else _PrivateHistory(history_file)
         self._session: PromptSession[str] = PromptSession(
             history=history,
@@ -72,7 +75,7 @@ class LineEditor:
             input_processors=[_ShowCharacters()],
             enable_suspend=True,
             reserve_space_for_menu=6,
-            input=create_input(sys.stdin),
+            input=self._input,
             output=create_output(output),
         )
 
@@ -80,10 +83,20 @@ class LineEditor:
         """Return the next message."""
         prompt: StyleAndTextTuples = [("bold", sanitise_line(who)), ("", f" · {style} > ")]
         with self._interrupts.prompting(self._leave):
-            return str(self._session.prompt(prompt))
+            message = str(self._session.prompt(prompt))
+        self._find_interrupt()
+        return message
 
     def _is_command(self) -> bool:
         return self._session.default_buffer.text.startswith("/")
+
+    def _find_interrupt(self) -> None:
+        """Look for a Ctrl-C that came after Enter while it was still a key and no signal."""
+        keys = [*get_typeahead(self._input), *self._input.read_keys()]
+        others = [key for key in keys if key.key != Keys.ControlC]
+        if len(others) < len(keys):
+            self._interrupts.press()
+        store_typeahead(self._input, others)
 
     def _leave(self) -> None:
         app = self._session.app
