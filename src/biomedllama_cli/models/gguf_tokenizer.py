@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from biomedllama_cli.errors import ModelError
+from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models.gguf import read_gguf
 from biomedllama_cli.models.gguf_header import GgufHeader
 from biomedllama_cli.models.sentencepiece_export import SPACE, build_definition
@@ -61,6 +61,8 @@ def load_gguf_tokenizer(path: Path) -> tuple[Any, bool]:
     try:
         raw = _build_sentencepiece(header) if kind == "llama" else _build_byte_level(path, header)
         backend = _wrap(raw, header)
+    except UserError:  # a signal is told by one
+        raise
     except Exception as error:  # of many types: KeyError, ValueError, whatever `tokenizers` raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(

@@ -31,7 +31,8 @@ from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import register_xformers, resolve_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
-from biomedllama_cli.models.gguf import find_gguf, load_gguf
+from biomedllama_cli.models.gguf import find_gguf
+from biomedllama_cli.models.gguf_weights import load_gguf
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
@@ -65,8 +66,7 @@ def load_model(
     The result is a plain transformers model: `save_pretrained` writes a text-only folder.
 
     Args:
-        source: hub id, local folder (of a model or an adapter), GGUF file, or `scratch:NAME` for a named LLaMA
-            shape with random weights.
+        source: hub id, folder (of a model or an adapter), GGUF file, or `scratch:NAME` for a LLaMA of random weights.
         dtype: of the weights.
         attention: `sdpa`, `eager`, `documents` or `xformers` (an answer of `resolve_attention`).
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +55,9 @@ def build_quantization(
     """
     from transformers import BitsAndBytesConfig
 
+    with _no_code_of_the_hub():
+        import bitsandbytes  # noqa: F401
+
     if bits == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
@@ -61,3 +68,20 @@ def build_quantization(
             bnb_4bit_compute_dtype=compute_dtype,
         )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+@contextmanager
+def _no_code_of_the_hub() -> Iterator[None]:
+    """Keep bitsandbytes from fetching a compiled kernel from the hub, as it does where `kernels` is installed."""
+    found, told = sys.modules.get("kernels"), logging.getLogger("bitsandbytes.backends.cpu.ops")
+    before = told.level
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # the import system's word for "not there"
+    told.setLevel(logging.CRITICAL)  # the kernel's absence is no failure here
+    try:
+        yield
+    finally:
+        told.setLevel(before)
+        if found is None:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = found

