@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from biomedllama_cli.chat.private_files import be_only_writer, open_private, write_private
+from biomedllama_cli.chat.private_files import be_only_writer, check_folder, open_private, write_private
 from biomedllama_cli.errors import OutputError
 
 
@@ -165,6 +165,21 @@ def test_a_long_name_can_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     write_private(path, "a")
     assert path.read_text() == "a"
+
+
+def test_a_folder_is_checked_before_there_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(OutputError, match=rf"below cannot be made: .*{name} is no folder\."):
+            check_folder(tmp_path / name / "below")
+    asked: list[object] = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))
+    with pytest.raises(OutputError, match=r"Files cannot be made in .*: Permission denied\."):
+        check_folder(tmp_path / "a" / "b")
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
 
 
 def test_one_process_writes_at_a_time(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def check_private(path: Path) -> None:
     _check_own(path, found)
 
 
+def check_folder(folder: Path) -> None:
+    """Check that files can be made in a folder, or that it can be made itself; nothing is made.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise OutputError(f"The folder {folder} cannot be made: {there} is no folder.", _ELSEWHERE)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"Files cannot be made in {there}: Permission denied.", _ELSEWHERE)
+
+
 @contextmanager
 def be_only_writer(path: Path, wait_seconds: float = 10.0) -> Iterator[None]:
     """Keep other processes that ask in the same way from writing a file between reading and replacing it.

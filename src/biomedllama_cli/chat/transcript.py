@@ -8,6 +8,7 @@ from pathlib import Path
 from biomedllama_cli.chat.conversation import Conversation
 from biomedllama_cli.chat.private_files import (
     be_only_writer,
+    check_folder,
     check_private,
     make_private_folder,
     write_private,
@@ -87,6 +88,7 @@ def check_transcript(path: Path) -> None:
     Raises:
         OutputError: as `save_conversation`.
     """
+    check_folder(path.parent)
     check_private(path)
     for line in _read_transcript(path):
         if line.content:
