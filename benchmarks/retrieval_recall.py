@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,21 +143,38 @@ def measure_scale(abstracts: int, data: Path, folder: Path, tokenizer: Path) -> 
         texts.append(new + ". ".join(draw.choices(sentences, k=9)) + ".")
     corpus = prepare_corpus(texts, folder, tokenizer)
     del texts
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory, done = [read_memory()], threading.Event()
+    watch = threading.Thread(target=watch_memory, args=(memory, done))
+    watch.start()
     start = time.perf_counter()
     library = Library.open(corpus, passage_words=PASSAGE_WORDS)
     seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done.set()
+    watch.join()
     speed = measure_speed(library, collection.queries[:100])
     return {
         "abstracts": library.documents,
         "passages": library.passages,
         "terms": library.index.meta.terms,
+        "blocks": library.index.meta.blocks,
         "build_seconds": round(seconds, 1),
         "megabytes_per_second": round(speed["text_bytes"] / seconds / 1e6, 2),
-        "peak_mib_before_and_after": [before // 1024, after // 1024],
+        "memory_before_mib": memory[0],
+        "memory_most_mib": max(memory),
         **speed,
     }
+
+
+def read_memory() -> int:
+    """Return this process's own memory in MiB, without the pages of mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def watch_memory(memory: list[int], done: threading.Event) -> None:
+    """Note the memory ten times a second until it is done."""
+    while not done.wait(0.1):
+        memory.append(read_memory())
 
 
 def choose(data: Path, folder: Path, tokenizer: Path) -> dict[str, Any]:
