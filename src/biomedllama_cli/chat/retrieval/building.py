@@ -34,6 +34,7 @@ BLOCK_POSTINGS = 1 << 26
 _BATCH_WORDS = 1 << 20
 _KNOWN_WORDS = 1 << 21  # spellings whose stems are kept in mind
 _WEIGHED_PASSAGES = 1 << 16
+_TOLD_AT_ONCE = 64  # documents
 _COUNTS = ("counted-terms.npy", "counted-times.npy", "counted-ends.npy", "counted-words.npy")
 _MOST_TIMES = np.iinfo(np.uint16).max
 
@@ -168,12 +169,14 @@ def build_index(
         block_postings: pairs of a term and a passage in a block.
     """
     counter = BlockCounter(folder, block_postings)
-    documents = 0
-    for text, title in texts:
+    documents = told = 0
+    for documents, (text, title) in enumerate(texts, 1):
         counter.add(text, title, identity.passage_words)
-        documents += 1
-        if advance is not None:
-            advance(1)
+        if documents - told == _TOLD_AT_ONCE and advance is not None:
+            advance(_TOLD_AT_ONCE)
+            told = documents
+    if advance is not None and documents > told:
+        advance(documents - told)
     numbers, frequencies = counter.finish()
     weights = weigh_terms(frequencies, counter.passages)
     average_words = counter.words / max(counter.passages, 1) or 1.0  # where there are none, none is divided
