@@ -19,7 +19,7 @@ _STOP_WORDS = frozenset(
 _WORDS = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _POSSESSIVE = re.compile(r"'s\b")
 _ACCENTS = re.compile(r"[\u0300-\u036f]")
-# Unicode writes lamda, everybody else lambda.
+# Unicode spells the name of λ in its own way.
 _GREEK = {letter: unicodedata.name(letter).split()[-1].lower() for letter in "αβγδεζηθικμνξοπρςστυφχψω"} | {
     "λ": "lambda"
 }
