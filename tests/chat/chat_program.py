@@ -144,6 +144,7 @@ def main() -> int:
     facts = TerminalFacts(tuple(map(_facts, names)), "shelf: 3 documents, 4 passages" if given.corpus else "")
     services = Services(
         load_other=lambda name: (Speaker(name, given.log), _facts(name)),
+        ask_exam=lambda text, session: [],
         save=_save,
         load=lambda path, session: ["It was held with another model."],
     )

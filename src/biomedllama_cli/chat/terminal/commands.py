@@ -169,8 +169,6 @@ def _history(talk: Talk, rest: str) -> None:
 
 
 def _save(talk: Talk, rest: str) -> None:
-    if talk.services.save is None:
-        raise SettingsError("Conversations cannot be saved here.")
     if not talk.session.conversation.exchanges:
         raise SettingsError("There is nothing to save: nothing was asked yet.", "Type a question.")
     path = _read_path(rest, "/save FILE.jsonl")
@@ -180,8 +178,6 @@ def _save(talk: Talk, rest: str) -> None:
 
 
 def _load(talk: Talk, rest: str) -> None:
-    if talk.services.load is None:
-        raise SettingsError("Conversations cannot be loaded here.")
     path = _read_path(rest, "/load FILE.jsonl")
     for note in talk.services.load(path, talk.session):
         talk.screen.show(note, "yellow")
@@ -197,7 +193,6 @@ def _read_path(rest: str, usage: str) -> Path:
 
 def _compare(talk: Talk, rest: str) -> None:
     first = talk.session.speakers[0]
-    load = talk.services.load_other
     if not rest:
         whom = talk.models[1].name if len(talk.models) > 1 else "nobody; /compare MODEL names a model"
         talk.screen.show(f"Compared with {whom}.", "dim")
@@ -205,11 +200,9 @@ def _compare(talk: Talk, rest: str) -> None:
         talk.session.set_speakers([first])
         del talk.models[1:]
         talk.screen.show(f"{talk.models[0].name} answers alone.", "dim")
-    elif load is None:
-        raise SettingsError("No second model can be loaded here.")
     else:
         talk.screen.show(f"Loading {rest} ...", "dim")
-        loaded = talk.wait(lambda: load(rest))
+        loaded = talk.wait(lambda: talk.services.load_other(rest))
         if loaded is not None:
             talk.session.set_speakers([first, loaded[0]])
             talk.models[1:] = [loaded[1]]
@@ -218,12 +211,9 @@ def _compare(talk: Talk, rest: str) -> None:
 
 
 def _mc(talk: Talk, rest: str) -> None:
-    ask = talk.services.ask_exam
-    if ask is None:
-        raise SettingsError("Multiple-choice questions cannot be asked here.")
     if not rest:
         raise SettingsError("No question is given.", "Type /mc Question? | option | option")
-    answers = talk.wait(lambda: ask(rest, talk.session))
+    answers = talk.wait(lambda: talk.services.ask_exam(rest, talk.session))
     for model, answer in zip(talk.models, answers or (), strict=False):
         if len(talk.models) > 1:
             talk.screen.put(talk.screen.lay_out_title(model.name))

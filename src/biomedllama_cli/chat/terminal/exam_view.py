@@ -27,6 +27,8 @@ _NORMALISATIONS = (
 
 def show_exam(screen: Screen, answer: ExamAnswer) -> None:
     """Show the probability of each option, its log-likelihood and the normalisations, then what is chosen."""
+    if heading := answer.heading():
+        screen.show(heading)
     rows = answer.rows()
     wide = screen.width >= _WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -40,7 +40,7 @@ _WIDE = 100
 
 @dataclass(frozen=True)
 class Services:
-    """What a chat can do besides asking; what is None is refused in a sentence.
+    """What a chat can do besides asking; each raises a UserError where it cannot.
 
     Attributes:
         load_other: loads the model that `/compare` names and returns who answers with it and its facts.
@@ -50,10 +50,10 @@ class Services:
         load: goes on with the last conversation of a file (`session.resume`), and returns what is to be known of it.
     """
 
-    load_other: Callable[[str], tuple[Answering, ModelFacts]] | None = None
-    ask_exam: Callable[[str, ChatSession], Sequence[ExamAnswer]] | None = None
-    save: Callable[[Path, ChatSession], None] | None = None
-    load: Callable[[Path, ChatSession], Sequence[str]] | None = None
+    load_other: Callable[[str], tuple[Answering, ModelFacts]]
+    ask_exam: Callable[[str, ChatSession], Sequence[ExamAnswer]]
+    save: Callable[[Path, ChatSession], None]
+    load: Callable[[Path, ChatSession], Sequence[str]]
 
 
 class Talk:
@@ -199,12 +199,13 @@ class Talk:
     def keep(self) -> None:
         """Write the conversation into the file that the settings name, if they do."""
         path = self.session.settings.transcript.save
-        if path is not None and self.services.save is not None and self.session.conversation.exchanges:
+        if path is not None and self.session.conversation.exchanges:
             self.services.save(path, self.session)
 
     def tell_error(self, error: UserError) -> None:
         """Say what went wrong; the chat goes on."""
-        self.screen.show(error.message, "yellow")
+        message = error.message if error.message.endswith((".", "!", "?", ":")) else f"{error.message}."
+        self.screen.show(message, "yellow")
         if error.hint:
             self.screen.show(error.hint, "dim")
 
