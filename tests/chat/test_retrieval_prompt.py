@@ -100,3 +100,9 @@ def test_licence_is_named_where_it_is_known() -> None:
 def test_document_without_numbers_goes_by_its_doi_or_its_id() -> None:
     assert cite(Passage("x", "blake2b:00", doi="10.1/a")).startswith("doi:10.1/a")
     assert cite(Passage("x", "blake2b:00")).startswith("blake2b:00")
+
+
+def test_a_document_named_by_a_hash_alone_is_given_without_it_and_cited_with_it() -> None:
+    passage = Passage("Cress grew.", "blake2b:0123")
+    assert "[1] Cress grew.\n" in write_prompt("Does cress grow?", [passage])
+    assert cite(passage) == "blake2b:0123 · licence not stated"

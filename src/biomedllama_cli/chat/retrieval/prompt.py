@@ -47,8 +47,9 @@ def write_prompt(question: str, passages: Sequence[Passage]) -> str:
         return question
     shown = []
     for number, passage in enumerate(passages, 1):
-        origin = _join(*_name_flags(passage), _name_document(passage), _flatten(passage.title))
-        shown.append(f"[{number}] {origin} — {_flatten(passage.text)}")
+        # A document without identifiers is named by a hash, which tells a model nothing.
+        origin = _join(*_name_flags(passage), _name_identifiers(passage), _flatten(passage.title))
+        shown.append(f"[{number}] " + " — ".join(part for part in (origin, _flatten(passage.text)) if part))
     withdrawn = any(flag in passage.flags for passage in passages for flag in _WITHDRAWN)
     instruction = f"{_INSTRUCTION} {_ABOUT_RETRACTED}" if withdrawn else _INSTRUCTION
     return "\n\n".join(["Passages from the literature:", *shown, instruction, f"Question: {question}"])
@@ -62,20 +63,19 @@ def cite(passage: Passage) -> str:
     """
     return _join(
         *_name_flags(passage),
-        _name_document(passage),
+        _name_identifiers(passage) or _flatten(passage.document_id),
         _flatten(passage.title),
         "" if passage.year is None else str(passage.year),
         _flatten(passage.licence) or "licence not stated",
     )
 
 
-def _name_document(passage: Passage) -> str:
-    names = [
+def _name_identifiers(passage: Passage) -> str:
+    return _join(
         f"PMID {passage.pmid}" if passage.pmid is not None else "",
         _flatten(passage.pmcid),
         f"doi:{_flatten(passage.doi)}" if passage.doi and passage.pmid is None and not passage.pmcid else "",
-    ]
-    return _join(*names) or _flatten(passage.document_id)
+    )
 
 
 def _name_flags(passage: Passage) -> list[str]:
