@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.version import Version
 
-from biomedllama_cli.errors import UnavailableError
+from biomedllama_cli.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
     import torch
 
 BITSANDBYTES_FLOOR = "0.46.1"
 """Oldest bitsandbytes that transformers takes for 4 bits."""
+_CPU_ROWS = 32
+"""Rows that bitsandbytes packs together for the CPU."""
 
 
 def check_bitsandbytes(asked: str, alternative: str) -> None:
@@ -68,6 +70,24 @@ def build_quantization(
             bnb_4bit_compute_dtype=compute_dtype,
         )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def check_widths(model: torch.nn.Module) -> None:
+    """Check that bitsandbytes can compute with a model's 4-bit weights on the CPU.
+
+    Raises:
+        ModelError: a matrix is not whole blocks; bitsandbytes would fail in the middle of the first prompt.
+    """
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if parameter.device.type == "cpu" and state is not None:
+            rows, columns = state.shape
+            if columns % state.blocksize or rows % _CPU_ROWS:
+                raise ModelError(
+                    f"quantize is nf4, and {name} of {rows} x {columns} is not whole blocks of {_CPU_ROWS} rows and "
+                    f"{state.blocksize} columns, which 4 bits on the CPU need.",
+                    "Use --quantize int8, or leave --quantize out.",
+                )
 
 
 @contextmanager

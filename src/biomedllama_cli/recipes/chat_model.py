@@ -108,7 +108,7 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
 
     from biomedllama_cli.engine.accelerator import choose_device_type
     from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
-    from biomedllama_cli.models.quantization import build_quantization
+    from biomedllama_cli.models.quantization import build_quantization, check_widths
     from biomedllama_cli.models.tokenizer import load_tokenizer
     from biomedllama_cli.settings.pretrain import ParallelSettings
 
@@ -132,6 +132,7 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
     )
     if compute.quantize == "none":  # quantised weights were loaded onto the device
         model.to(device)
+    check_widths(model)
     facts = _describe(source, model, tokenizer, precision, compute.quantize)
     return ChatModel(model.eval(), tokenizer, source, facts, _choose_context(model, compute.context_length))
 
