@@ -22,6 +22,10 @@ def chain_seed(seed: int, item_id: str, chain: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+_HEAD = 1024
+"""Likeliest tokens that are looked at first: top_p hardly ever reaches further."""
+
+
 class ChainSampler(LogitsProcessor):  # type: ignore[misc]
     """Adds to every row noise of its own that makes the largest score a sample of the softmax (Gumbel-max).
 
@@ -72,6 +76,21 @@ def keep_likeliest(log_probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     >>> keep_likeliest(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).exp()
     tensor([[0.5000, 0.3000, 0.0000]])
     """
+    head_BK = log_probs_BV.topk(min(_HEAD, log_probs_BV.shape[-1]), dim=-1).values
+    probs_BK = head_BK.exp()
+    kept_BK = probs_BK.cumsum(dim=-1) - probs_BK < top_p
+    count_B1 = kept_BK.sum(dim=-1, keepdim=True)
+    least_B1 = head_BK.gather(-1, (count_B1 - 1).clamp_min(0))
+    dropped_BV = log_probs_BV < least_B1
+    # Where the set ends beyond the head, or among equal tokens, only the order of all of them tells it.
+    beyond = kept_BK[:, -1:] | ((~dropped_BV).sum(dim=-1, keepdim=True) != count_B1)
+    if bool(beyond.any()):
+        return _keep_likeliest_of_all(log_probs_BV, top_p)
+    return log_probs_BV.masked_fill(dropped_BV, float("-inf"))
+
+
+def _keep_likeliest_of_all(log_probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Do it by sorting, which takes ten times as long with a vocabulary of 50,000."""
     ordered_BV, order_BV = log_probs_BV.sort(dim=-1, descending=True, stable=True)
     probs_BV = ordered_BV.exp()
     dropped_BV = probs_BV.cumsum(dim=-1) - probs_BV >= top_p
