@@ -51,7 +51,7 @@ def chat(
     if dry_run:
         return _plan(settings, sources, question)
 
-    from biomedllama_cli.recipes.chat_load import load_voices, open_library  # loads torch
+    from biomedllama_cli.recipes.chat_load import load_voices, open_library, tell_styles  # loads torch
 
     check_files(settings)  # before the minutes that a model may take
     library = open_library(settings.sources)
@@ -62,12 +62,14 @@ def chat(
         if done is not None:
             return done
         voices = load_voices(sources, settings)
+        tell_styles(voices)
         facts = [voice.facts for voice in voices]
         return answer_file(settings, [voice.speaker for voice in voices], facts, library)
     voices = load_voices(sources, settings)
     if question is not None:
         from biomedllama_cli.recipes.chat_once import answer_question
 
+        tell_styles(voices)
         return answer_question(question, settings, voices, library)
     from biomedllama_cli.recipes.chat_terminal import hold_conversation
 

@@ -49,17 +49,18 @@ def load_voice(source: str, settings: ChatSettings) -> Voice:
 
 
 def load_voices(sources: Sequence[str], settings: ChatSettings) -> list[Voice]:
-    """Load the models of a chat, and say on the log how each is spoken to.
+    """Load the models of a chat.
 
     Raises:
         UserError: see `load_voice`.
     """
-    voices = []
-    for source in sources:
-        voice = load_voice(source, settings)
-        logger.info("%s is given %s", source, voice.speaker.style.reason)
-        voices.append(voice)
-    return voices
+    return [load_voice(source, settings) for source in sources]
+
+
+def tell_styles(voices: Sequence[Voice]) -> None:
+    """Say on the log how each model is spoken to, where no terminal shows it."""
+    for voice in voices:
+        logger.info("%s is given %s", voice.facts["source"], voice.speaker.style.reason)
 
 
 def open_library(sources: SourceSettings) -> Library | None:
