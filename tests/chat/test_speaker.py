@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from speaking import GREEDY, QUESTIONS, SAMPLED, STYLES, MakeSpeaker, Turns, ask, generate, talk
+from speaking import GREEDY, QUESTIONS, SAMPLED, STYLES, MakeSpeaker, Turns, ask, generate, script, talk
 from tiny import build_tiny
 from transformers import (
     Lfm2Config,
@@ -45,6 +45,26 @@ def test_a_turn_costs_only_its_new_tokens_and_says_what_a_fresh_reading_says(
         assert (reply.new_tokens, reply.finish) == (12, "length")
         known = reply.prompt_tokens + reply.new_tokens - 1
         assert speaker.tokens_computed == known
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_words_that_the_model_spelled_its_own_way_are_not_read_again(
+    style: str, make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = make_speaker(style)
+    spelled = [i for letter in "The blood." for i in speaker.tokenizer.encode(letter)]
+    assert spelled != speaker.tokenizer.encode("The blood.")
+    turns: Turns = [("user", QUESTIONS[0])]
+    script(monkeypatch, spelled)
+    reply = ask(speaker, turns, GREEDY.model_copy(update={"max_new_tokens": len(spelled)}))
+    monkeypatch.undo()
+    turns += [("assistant", reply.text), ("user", QUESTIONS[1])]
+    stream = speaker.stream(turns, GREEDY, noise_seed=1)
+    text = "".join(stream)
+    assert stream.reply.reused_tokens == reply.prompt_tokens + len(spelled) - 1
+    assert text == generate(speaker, stream.prompt_ids)
+    # A speaker that did not say them itself reads them as they are encoded.
+    assert len(make_speaker(style).stream(turns, GREEDY, noise_seed=1).prompt_ids) < len(stream.prompt_ids)
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -108,13 +108,10 @@ class Memory:
     def read(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Put tokens behind those read so far, and return the scores of what may follow, float32 [1, V].
 
-        An exception (Ctrl-C among them) leaves the memory as it was before.
+        After an exception, Ctrl-C among them, the next prompt has to `begin` first: that cuts every layer back to
+        tokens which were read whole.
         """
-        try:
-            scores_1V = self._pass(list(token_ids))
-        except BaseException:
-            self._cut(len(self.ids) if self.keeps else 0)
-            raise
+        scores_1V = self._pass(list(token_ids))
         self.ids += token_ids
         return scores_1V
 
