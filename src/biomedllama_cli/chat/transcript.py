@@ -104,6 +104,8 @@ def load_conversation(path: Path) -> tuple[Conversation, TranscriptFacts]:
         DataError: there is no such file, or its last line is no conversation: told by file and line.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a named pipe would be waited for
+            raise DataError(f"{path} cannot be loaded: it is no ordinary file.")
         lines = _split(path.read_bytes(), path)
     except FileNotFoundError:
         raise DataError(f"{path} cannot be loaded: there is no such file.") from None

@@ -169,9 +169,7 @@ def _iter_readable(path: Path) -> Iterator[Record | DataError]:
         hint = f"It holds {_shorten(held)}." if held else "It holds no file that is read."
         raise DataError(f"{path} is a folder; give one file", hint)
     if not path.is_file():
-        raise DataError(
-            f"{path}: there is no such file", "Give --data TASK=FILE the path of an existing file."
-        )
+        raise DataError(f"{path}: there is no such file", "Give the path of an existing file.")
     name = path.name.lower()
     if name.endswith(".parquet"):
         yield from _iter_parquet(path)
