@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-PROMPT, REPLY, TEXT = 256, 32, 512
-"""Tokens of the prompt, of the reply, and of the text that is scored."""
+TEXT = 512
+"""Tokens of the text that is scored."""
 ARMS = {
     "folder, fp32": ("folder", {"dtype": "fp32"}),
     "folder, bf16": ("folder", {"dtype": "bf16"}),
@@ -66,11 +66,11 @@ def read_ids(folder: Path) -> list[int]:
     return load_tokenizer(str(folder)).encode(SAMPLE_FILE.read_text(encoding="utf-8"))[:TEXT]
 
 
-def load_torch(kind: str, options: dict[str, str], folder: Path) -> Callable[[list[int]], Any]:
+def load_torch(kind: str, options: dict[str, str], folder: Path, threads: int) -> Callable[[list[int]], Any]:
     """Load a model of transformers and return its step: new ids in, the logits of each out, float32 [ids, V]."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     if kind == "transformers":
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -98,12 +98,17 @@ def load_torch(kind: str, options: dict[str, str], folder: Path) -> Callable[[li
     return step
 
 
-def load_llama_cpp() -> Callable[[list[int]], Any]:
+def load_llama_cpp(threads: int) -> Callable[[list[int]], Any]:
     """Load the file with llama.cpp and return the same kind of step."""
     import llama_cpp
 
     model = llama_cpp.Llama(
-        str(find_file()), n_ctx=2048, n_threads=2, n_threads_batch=2, logits_all=True, verbose=False
+        str(find_file()),
+        n_ctx=2048,
+        n_threads=threads,
+        n_threads_batch=threads,
+        logits_all=True,
+        verbose=False,
     )
 
     def step(ids: list[int], *, fresh: bool = False, every: bool = False) -> Any:
@@ -118,22 +123,26 @@ def load_llama_cpp() -> Callable[[list[int]], Any]:
     return step
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Measure one arm in this process."""
-    kind, options = ARMS[name]
+    (kind, options), folder = ARMS[name], given.folder
     ids = read_ids(folder)
     start = time.perf_counter()
-    step: Any = load_llama_cpp() if kind == "llama.cpp" else load_torch(kind, options, folder)
+    step: Any = (
+        load_llama_cpp(given.threads)
+        if kind == "llama.cpp"
+        else load_torch(kind, options, folder, given.threads)
+    )
     facts: dict[str, Any] = {"load_seconds": time.perf_counter() - start}
     facts |= {f"memory_{key}": value for key, value in read_memory().items()}
     step(ids[:8], fresh=True)
     start = time.perf_counter()
-    logits = step(ids[:PROMPT], fresh=True)
-    facts["prompt_tokens_per_second"] = PROMPT / (time.perf_counter() - start)
+    logits = step(ids[: given.prompt], fresh=True)
+    facts["prompt_tokens_per_second"] = given.prompt / (time.perf_counter() - start)
     start = time.perf_counter()
-    for _ in range(REPLY):
+    for _ in range(given.reply):
         logits = step([int(logits[-1].argmax())])
-    facts["reply_tokens_per_second"] = REPLY / (time.perf_counter() - start)
+    facts["reply_tokens_per_second"] = given.reply / (time.perf_counter() - start)
     facts["memory_peak_at_end"] = read_memory()["peak"]
     table = step(ids, fresh=True, every=True).astype(np.float64)
     table -= np.log(np.exp(table - table.max(1, keepdims=True)).sum(1, keepdims=True)) + table.max(
@@ -161,6 +170,8 @@ def run_arms(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 print(f"{name}: left out, {needs} is not installed", flush=True)
                 continue
             command = [sys.executable, __file__, "--folder", str(options.folder), "--arm", name]
+            for option in ("prompt", "reply", "threads"):
+                command += [f"--{option}", str(getattr(options, option))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode and not done.stdout.strip():
                 sys.exit(f"{name} failed: {done.stderr[-2000:]}")
@@ -179,11 +190,14 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, required=True, help="where the model's folder is made")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
+    parser.add_argument("--reply", type=int, default=32, help="tokens of the reply")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", help="measure this one, and print its figures")
     parser.add_argument("--no-result", action="store_true", help="write no result file")
     options = parser.parse_args()
     if options.arm:
-        print(json.dumps(measure(options.arm, options.folder)), flush=True)
+        print(json.dumps(measure(options.arm, options)), flush=True)
         return
     from report import write_result
     from smollm2 import build_smollm2
@@ -191,7 +205,8 @@ def main() -> None:
     build_smollm2(options.folder)
     found = run_arms(options)
     lines = [
-        f"SmolLM2-135M-Instruct, 2 threads; a prompt of {PROMPT} tokens and a reply of {REPLY}; medians of "
+        f"SmolLM2-135M-Instruct, threads: {options.threads}; a prompt of {options.prompt} tokens and a reply of "
+        f"{options.reply}; medians of "
         f"{options.repeats}; libraries included in memory.",
         "",
         "| arm | to load (s) | peak while loading (MiB) | held after it, files aside (MiB) | prompt tokens/s "

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from biomedllama_cli.engine.checkpoint import find_checkpoint, gather_weights
+from biomedllama_cli.engine.checkpoint import gather_weights
 from biomedllama_cli.engine.loop import Loop
+from biomedllama_cli.engine.saved_runs import find_checkpoint
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights
 from biomedllama_cli.models.load import load_model

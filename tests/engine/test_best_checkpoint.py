@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 
-from biomedllama_cli.engine.checkpoint import (
-    find_checkpoint,
-    find_newest_result,
-    list_checkpoints,
-    load_progress,
-    read_step,
-)
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.loop_parts import Best
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
+from biomedllama_cli.engine.saved_runs import find_checkpoint, find_newest_result, list_checkpoints, read_step
 from biomedllama_cli.engine.validation import Validation
 from biomedllama_cli.errors import Resumable
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from biomedllama_cli.engine.checkpoint import find_checkpoint, list_checkpoints, load_progress
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.saved_runs import find_checkpoint, list_checkpoints
 from biomedllama_cli.engine.schedule import learning_rate_at
 from biomedllama_cli.errors import ModelError, Resumable
 

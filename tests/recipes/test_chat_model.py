@@ -94,12 +94,14 @@ def test_a_hub_id_stays_one(tmp_path):
     assert find_chat_model(ChatSettings(workspace=tmp_path, model="owner/name")) == "owner/name"
 
 
-def test_choosing_a_named_model_loads_nothing_heavy(tmp_path, model):
+def test_choosing_a_model_loads_nothing_heavy(tmp_path, model):
+    newest = make_run(tmp_path, "mine", "instruct", saved=100)
     code = (
         "import sys\n"
         "from biomedllama_cli.recipes.chat_model import find_chat_model\n"
         "from biomedllama_cli.settings.chat import ChatSettings\n"
         f"find_chat_model(ChatSettings(model={str(model)!r}))\n"
+        f"assert find_chat_model(ChatSettings(workspace={str(tmp_path)!r})) == {str(newest)!r}\n"
         "heavy = {'torch', 'transformers', 'datasets', 'gguf', 'peft'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -18,6 +18,7 @@ from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, SettingsError, UnavailableError
 from biomedllama_cli.evaluation.output import load_results
 from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.recipes import evaluate_sources
 from biomedllama_cli.recipes.evaluate import evaluate
 
 
@@ -239,9 +240,7 @@ def test_a_plan_is_made_without_the_heavy_libraries(tmp_path):
 
 
 def test_without_a_model_the_newest_checkpoint_is_taken(tmp_path, model, monkeypatch, caplog):
-    from biomedllama_cli.engine import checkpoint
-
-    monkeypatch.setattr(checkpoint, "find_newest_result", lambda workspace: model)
+    monkeypatch.setattr(evaluate_sources, "find_newest_result", lambda workspace: model)
     with caplog.at_level(logging.INFO):
         report = run(tmp_path, None, task=["sample-questions"], limit=1)
     assert report.models == (str(model),)

@@ -33,8 +33,9 @@ from biomedllama_cli.corpus.manifest import (
     load_corpus,
 )
 from biomedllama_cli.corpus.shards import ShardWriter
-from biomedllama_cli.engine.checkpoint import find_checkpoint, find_newest_result, load_progress
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.saved_runs import find_checkpoint, find_newest_result
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
 from biomedllama_cli.models.load import load_model

@@ -33,14 +33,21 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from biomedllama_cli.engine.saved_runs import (
+    CHECKPOINTS,
+    MARKER,
+    PREFIX,
+    list_checkpoints,
+    name_checkpoint,
+    read_step,
+)
 from biomedllama_cli.engine.step import full_tensor
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.adapters import has_adapter, save_adapter
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS, STATE, MARKER, PREFIX = "checkpoints", "training_state", "COMPLETE", "step-"
-SETTINGS_FILE, REPORT_FILE = "settings.json", "report.json"
+STATE = "training_state"
 
 
 @dataclass(frozen=True)
@@ -213,71 +220,6 @@ def load_progress(checkpoint: Path) -> Progress:
             f"resume: the training state of {checkpoint} cannot be read: {error}.",
             hint="Resume an earlier checkpoint with --resume PATH.",
         ) from error
-
-
-def list_checkpoints(run_folder: Path) -> list[Path]:
-    """Return a run's complete checkpoints, oldest step first."""
-    found = (run_folder / CHECKPOINTS).glob(f"{PREFIX}*/{MARKER}")
-    return sorted((marker.parent for marker in found), key=read_step)
-
-
-def read_step(checkpoint: Path) -> int:
-    """Return the step in a checkpoint folder's name.
-
-    >>> read_step(Path("checkpoints/step-00000020"))
-    20
-    """
-    return int(checkpoint.name[len(PREFIX) :])
-
-
-def name_checkpoint(run_folder: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return run_folder / CHECKPOINTS / f"{PREFIX}{step:08d}"
-
-
-def find_checkpoint(run_folder: Path) -> Path | None:
-    """Return the newest complete checkpoint of one run."""
-    return next(reversed(list_checkpoints(run_folder)), None)
-
-
-def find_result(run_folder: Path) -> Path | None:
-    """Return the model a run has to show: what its report names (the best checkpoint, or merged adapters), else the
-    newest complete checkpoint.
-    """
-    try:
-        report = json.loads((run_folder / REPORT_FILE).read_text(encoding="utf-8"))
-        named = [Path(name).name for name in (report.get("merged"), report.get("checkpoint")) if name]
-    except (OSError, ValueError, TypeError, AttributeError):
-        return find_checkpoint(run_folder)
-    # By its name: a run folder may have been moved since.
-    places = [parent / name for name in named for parent in (run_folder, run_folder / CHECKPOINTS)]
-    there = [place for place in places if (place / MARKER).is_file() or (place / "config.json").is_file()]
-    return next(iter(there), find_checkpoint(run_folder))
-
-
-def find_newest_result(workspace: Path, *, of: str = "", but_of: str = "") -> Path | None:
-    """Return what the run of a workspace that saved last has to show.
-
-    Args:
-        workspace: holds `runs/`.
-        of: only runs of this command that tunes models are looked at.
-        but_of: runs of this command are left out.
-    """
-    runs = [*(workspace / "runs").glob("*"), *(workspace / "runs").glob("*/seed-*")]
-    commands = {run: _read_command(run) for run in runs}
-    fitting = [run for run in runs if commands[run] != but_of and (not of or commands[run] == of)]
-    saved = [(newest / MARKER, run) for run in fitting if (newest := find_checkpoint(run))]
-    if not saved:
-        return None
-    return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])
-
-
-def _read_command(run_folder: Path) -> str | None:
-    """Return the command of a run that tunes a model."""
-    try:
-        return str(json.loads((run_folder / SETTINGS_FILE).read_text(encoding="utf-8"))["job"]["command"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def remove_old_checkpoints(run_folder: Path, keep: int, best_step: int | None = None) -> None:

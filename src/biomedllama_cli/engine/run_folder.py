@@ -21,16 +21,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomedllama_cli.corpus.disk import explain_full_disk
-from biomedllama_cli.engine.checkpoint import (
+from biomedllama_cli.engine.checkpoint import Progress, load_progress, remove_leftovers
+from biomedllama_cli.engine.saved_runs import (
     MARKER,
     REPORT_FILE,
     SETTINGS_FILE,
-    Progress,
     find_checkpoint,
     list_checkpoints,
-    load_progress,
     read_step,
-    remove_leftovers,
 )
 from biomedllama_cli.errors import DataError, OutputError
 

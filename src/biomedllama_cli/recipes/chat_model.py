@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biomedllama_cli.engine.saved_runs import find_newest_result
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.adapter_folder import find_adapter, find_tokenizer_source
 from biomedllama_cli.models.gguf import find_gguf, read_gguf
@@ -53,8 +54,6 @@ def find_chat_model(settings: ChatSettings) -> str:
     """
     if settings.model:
         return find_source(settings.model)
-    from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
-
     for command, what in (("instruct", "newest result of `instruct`"), ("", "newest checkpoint of any run")):
         if newest := find_newest_result(settings.workspace, of=command):
             why = "" if command else ", which holds none of `instruct`"

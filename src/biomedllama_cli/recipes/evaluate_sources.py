@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from biomedllama_cli.engine.saved_runs import find_newest_result, find_result
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.journal import find_in_journals
 from biomedllama_cli.evaluation.output import RESULTS_FILE
@@ -36,8 +37,6 @@ def find_models(settings: EvaluateSettings) -> list[str]:
                     source,
                 )
         return sources
-    from biomedllama_cli.engine.checkpoint import find_newest_result  # loads torch
-
     checkpoint = find_newest_result(settings.workspace)
     if checkpoint is None:
         raise ModelError(
@@ -134,8 +133,6 @@ def find_result_of_run(source: str) -> str:
     folder = Path(source).expanduser()
     if not (folder / "checkpoints").is_dir():
         return source
-    from biomedllama_cli.engine.checkpoint import find_result  # loads torch
-
     newest = find_result(folder)
     if newest is not None:
         logger.info("the model given is a run folder: taking %s", newest)

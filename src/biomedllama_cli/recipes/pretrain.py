@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator
 
 from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type
-from biomedllama_cli.engine.checkpoint import REPORT_FILE, RunFolder
+from biomedllama_cli.engine.checkpoint import RunFolder
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
+from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model

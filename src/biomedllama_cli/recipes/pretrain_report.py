@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from biomedllama_cli import __version__
-from biomedllama_cli.engine.checkpoint import REPORT_FILE
 from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.wording import name_count
 
 

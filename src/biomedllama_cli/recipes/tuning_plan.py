@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.engine.accelerator import choose_device_type
-from biomedllama_cli.engine.checkpoint import find_newest_result
 from biomedllama_cli.engine.model_fit import find_positions
 from biomedllama_cli.engine.run_folder import Job, RunStart
+from biomedllama_cli.engine.saved_runs import find_newest_result
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.tuning_data import TuningData
 from biomedllama_cli.engine.tuning_rows import TuningRows

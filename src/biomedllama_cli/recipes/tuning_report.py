@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from biomedllama_cli.engine.checkpoint import REPORT_FILE
+from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.instructions.counts import list_counts
 from biomedllama_cli.settings.evaluate import ProtocolSettings
 from biomedllama_cli.wording import name_count
