@@ -95,9 +95,20 @@ class Speaker:
             return Stream("forget it", finish="length")
         if word == "loop":
             return Stream("again again", finish="repetition")
+        if word == "warn":
+            return Stream(_warn())
         if word == "fail":
             raise RuntimeError("out of memory\x1b[31m")
         return Stream(f"{self._name} heard {len(turns[-1][1])} characters.")
+
+
+def _warn() -> Iterator[str]:
+    for number in range(40):
+        if number == 20:
+            logging.getLogger("biomedllama_cli.chat").warning("in the \x1b]0;x\x07middle")
+            print("somebody prints")
+        time.sleep(0.005)
+        yield f"word{number} "
 
 
 def _split(text: str) -> Iterator[str]:
@@ -122,6 +133,12 @@ def _facts(name: str) -> ModelFacts:
     return ModelFacts(facts | {"weights_sha256": "ab" * 32}, "chat", "the model's own chat template", 2048)
 
 
+def _load_other(name: str, log: Path) -> tuple[Speaker, ModelFacts]:
+    if name == "forever":
+        time.sleep(3600)
+    return Speaker(name, log), _facts(name)
+
+
 def _save(path: Path, session: ChatSession) -> None:
     with open_private(path, "replace") as file:
         json.dump([[each.question, each.reply.text] for each in session.conversation.exchanges], file)
@@ -143,7 +160,7 @@ def main() -> int:
     )
     facts = TerminalFacts(tuple(map(_facts, names)), "shelf: 3 documents, 4 passages" if given.corpus else "")
     services = Services(
-        load_other=lambda name: (Speaker(name, given.log), _facts(name)),
+        load_other=lambda name: _load_other(name, given.log),
         ask_exam=lambda text, session: [],
         save=_save,
         load=lambda path, session: ["It was held with another model."],

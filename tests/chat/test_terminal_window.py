@@ -166,6 +166,28 @@ def test_a_second_model_can_join_and_leave(start: Start) -> None:
         chat.expect("tiny answers alone.")
 
 
+def test_ctrl_c_breaks_the_loading_of_a_model_off(start: Start) -> None:
+    with start() as chat:
+        chat.say("/compare forever")
+        chat.expect("Loading forever ...")
+        chat.press("ctrl-c")
+        chat.expect("Interrupted.")
+        chat.say("hello")
+        chat.expect("tiny heard 5 characters.")
+        assert "tiny | forever" not in chat.text
+
+
+def test_what_is_logged_while_a_reply_comes_stands_above_it(start: Start) -> None:
+    with start(columns=50) as chat:
+        chat.say("warn")
+        chat.expect("tokens reused")
+        leave(chat)
+        assert re.findall(r"word(\d+)", chat.text) == [str(number) for number in range(40)]
+        assert "Warning: in the ␛]0;x␇middle" in " ".join(chat.text.split())
+        assert "somebody prints" in chat.lines
+        assert chat.title == ""
+
+
 @pytest.mark.parametrize("columns", [40, 200])
 def test_help_fits_the_window(start: Start, columns: int) -> None:
     with start(columns=columns, rows=60) as chat:
@@ -227,6 +249,17 @@ def test_the_chat_stays_on_the_terminal_when_one_stream_leads_elsewhere(
     else:
         assert chat.text.endswith("the report")
         assert log.read_bytes() == b""
+
+
+def test_the_terminal_loads_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, biomedllama_cli.chat.terminal.app; "
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=make_env(), timeout=60
+    )
+    assert done.stdout == "[]\n"
 
 
 def make_env() -> dict[str, str]:

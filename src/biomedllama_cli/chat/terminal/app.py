@@ -54,9 +54,8 @@ def run_terminal(
 def _choose_editor(talk: Talk) -> Editor:
     if talk.screen.moves and sys.stdin.isatty():
         history_file = talk.session.settings.transcript.history_file
-        return LineEditor(
-            talk.screen.terminal, talk.interrupts, lambda before: complete(talk, before), history_file
-        )
+        kept = None if history_file is None else history_file.expanduser()
+        return LineEditor(talk.screen.terminal, talk.interrupts, lambda before: complete(talk, before), kept)
     return PlainReader(talk.screen.write, talk.interrupts)
 
 

@@ -200,7 +200,7 @@ class Talk:
         """Write the conversation into the file that the settings name, if they do."""
         path = self.session.settings.transcript.save
         if path is not None and self.session.conversation.exchanges:
-            self.services.save(path, self.session)
+            self.services.save(path.expanduser(), self.session)
 
     def tell_error(self, error: UserError) -> None:
         """Say what went wrong; the chat goes on."""

@@ -89,8 +89,7 @@ def describe_model(facts: Mapping[str, object]) -> str:
     parts = [str(facts["source"])]
     parameters = facts.get("parameters")
     if isinstance(parameters, int):
-        scale, unit = (1e9, "B") if parameters >= 1e9 else (1e6, "M")
-        parts.append(f"{parameters / scale:,.1f}{unit} parameters")
+        parts.append(f"{_count(parameters)} parameters")
     if facts.get("dtype"):
         parts.append(f"{facts['dtype']} on {facts['device']}" if facts.get("device") else f"{facts['dtype']}")
     if facts.get("quantize") not in (None, "", "none"):
@@ -100,6 +99,11 @@ def describe_model(facts: Mapping[str, object]) -> str:
     if facts.get("revision"):
         parts.append(f"revision {str(facts['revision'])[:12]}")
     return " · ".join(parts)
+
+
+def _count(number: int) -> str:
+    scale, unit = (1e9, "B") if number >= 1e9 else (1e6, "M")
+    return f"{number / scale:,.1f}{unit}" if number >= 1e6 else f"{number:,}"
 
 
 def describe_saving(settings: ChatSettings) -> str:
