@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_llama import TinyModel, build_tiny_model
 
 from biomedllama_cli.chat.answers_file import load_facts, name_facts_file
 from biomedllama_cli.chat.conversation import Passage
-from biomedllama_cli.errors import DataError, OutputError, Resumable
+from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable
 from biomedllama_cli.evaluation.refilling import RefilledBatch
 from biomedllama_cli.instructions.sources.catalogue import read_source
 from biomedllama_cli.recipes.chat_file import answer_file, find_answers
+from biomedllama_cli.recipes.chat_file_run import FileRun
 from biomedllama_cli.recipes.chat_load import Voice, load_voices
 from biomedllama_cli.settings.chat import ChatSettings
 
@@ -244,6 +246,34 @@ def test_questions_that_do_not_fit_are_refused_before_any_is_answered(
     with pytest.raises(DataError, match=r"questions cannot be asked:\n  id 'q"):
         run(settings)
     assert list_files(tmp_path) == [questions.name]
+
+
+def test_the_same_command_twice_at_once_is_refused(
+    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = build_settings(chatty, questions, tmp_path / "answers.jsonl")
+    voices = load(settings)
+    arguments = (settings, [voice.speaker for voice in voices], [voice.facts for voice in voices])
+    answer = FileRun.answer
+
+    def start_again(self: FileRun) -> None:
+        monkeypatch.setattr(FileRun, "answer", answer)
+        with pytest.raises(OutputError, match="the same command is running already"):
+            answer_file(*arguments)
+        answer(self)
+
+    monkeypatch.setattr(FileRun, "answer", start_again)
+    assert answer_file(*arguments).questions == 14
+
+
+def test_a_model_without_numbers_is_told(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
+    settings = build_settings(chatty, questions, tmp_path / "answers.jsonl")
+    voices = load(settings)
+    with torch.no_grad():
+        voices[0].speaker.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="no numbers") as error:
+        answer_file(settings, [voices[0].speaker], [voices[0].facts])
+    assert "fp32" in error.value.hint
 
 
 def test_facts_name_no_folder_to_remove(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:

@@ -38,7 +38,8 @@ class AnswerFacts(Frozen):
         batch_size: questions answered at once by the last start.
         work: name of the folder in which answers were kept until all were there.
         versions: of this package and its libraries.
-        counts: what the answers came to, per model: how many by finish, tokens, conversations that lost turns.
+        counts: what the answers came to, per model: how many by finish, tokens, how many said nothing, and
+            conversations that lost turns.
         seconds: of the last start, without loading.
         new_tokens: written by the last start.
     """

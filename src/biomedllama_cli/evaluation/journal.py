@@ -97,7 +97,7 @@ class Keeper:
 
 
 EVALUATION = Keeper(".evaluate-", "evaluation", "Give another --output-dir.")
-ANSWERING = Keeper(".chat-", "answering", "Give another --output.", 0o700)
+ANSWERING = Keeper(".chat-", "command", "Give another --output.", 0o700)
 
 
 def name_work_folder(parent: Path, identity: dict[str, Any], keeper: Keeper = EVALUATION) -> Path:

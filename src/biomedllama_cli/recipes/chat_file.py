@@ -17,7 +17,7 @@ from biomedllama_cli.chat.answers_file import (
     load_facts,
 )
 from biomedllama_cli.chat.private_files import make_private_folder
-from biomedllama_cli.chat.questions_file import read_questions
+from biomedllama_cli.chat.questions_file import FileQuestion, read_questions
 from biomedllama_cli.chat.retrieval.library import Library
 from biomedllama_cli.chat.speaker import Speaker
 from biomedllama_cli.engine.signals import StopRequest
@@ -104,8 +104,7 @@ def answer_file(
         return known
     file, output = name_files(settings)
     questions = read_questions(file, settings.style.system)
-    with Progress("looking up", len(questions), "questions") as progress:
-        asked = look_up(questions, library, settings.sources.passages, progress.advance)
+    asked = _look_up(questions, settings, library)
     given = [encode_questions(speaker, asked, settings.reply, settings.seed) for speaker in speakers]
     identity = _identify(settings, speakers, facts, library)
     make_private_folder(output.parent)
@@ -119,6 +118,16 @@ def answer_file(
         written = run.write(output, facts, library)
     remove_journal(journal.folder)
     return FileReport.of(written, output, found=found // len(speakers))
+
+
+def _look_up(
+    questions: Sequence[FileQuestion], settings: ChatSettings, library: Library | None
+) -> list[LookedUp]:
+    count = settings.sources.passages
+    if library is None:
+        return look_up(questions, None, count)
+    with Progress("looking up", len(questions), "questions") as progress:
+        return look_up(questions, library, count, progress.advance)
 
 
 def _is_model(fact: Mapping[str, Any], source: str) -> bool:

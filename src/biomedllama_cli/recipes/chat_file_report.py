@@ -29,7 +29,8 @@ class FileReport(Frozen):
         questions: how many were asked.
         found: how many an earlier start had answered.
         models: facts of the model, and of the one it is compared with.
-        counts: what the answers came to, per model: how many by finish, tokens, conversations that lost turns.
+        counts: what the answers came to, per model: how many by finish, tokens, how many said nothing, and
+            conversations that lost turns.
         style: how conversations were written for the first model.
         seed: of the sampling, as given.
         corpus: whose passages were in the prompts.
@@ -86,6 +87,10 @@ class FileReport(Frozen):
                 f"{counts['finish'][end]:,} {said}" for end, said in ENDS.items() if end in counts["finish"]
             ]
             lines.append(f"  {sanitise(str(model['source']))} ({model.get('template')}): {'; '.join(ends)}")
+            if counts["empty"]:
+                lines.append(
+                    f"    {name_count(counts['empty'], 'answer')} without a word, which `instruct` refuses"
+                )
             if counts["trimmed"]:
                 trimmed = name_count(counts["trimmed"], "conversation")
                 lines.append(f"    {trimmed} lost earlier turns, which had no room in the context")

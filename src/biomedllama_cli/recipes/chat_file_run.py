@@ -142,6 +142,7 @@ def _count(replies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "finish": dict(sorted(Counter(reply["finish"] for reply in replies).items())),
         "prompt_tokens": sum(reply["prompt_tokens"] for reply in replies),
         "new_tokens": sum(reply["new_tokens"] for reply in replies),
+        "empty": sum(not reply["answer"].strip() for reply in replies),
         "trimmed": sum(reply["dropped_turns"] > 0 for reply in replies),
     }
 
