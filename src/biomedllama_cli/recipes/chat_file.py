@@ -8,14 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from biomedllama_cli.chat.answering import (
-    encode_questions,
-    look_up,
-)
-from biomedllama_cli.chat.answers_file import (
-    check_output,
-    load_facts,
-)
+from biomedllama_cli.chat.answering import LookedUp, encode_questions, look_up
+from biomedllama_cli.chat.answers_file import check_output, load_facts
 from biomedllama_cli.chat.private_files import make_private_folder
 from biomedllama_cli.chat.questions_file import FileQuestion, read_questions
 from biomedllama_cli.chat.retrieval.library import Library
