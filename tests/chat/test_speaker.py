@@ -177,6 +177,8 @@ def test_a_long_prompt_is_read_in_parts_and_projected_once_each(
     assert shapes[: length // 32] == [(32, 1)] * (length // 32)
     assert shapes[length // 32 :] == [(length % 32, 1)] + [(1, 1)] * 11
     assert text == generate(speaker, stream.prompt_ids)
+    # No room is kept for more than the context.
+    assert {layer.keys.shape[-2] for layer in speaker.memory._cache.layers} == {speaker.context_length}
 
 
 def test_a_seed_says_the_same_again_and_others_differ(make_speaker: MakeSpeaker) -> None:

@@ -103,6 +103,25 @@ def test_a_stopped_reply_keeps_its_part_and_the_conversation_goes_on(
     assert again.text == generate(speaker, speaker.memory.ids[: again.prompt_tokens])
 
 
+def test_a_reply_may_be_stopped_while_its_prompt_is_read(
+    make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.chat.memory.CHUNK_TOKENS", 32)
+    speaker = make_speaker()
+    turns = [("user", "What is aspirin? " * 10)]
+    stream = speaker.stream(turns, GREEDY, noise_seed=1)
+    handle = speaker.model.register_forward_hook(lambda *_: stream.stop())
+    try:
+        assert list(stream) == []
+    finally:
+        handle.remove()
+    assert (stream.reply.text, stream.reply.finish, stream.reply.new_tokens) == ("", "interrupted", 0)
+    assert speaker.tokens_computed == 32
+    again = ask(speaker, turns)
+    assert again.reused_tokens == 32
+    assert again.text == generate(speaker, stream.prompt_ids)
+
+
 def test_a_signal_handler_may_stop_a_reply(make_speaker: MakeSpeaker) -> None:
     stream = make_speaker().stream([("user", QUESTIONS[0])], GREEDY, noise_seed=1)
     before = signal.signal(signal.SIGUSR1, lambda *_: stream.stop())

@@ -25,18 +25,22 @@ class GrowingLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values (1, H, T, K), with room for more behind them.
 
     Which keys a token sees is the mask's business, so one kind of layer serves full attention and sliding windows.
+
+    Args:
+        longest: no room is made for more tokens than these before they come.
     """
 
     is_sliding = False
     is_croppable = True
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int) -> None:
         super().__init__()
+        self.longest = longest
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make the first room."""
-        self.keys, self.values = _make_room(key_states, 0), _make_room(value_states, 0)
+        """Begin with no tokens."""
+        self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
         self.is_initialized = True
 
     def update(
@@ -45,8 +49,8 @@ class GrowingLayer(CacheLayerMixin):  # type: ignore[misc]
         """Append, and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = _append(self.keys, key_states, self.length)
-        self.values = _append(self.values, value_states, self.length)
+        self.keys = self._append(self.keys, key_states)
+        self.values = self._append(self.values, value_states)
         self.length += key_states.shape[-2]
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
 
@@ -66,16 +70,31 @@ class GrowingLayer(CacheLayerMixin):  # type: ignore[misc]
         """Return -1: there is no limit."""
         return -1
 
+    def _append(self, room: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Write states behind those held, in larger room where there is too little."""
+        batch, heads, length, size = states.shape
+        end = self.length + length
+        if end > room.shape[-2]:
+            larger = states.new_empty(
+                batch, heads, max(end, min(max(_FIRST_ROOM, 2 * end), self.longest)), size
+            )
+            larger[..., : self.length, :] = room[..., : self.length, :]
+            room = larger
+        room[..., self.length : end, :] = states
+        return room
+
 
 class Memory:
     """Puts tokens through a model, each one once where the model allows that.
 
     Args:
         model: a causal language model in evaluation mode.
+        longest: tokens that it is to hold at most.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, longest: int) -> None:
         self.model = model
+        self.longest = longest
         self.ids: list[int] = []
         """The tokens read so far, whose keys and values are kept."""
         self.tokens_computed = 0
@@ -136,7 +155,7 @@ class Memory:
 
     def _build_cache(self) -> Cache:
         if self.keeps:
-            return Cache(layers=[GrowingLayer() for _ in range(_count_plain_layers(self.model))])
+            return Cache(layers=[GrowingLayer(self.longest) for _ in range(_count_plain_layers(self.model))])
         return DynamicCache(config=self.model.config)
 
     def _cut(self, length: int) -> None:
@@ -168,19 +187,3 @@ def _count_plain_layers(model: PreTrainedModel) -> int:
     layers = DynamicCache(config=model.config).layers
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     return len(layers) if plain else 0
-
-
-def _make_room(states: torch.Tensor, held: int) -> torch.Tensor:
-    batch, heads, length, size = states.shape
-    return states.new_empty(batch, heads, max(_FIRST_ROOM, 2 * (held + length)), size)
-
-
-def _append(room: torch.Tensor, states: torch.Tensor, held: int) -> torch.Tensor:
-    """Write states behind those held, in larger room where there is too little."""
-    end = held + states.shape[-2]
-    if end > room.shape[-2]:
-        larger = _make_room(states, held)
-        larger[..., :held, :] = room[..., :held, :]
-        room = larger
-    room[..., held:end, :] = states
-    return room

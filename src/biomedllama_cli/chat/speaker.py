@@ -48,7 +48,7 @@ class Speaker:
         self._control_ids = {
             token.token_id for token, special in list_control_tokens(tokenizer).values() if special
         }
-        self.memory = Memory(model)
+        self.memory = Memory(model, context_length)
         """What it has read."""
         self._said: dict[str, list[int]] = {}
         self.latest: ReplyStream | None = None
