@@ -56,6 +56,7 @@ def test_a_value_changes_and_nothing_else(
         ('"none"', ()),
         ("none", ()),
         ("", ()),
+        ('"a"b c', ('"a"b', "c")),
         ('it"s', ('it"s',)),
         ('"', ('"',)),
     ],
