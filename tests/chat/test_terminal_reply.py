@@ -18,7 +18,7 @@ from biomedllama_cli.chat.terminal.screen import Screen
 
 _OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[1A|\x1b\[2K|\x1b\[\?25[lh]|\r")
 """Styles, the cursor one line up, a line erased, the cursor hidden and shown."""
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Terminal(io.StringIO):
@@ -122,6 +122,10 @@ def test_the_target_of_a_link_stands_beside_it_and_nothing_is_hidden() -> None:
 
 def test_lines_of_a_reply_stay_lines() -> None:
     assert show(stream("A. one\nB. two", 4)) == ["A. one", "B. two"]
+
+
+def test_numbered_items_keep_their_numbers_and_points() -> None:
+    assert show(stream("3. three\n4. four\n\n   more\n", 5)) == ["3. three", "4. four", "   more"]
 
 
 def test_finished_blocks_leave_the_part_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def _history(talk: Talk, rest: str) -> None:
         talk.screen.show(f"{number} > {exchange.question}", "bold")
         talk.show_reply(exchange.reply)
         if exchange.other is not None:
-            talk.screen.show(f"{number} > the other model:", "bold")
+            talk.screen.show("the other model:", "bold cyan")
             talk.show_reply(exchange.other)
 
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.console import JustifyMethod, RenderableType
-from rich.markdown import Heading, Markdown
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
+from rich.markdown import Heading, ListItem, Markdown
+from rich.segment import Segment
 from rich.text import Text
 
 from biomedllama_cli.chat.terminal.sanitise import sanitise
@@ -31,7 +32,7 @@ def render_markdown(text: str) -> RenderableType:
     if len(text) > _LONGEST_BLOCK:
         return Text(text)
     markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
-    markdown.elements = {**Markdown.elements, "heading_open": _Heading}  # type: ignore[misc]
+    markdown.elements = {**Markdown.elements, "heading_open": _Heading, "list_item_open": _Item}  # type: ignore[misc]
     markdown.parsed = _parser.parse(text)
     _prepare_tokens(markdown.parsed)
     return markdown
@@ -41,6 +42,20 @@ class _Heading(Heading):
     """A heading at the left margin, where the rest of the text begins."""
 
     LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}
+
+
+class _Item(ListItem):
+    """An item of a list, its number with the point it was written with."""
+
+    def render_number(
+        self, console: Console, options: ConsoleOptions, number: int, last_number: int
+    ) -> RenderResult:
+        """Yield the segments of a numbered item."""
+        pointed = f"{number}."
+        for place, segment in enumerate(super().render_number(console, options, number, last_number)):
+            assert isinstance(segment, Segment)
+            width = len(segment.text)
+            yield segment if place else Segment(pointed.rjust(width - 1) + " ", segment.style)
 
 
 def split_finished(text: str) -> int:
