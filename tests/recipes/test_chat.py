@@ -122,7 +122,7 @@ def test_a_seed_gives_the_same_answer_in_another_process(
 
 
 def test_what_was_found_stands_in_the_prompt_and_under_the_answer(model: Path, shelf: Path) -> None:
-    report = ask(model, sources={"corpus": shelf, "passages": 1, "passage_words": 20})
+    report = ask(model, sources={"corpus": shelf, "passages": 1, "passage_words": 40})
     assert report.sources is not None
     (source,) = report.sources
     assert (source.number, source.pmid, source.title) == (1, 71, "Cress and humming.")
@@ -130,7 +130,7 @@ def test_what_was_found_stands_in_the_prompt_and_under_the_answer(model: Path, s
     assert report.prompt.endswith(f"Question: {QUESTION}")
     assert report.question == QUESTION
     assert report.lines()[-2:] == ["Sources:", f"[1] {source.citation}"]
-    assert source.text.startswith("Cress that was hummed to")
+    assert "Cress that was hummed to" in source.text
 
 
 def test_a_question_that_no_passage_knows_goes_without(model: Path, shelf: Path) -> None:

@@ -78,12 +78,17 @@ class Style:
         if self._template is None:
             return _write_bare(turns)
         try:
-            return self._template.write(turns)
+            pieces = self._template.write(turns)
         except TemplateRefusal as refusal:
             raise SettingsError(
                 refusal.message,
                 f"Change or leave out the system message (--system). {_OTHER_WAYS}",
             ) from None
+        if not any(piece.text for piece in pieces):
+            raise SettingsError(
+                "template: the model's chat template writes nothing of this conversation.", _OTHER_WAYS
+            )
+        return pieces
 
 
 def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
