@@ -29,7 +29,7 @@ def test_passages_are_numbered_and_the_question_stands_last() -> None:
     prompt = write_prompt(QUESTION, [PLAIN, Passage("It did.", "blake2b:00")])
     lines = prompt.split("\n")
     assert lines[2] == "[1] PMID 7 \u00b7 On cress \u2014 Cress grew."
-    assert lines[4] == "[2] blake2b:00 \u2014 It did."
+    assert lines[4] == "[2] It did."
     assert lines[-1] == f"Question: {QUESTION}"
     assert "[1]" in lines[-3]  # how to cite
 
