@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -317,27 +316,42 @@ def test_a_signal_keeps_what_is_answered_and_the_same_command_continues(
     assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
 
 
+KILLED = """
+import os, runpy, signal
+from biomedllama_cli.evaluation.journal import Journal
+append, left = Journal.append, iter(range(5, 0, -1))
+def die(self, *arguments):
+    append(self, *arguments)
+    if next(left) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+Journal.append = die
+runpy.run_module("biomedllama_cli", run_name="__main__")
+"""
+
+
 def test_a_killed_run_ends_with_the_same_bytes(
     tmp_path: Path, chatty: TinyModel, questions: Path, repository: Path
 ) -> None:
     whole, output = tmp_path / "whole.jsonl", tmp_path / "killed" / "answers.jsonl"
     run(build_settings(chatty, questions, whole))
-    line = [sys.executable, "-m", "biomedllama_cli", "chat", "--model", str(chatty.folder), "--device", "cpu"]
-    line += ["--file", str(questions), "--output", str(output), "--batch-size", "2"]
-    line += ["--max-new-tokens", "12", "--temperature", "0.8"]
+    line = ["chat", "--model", str(chatty.folder), "--device", "cpu", "--batch-size", "2"]
+    line += [
+        "--file",
+        str(questions),
+        "--output",
+        str(output),
+        "--max-new-tokens",
+        "12",
+        "--temperature",
+        "0.8",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository / "src")}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not any(output.parent.glob(".chat-*/finished-0.jsonl")) or not any(
-        path.stat().st_size for path in output.parent.glob(".chat-*/finished-0.jsonl")
-    ):
-        assert process.poll() is None, "it ended before anything was answered"
-        assert time.monotonic() < until
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert not output.exists()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *line], env=environment, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name[:6] for path in output.parent.iterdir()] == [".chat-"]
     report = run(build_settings(chatty, questions, output))
-    assert 0 < report.found < 14
+    assert report.found == 5
     assert output.read_bytes() == whole.read_bytes()
     assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
