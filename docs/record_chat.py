@@ -10,6 +10,7 @@ What is typed stands in `SESSION`; what the picture shows is what the terminal h
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,18 +29,23 @@ SESSION = (
     "/quit",
 )
 COLUMNS, ROWS = 100, 90
-QUIET_SECONDS = 4.0
-"""A reply has ended when the terminal has been still for so long."""
+QUIET_SECONDS = 1.0
+"""The prompt that ends a reply has come when it stands last and the terminal has been still for so long."""
+PROMPT_END = ">"
 
 
 def record(arguments: list[str], session: tuple[str, ...]) -> pyte.Screen:
     """Type a session into `biomedllama chat` and return the terminal's screen after it."""
     screen = pyte.Screen(COLUMNS, ROWS)
     stream = pyte.ByteStream(screen)
+    # The cursor's place is asked for by prompt_toolkit, and answered by no screen of pyte.
     child = pexpect.spawn(
-        sys.executable, ["-m", "biomedllama_cli", "chat", *arguments], dimensions=(ROWS, COLUMNS), timeout=600
+        sys.executable,
+        ["-m", "biomedllama_cli", "chat", *arguments],
+        dimensions=(ROWS, COLUMNS),
+        env=os.environ | {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"},
     )
-    _wait_for_prompt(child, stream, screen, first=True)
+    _wait_for_prompt(child, stream, screen)
     for line in session:
         child.send(line + "\r")
         _wait_for_prompt(child, stream, screen)
@@ -47,19 +53,22 @@ def record(arguments: list[str], session: tuple[str, ...]) -> pyte.Screen:
     return screen
 
 
-def _wait_for_prompt(
-    child: pexpect.spawn, stream: pyte.ByteStream, screen: pyte.Screen, *, first: bool = False
-) -> None:
-    """Feed the screen until the program is still and waits for input, or has ended."""
-    still_since, begun = time.monotonic(), not first
-    while time.monotonic() - still_since < QUIET_SECONDS or not begun:
+def _wait_for_prompt(child: pexpect.spawn, stream: pyte.ByteStream, screen: pyte.Screen) -> None:
+    """Feed the screen until an empty prompt stands last, or the program has ended."""
+    still_since = time.monotonic()
+    while time.monotonic() - still_since < QUIET_SECONDS or not _ends_in_prompt(screen):
         try:
             stream.feed(child.read_nonblocking(1 << 16, timeout=0.2))
             still_since = time.monotonic()
         except pexpect.TIMEOUT:
-            begun = begun or any(line.strip() for line in screen.display)
+            continue
         except pexpect.EOF:
             return
+
+
+def _ends_in_prompt(screen: pyte.Screen) -> bool:
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    return bool(lines) and lines[-1].endswith(PROMPT_END)
 
 
 def draw(screen: pyte.Screen) -> Text:

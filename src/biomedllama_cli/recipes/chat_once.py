@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from biomedllama_cli.chat.retrieval.library import Library
 from biomedllama_cli.chat.session import Asking, ChatSession
 from biomedllama_cli.chat.transcript import load_conversation, save_conversation
 from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
-from biomedllama_cli.recipes.chat_load import Voice, logger
+from biomedllama_cli.recipes.chat_load import Voice
 from biomedllama_cli.recipes.chat_report import ChatReport, build_report
 from biomedllama_cli.settings.chat import ChatSettings
+
+logger = logging.getLogger(__name__)
 
 
 def answer_question(
@@ -30,10 +33,7 @@ def answer_question(
         SettingsError: the question does not fit the context, or the template does not take it.
         OutputError: the transcript cannot be written.
     """
-    session = ChatSession([voice.speaker for voice in voices], settings, library)
-    if settings.transcript.load is not None:
-        for said in resume(session, settings.transcript.load, voices, library):
-            logger.info("%s", said)
+    session = begin_session(settings, voices, library)
     asking = session.begin(question)
     exchange = session.finish(asking, [_answer(session, asking, number) for number in range(len(voices))])
     if settings.transcript.save is not None:
@@ -45,6 +45,21 @@ def answer_question(
         exchange,
         looked_up=library is not None,
     )
+
+
+def begin_session(settings: ChatSettings, voices: Sequence[Voice], library: Library | None) -> ChatSession:
+    """Return a new conversation, or the one that is loaded; a system message that was given replaces a loaded one.
+
+    Raises:
+        DataError: the transcript cannot be read, or is none.
+    """
+    session = ChatSession([voice.speaker for voice in voices], settings, library)
+    if settings.transcript.load is not None:
+        for said in resume(session, settings.transcript.load, voices, library):
+            logger.warning("%s", said)
+        if settings.style.system:
+            session.set_system(settings.style.system)
+    return session
 
 
 def resume(session: ChatSession, path: Path, voices: Sequence[Voice], library: Library | None) -> list[str]:

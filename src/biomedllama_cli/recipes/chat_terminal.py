@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from biomedllama_cli.chat.terminal.talk import Services
 from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts
 from biomedllama_cli.recipes.chat_load import Voice, load_voice
 from biomedllama_cli.recipes.chat_model import find_source
-from biomedllama_cli.recipes.chat_once import resume, save
+from biomedllama_cli.recipes.chat_once import begin_session, resume, save
 from biomedllama_cli.settings.chat import ChatSettings
 from biomedllama_cli.wording import name_count
-
-logger = logging.getLogger(__name__)
 
 
 def hold_conversation(settings: ChatSettings, voices: Sequence[Voice], library: Library | None) -> None:
@@ -36,7 +33,7 @@ def hold_conversation(settings: ChatSettings, voices: Sequence[Voice], library: 
         Resumable: a signal ended it, and the conversation is saved.
         OutputError: a file of the chat cannot be written.
     """
-    session = ChatSession([voice.speaker for voice in voices], settings, library)
+    session = begin_session(settings, voices, library)
     models = _Models(settings, list(voices))
 
     def save_session(path: Path, session: ChatSession) -> None:
@@ -45,9 +42,6 @@ def hold_conversation(settings: ChatSettings, voices: Sequence[Voice], library: 
     def load_session(path: Path, session: ChatSession) -> Sequence[str]:
         return resume(session, path, models.find(session), library)
 
-    if settings.transcript.load is not None:
-        for said in load_session(settings.transcript.load, session):
-            logger.warning("%s", said)
     corpus = ""
     if library is not None:
         counts = f"{name_count(library.documents, 'document')}, {name_count(library.passages, 'passage')}"
