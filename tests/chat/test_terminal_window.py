@@ -120,6 +120,15 @@ def test_without_colour_a_reply_is_plain_text(start: Start, env: dict[str, str |
             assert b"\x1b" not in chat.raw
 
 
+def test_a_terminal_without_unicode_is_given_the_numbers_of_letters(tmp_path: Path) -> None:
+    with start_chat("--log", str(tmp_path / "log"), columns=160, env={"PYTHONIOENCODING": "ascii"}) as chat:
+        chat.expect("chat >")
+        chat.say("hostile")
+        chat.expect("tokens reused")
+        assert "\\u241b[2J\\u241b[H\\u241b]0;owned\\u2407" in chat.text
+        leave(chat)
+
+
 def test_two_models_answer_side_by_side_in_a_wide_window(start: Start) -> None:
     with start("--compare", columns=200) as chat:
         chat.expect("tiny | other · chat >")

@@ -44,7 +44,8 @@ class Screen:
 
     Args:
         stream: what is written to.
-        plain: no Markdown, colours or moving text; None finds out: no terminal, `TERM=dumb` or `NO_COLOR`.
+        plain: no Markdown, colours or moving text; None finds out: no terminal, `TERM=dumb`, `NO_COLOR`, or one
+            without Unicode.
     """
 
     def __init__(self, stream: TextIO, *, plain: bool | None = None) -> None:
@@ -53,7 +54,10 @@ class Screen:
         self.is_terminal = stream.isatty()
         dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
         self.moves = self.is_terminal and not dumb
-        self.plain = not self.moves or bool(os.environ.get("NO_COLOR")) if plain is None else plain
+        # A stream that writes a letter as its number would not have the width that was counted for it.
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+        able = self.moves and encoding.startswith("utf") and not os.environ.get("NO_COLOR")
+        self.plain = not able if plain is None else plain
         _never_fail(stream)
         self.console = Console(
             file=cast(TextIO, self.stream),
