@@ -11,7 +11,7 @@ rounding.
 
     python benchmarks/chat_batch.py --folder /tmp/chat-batch
 
-Needs `pip install -e ".[benchmarks]"`; two cores, about 15 minutes for two rounds; nothing else may run meanwhile.
+Needs `pip install -e ".[benchmarks]"`; two cores, about half an hour for two rounds; nothing else may run meanwhile.
 """
 
 from __future__ import annotations
