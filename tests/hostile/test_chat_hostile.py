@@ -23,8 +23,8 @@ from biomedllama_cli.cli.app import run
 from biomedllama_cli.corpus.manifest import RETRIEVAL_FOLDER
 
 PAPER = """<PubmedArticle><MedlineCitation Status="MEDLINE"><PMID Version="1">{pmid}</PMID><Article>
-<ArticleTitle>{title}</ArticleTitle><Abstract><AbstractText>Cress number {pmid} was hummed to and grew.</AbstractText></Abstract>
-<Language>eng</Language></Article></MedlineCitation></PubmedArticle>"""
+<ArticleTitle>{title}</ArticleTitle><Abstract><AbstractText>Cress number {pmid} was hummed to and grew.</AbstractText>
+</Abstract><Language>eng</Language></Article></MedlineCitation></PubmedArticle>"""
 TITLE = "Cress&#x9b;2J &#x202e;gnp.exe&#x202c; [31m and [1] humming."
 TEMPLATES = {
     "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
