@@ -13,23 +13,23 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-# The session needs one function of a module that would load torch, which no test of the terminal waits for.
-_sampling = types.ModuleType("biomedllama_cli.evaluation.sampling")
-_sampling.chain_seed = lambda seed, name, attempt: hash((seed, len(name), attempt)) % 1000  # type: ignore[attr-defined]
-_rendering = types.ModuleType("biomedllama_cli.models.chat_rendering")
-_rendering.Turns = object  # type: ignore[attr-defined]
-sys.modules[_sampling.__name__] = _sampling
-sys.modules[_rendering.__name__] = _rendering
+if __name__ == "__main__":  # and not where pytest looks for doctests
+    # The session needs one function of a module that would load torch, which no test of the terminal waits for.
+    _sampling = types.ModuleType("biomedllama_cli.evaluation.sampling")
+    _sampling.chain_seed = lambda seed, name, attempt: seed + attempt  # type: ignore[attr-defined]
+    _rendering = types.ModuleType("biomedllama_cli.models.chat_rendering")
+    _rendering.Turns = object  # type: ignore[attr-defined]
+    sys.modules |= {_sampling.__name__: _sampling, _rendering.__name__: _rendering}
 
-from biomedllama_cli.chat.conversation import Finish, Passage, Reply  # noqa: E402
-from biomedllama_cli.chat.private_files import open_private  # noqa: E402
-from biomedllama_cli.chat.session import ChatSession  # noqa: E402
-from biomedllama_cli.chat.terminal.app import run_terminal  # noqa: E402
-from biomedllama_cli.chat.terminal.talk import Services  # noqa: E402
-from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts  # noqa: E402
-from biomedllama_cli.cli.logs import configure_logging  # noqa: E402
-from biomedllama_cli.cli.output import print_error  # noqa: E402
-from biomedllama_cli.settings.chat import ChatSettings  # noqa: E402
+from biomedllama_cli.chat.conversation import Finish, Passage, Reply
+from biomedllama_cli.chat.private_files import open_private
+from biomedllama_cli.chat.session import ChatSession
+from biomedllama_cli.chat.terminal.app import run_terminal
+from biomedllama_cli.chat.terminal.talk import Services
+from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts
+from biomedllama_cli.cli.logs import configure_logging
+from biomedllama_cli.cli.output import print_error
+from biomedllama_cli.settings.chat import ChatSettings
 
 HOSTILE = (
     "\x1b[2J\x1b[H\x1b]0;owned\x07\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil.example\x1b\\click\x1b]8;;\x1b\\ "

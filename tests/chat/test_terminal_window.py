@@ -68,6 +68,17 @@ def test_a_reply_longer_than_the_window_stands_whole_in_the_scrollback(start: St
         leave(chat)
 
 
+def test_the_end_of_a_long_block_is_in_sight_while_it_comes(start: Start) -> None:
+    with start(rows=8, columns=40) as chat:
+        chat.say("endless")
+        chat.wait(lambda screen: "word120 " in screen.window, "word 120 in the window")
+        assert "word0 " not in chat.window
+        chat.press("ctrl-c")
+        chat.expect("Stopped;")
+        chat.expect("word0 word1 ")
+        leave(chat)
+
+
 def test_nothing_is_lost_when_the_window_changes_while_a_reply_comes(start: Start) -> None:
     with start(rows=24, columns=80) as chat:
         chat.say("slowly items 60")
