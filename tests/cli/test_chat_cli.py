@@ -150,6 +150,9 @@ REFUSALS: list[tuple[int, str, list[str]]] = [
     (2, "file and output belong together", ["--output", "a.jsonl"]),
     (2, "prompt is blank", ["--prompt", "  "]),
     (2, "save and load are for", ["--file", "q.jsonl", "--output", "a.jsonl", "--save", "t.jsonl"]),
+    (2, "must be UTF-8 text", ["--prompt", "caf\udce9"]),
+    (2, "must be UTF-8 text", ["--prompt", "a", "--system", "caf\udce9"]),
+    (2, "must be UTF-8 text", ["--prompt", "a", "--stop", "caf\udce9"]),
     (2, "temperature", ["--prompt", "a", "--temperature", "-1"]),
     (2, "has no chat template", ["--prompt", "a", "--template", "chat"]),
     (2, "tokens long", ["--prompt", "a " * 600]),
@@ -168,7 +171,7 @@ REFUSALS: list[tuple[int, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("code", "said", "arguments"), REFUSALS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("code", "said", "arguments"), REFUSALS, ids=lambda value: ascii(value)[:60])
 def test_a_refusal_has_the_exit_code_of_its_kind(
     code: int,
     said: str,

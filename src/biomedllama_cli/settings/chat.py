@@ -12,6 +12,15 @@ from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.evaluate import ProfileName
 
 
+def _check_unicode(text: str) -> str:
+    """Refuse what a shell passes on of bytes that are no UTF-8: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("broken_rule", "{rule}", {"rule": "must be UTF-8 text"}) from None
+    return text
+
+
 class QuestionSettings(Settings):
     """What is asked without a terminal (also: `echo question | biomedllama chat`), and where the answers go."""
 
@@ -24,6 +33,11 @@ class QuestionSettings(Settings):
     batch_size: PositiveInt | None = None
     """Questions of --file answered at once (in rows) [default: 16 on the CPU, 64 on CUDA]."""
 
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, prompt: str | None) -> str | None:
+        return None if prompt is None else _check_unicode(prompt)
+
 
 class StyleSettings(Settings):
     """How a conversation is written for the model."""
@@ -33,6 +47,11 @@ class StyleSettings(Settings):
     out."""
     system: str = ""
     """Said to the model before the conversation."""
+
+    @field_validator("system")
+    @classmethod
+    def _check_system(cls, system: str) -> str:
+        return _check_unicode(system)
 
 
 class ReplySettings(Settings):
@@ -58,7 +77,7 @@ class ReplySettings(Settings):
             raise PydanticCustomError(
                 "broken_rule", "{rule}", {"rule": "must be texts with something in them"}
             )
-        return stop
+        return tuple(map(_check_unicode, stop))
 
 
 class ChatComputeSettings(Settings):
