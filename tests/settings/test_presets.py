@@ -37,6 +37,7 @@ def test_the_presets_are_the_promised_ones() -> None:
         ("instruct", "published"),
         ("evaluate", "demo"),
         ("evaluate", "published"),
+        ("chat", "laptop"),
     ]
 
 
