@@ -171,8 +171,9 @@ def test_without_a_corpus_nothing_is_said_of_sources() -> None:
 def test_the_conversation_is_written_after_every_change(tmp_path: Path) -> None:
     written: list[tuple[Path, list[str]]] = []
 
-    def save(path: Path, session: ChatSession) -> None:
+    def save(path: Path, session: ChatSession) -> bool:
         written.append((path, [each.question for each in session.conversation.exchanges]))
+        return bool(session.conversation.exchanges)
 
     path = tmp_path / "kept.jsonl"
     desk = Desk(make_session(transcript={"save": path}), save=save)
@@ -184,6 +185,8 @@ def test_the_conversation_is_written_after_every_change(tmp_path: Path) -> None:
         f"Saved to {tmp_path}/other.jsonl: 1 question,"
     )
     assert written[-1] == (tmp_path / "other.jsonl", ["one"])
+    desk.run("/undo")
+    assert written[-1] == (path, [])  # what was taken back is not kept in the file
 
 
 def test_nothing_is_written_unless_it_is_asked_for() -> None:
@@ -235,16 +238,19 @@ def test_the_exam_shows_each_option_with_its_bar_and_numbers(monkeypatch: pytest
     said = desk.run("/mc Which? | a | b\n| c")
     assert asked == ["Which? | a | b\n| c"]
     for row in answer.rows():
-        (line,) = [each for each in said.split("\n") if each.startswith(f"{row['letter']}  ")]
+        (line,) = [each for each in said.split("\n") if f" {row['letter']}  " in each[:7]]
         assert f"{row['probability']:.3f}" in line
-        assert f"{row['log_likelihood']:.3f}" in line
-        assert f"{row['domain_conditional']:.3f}" in line
+        assert f"{row['log_likelihood']:.2f}" in line
+        assert f"{row['domain_conditional']:.2f}" in line
         assert line.count("█") == round(row["probability"] * 10)
     assert answer.verdict() in said
+    assert "Chosen by form" not in said
+    assert "Chosen by form" in desk.run("/mc")
+    assert len(asked) == 1
     monkeypatch.setenv("COLUMNS", "50")
     narrow = Desk(make_session(), ask_exam=ask).run("/mc Which? | a | b")
-    assert "per byte" not in narrow
-    assert "per byte" in said
+    assert "/byte" not in narrow
+    assert "/byte" in said
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), UserError("No."), RuntimeError("no\nmemory")])

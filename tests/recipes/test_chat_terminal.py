@@ -79,7 +79,7 @@ def test_a_chat_from_its_notice_to_its_end(
         chat.wait(lambda screen: count_seconds_lines(screen) == 1, "the reply")
         chat.say("/mc " + " | ".join([EXAM["question"], *EXAM["options"]]))
         chat.expect("gold leaf", times=2)
-        chat.expect("less prior")
+        chat.expect("chosen by acc")
         chat.say(f"/compare {two}")
         chat.expect("one | two", times=1)
         chat.say("And moss?")
@@ -107,13 +107,13 @@ def assert_numbers_of_evaluate(shown: str, folder: Path, model: Path) -> None:
     run(folder, model, task=["questions"], data=[f"questions={questions}"], profile=["paper"])
     (sample,) = read_samples(folder, "questions")
     values = torch.tensor(sample["log_likelihoods"], dtype=torch.float64)
-    lines = shown[shown.index("less prior") :].splitlines()[1:4]
+    lines = shown[shown.index("log-lik") :].splitlines()[1:4]
     for line, option, value, share in zip(
         lines, EXAM["options"], values.tolist(), values.softmax(0).tolist(), strict=True
     ):
         assert option in line
         assert f" {share:.3f} " in line
-        assert f" {value:.3f} " in line
+        assert f" {value:.2f} " in line
 
 
 def test_a_signal_within_a_reply_leaves_a_whole_transcript_that_goes_on(

@@ -34,6 +34,10 @@ _MEANINGS = {
     "domain_conditional": "domain: what the question adds (nats)",
     "without_question": "alone: probability without the question",
 }
+_BAR = 10
+"""Width of the bar of a probability of 1 (in character cells)."""
+_WIDE = 90
+"""From this width on (in character cells) a bar stands beside the probability."""
 _NARROWEST = 30
 _NARROWEST_OPTION = 16
 _NUMBER_WIDTH = 9
@@ -67,21 +71,33 @@ def show_printable(text: str) -> str:
 
 
 def _show_options(answer: ExamAnswer, width: int) -> list[str]:
-    count = max(1, min(len(_NUMBERS), (width - _NARROWEST_OPTION - 5) // _NUMBER_WIDTH))
-    numbers = _NUMBERS[:count]
+    bars = [""] if width >= _WIDE else []
+    room = width - _NARROWEST_OPTION - 5 - len(bars) * (_BAR + 2)
+    numbers = _NUMBERS[: max(1, min(len(_NUMBERS), room // _NUMBER_WIDTH))]
     rows = [
         [
             _mark(answer, row),
             row["letter"],
             show_printable(row["option"]),
+            *(draw_bar(row["probability"]) for _ in bars),
             *(format(row[key], form) for key, _, form in numbers),
         ]
         for row in answer.rows()
     ]
-    lines = _render(["", "", "option", *(heading for _, heading, _ in numbers)], rows, width, texts=3)
+    headings = ["", "", "option", *bars, *(heading for _, heading, _ in numbers)]
+    lines = _render(headings, rows, width, texts=3 + len(bars))
     marks = ">: chosen" if answer.question.answer_index is None else ">: chosen, *: right"
     told = [meaning for key, meaning in _MEANINGS.items() if key in {key for key, _, _ in numbers}]
     return [*lines, *_wrap("; ".join([marks, *told]), width)]
+
+
+def draw_bar(share: float) -> str:
+    """Return a bar for a probability.
+
+    >>> draw_bar(1.0), draw_bar(0.26), draw_bar(0.0)
+    ('██████████', '███       ', '          ')
+    """
+    return ("█" * round(share * _BAR)).ljust(_BAR)
 
 
 def _mark(answer: ExamAnswer, row: dict[str, Any]) -> str:

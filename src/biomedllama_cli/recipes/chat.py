@@ -14,6 +14,7 @@ from biomedllama_cli.wording import name_count
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from biomedllama_cli.recipes.chat_exam import ExamReport
     from biomedllama_cli.recipes.chat_file_report import FileReport
     from biomedllama_cli.recipes.chat_report import ChatPlan, ChatReport
 
@@ -25,7 +26,7 @@ STDIN_LIMIT = 1 << 20
 
 def chat(
     settings: ChatSettings, *, dry_run: bool = False, as_json: bool = False
-) -> ChatReport | ChatPlan | FileReport | None:
+) -> ChatReport | ExamReport | ChatPlan | FileReport | None:
     """Answer one question, a file of them, or whoever sits at the terminal.
 
     Args:
@@ -44,7 +45,8 @@ def chat(
         OutputError: a file cannot be written.
         Resumable: stopped by a signal; the same command continues.
     """
-    question = None if settings.questions.file is not None else read_question(settings, as_json=as_json)
+    asked = settings.questions
+    question = read_question(settings, as_json=as_json) if asked.file is None and asked.mc is None else None
     sources = [find_chat_model(settings)]
     if settings.compare is not None:
         sources.append(find_source(settings.compare))
@@ -55,7 +57,7 @@ def chat(
 
     check_files(settings)  # before the minutes that a model may take
     library = open_library(settings.sources)
-    if settings.questions.file is not None:
+    if asked.file is not None:
         from biomedllama_cli.recipes.chat_file import answer_file, find_answers
 
         done = find_answers(settings, sources, library)
@@ -65,6 +67,12 @@ def chat(
         tell_styles(voices)
         facts = [voice.facts for voice in voices]
         return answer_file(settings, [voice.speaker for voice in voices], facts, library)
+    if asked.mc is not None:
+        from biomedllama_cli.chat.exam_text import parse_exam
+        from biomedllama_cli.recipes.chat_exam import ask_exam
+
+        put = parse_exam(asked.mc)  # before the model, which takes longer to load than a mistake to be told
+        return ask_exam(put, settings, load_voices(sources, settings))
     voices = load_voices(sources, settings)
     if question is not None:
         from biomedllama_cli.recipes.chat_once import answer_question
@@ -140,7 +148,11 @@ def _plan(settings: ChatSettings, sources: Sequence[str], question: str | None) 
     from biomedllama_cli.recipes.chat_report import ChatPlan
 
     file, corpus = settings.questions.file, settings.sources.corpus
-    if file is not None:
+    if settings.questions.mc is not None:
+        from biomedllama_cli.chat.exam_text import parse_exam
+
+        asks = f"one multiple-choice question: {parse_exam(settings.questions.mc).question}"
+    elif file is not None:
         from biomedllama_cli.chat.questions_file import read_questions
 
         count = len(read_questions(file, settings.style.system))

@@ -74,13 +74,13 @@ def resume(session: ChatSession, path: Path, voices: Sequence[Voice], library: L
     return [] if difference is None else [difference]
 
 
-def save(session: ChatSession, path: Path, voices: Sequence[Voice], library: Library | None) -> None:
-    """Write the conversation into a file.
+def save(session: ChatSession, path: Path, voices: Sequence[Voice], library: Library | None) -> bool:
+    """Write the conversation into a file, and return whether there was anything to write.
 
     Raises:
         OutputError: the file cannot be written, or is no transcript.
     """
-    save_conversation(path, session.conversation, describe(session, voices, library))
+    return save_conversation(path, session.conversation, describe(session, voices, library))
 
 
 def describe(session: ChatSession, voices: Sequence[Voice], library: Library | None) -> TranscriptFacts:

@@ -14,6 +14,7 @@ from biomedllama_cli.chat.speaker import Speaker
 from biomedllama_cli.chat.terminal.app import run_terminal
 from biomedllama_cli.chat.terminal.talk import Services
 from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts
+from biomedllama_cli.recipes.chat_exam import build_exam
 from biomedllama_cli.recipes.chat_load import Voice, load_voice
 from biomedllama_cli.recipes.chat_model import find_source
 from biomedllama_cli.recipes.chat_once import begin_session, resume, save
@@ -36,8 +37,8 @@ def hold_conversation(settings: ChatSettings, voices: Sequence[Voice], library: 
     session = begin_session(settings, voices, library)
     models = _Models(settings, list(voices))
 
-    def save_session(path: Path, session: ChatSession) -> None:
-        save(session, path, models.find(session), library)
+    def save_session(path: Path, session: ChatSession) -> bool:
+        return save(session, path, models.find(session), library)
 
     def load_session(path: Path, session: ChatSession) -> Sequence[str]:
         return resume(session, path, models.find(session), library)
@@ -101,7 +102,5 @@ class _Models:
     def _find_exam(self, voice: Voice) -> Exam:
         number = self._voices.index(voice)
         if number not in self._exams:
-            # Not the chat's own context: that of `evaluate`, whose numbers these are.
-            length = self._settings.compute.context_length
-            self._exams[number] = Exam(voice.speaker.model, voice.speaker.tokenizer, length)
+            self._exams[number] = build_exam(voice, self._settings)
         return self._exams[number]

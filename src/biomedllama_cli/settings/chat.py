@@ -26,6 +26,9 @@ class QuestionSettings(Settings):
 
     prompt: str | None = None
     """Ask this one question and print the answer."""
+    mc: str | None = None
+    """Put this one multiple-choice question (`Question? | option | option`, or FILE.jsonl:7) as `evaluate` does, and
+    print what the model would answer."""
     file: Path | None = None
     """Ask every question of this .jsonl file (`question`, `prompt` or `messages`) in batches."""
     output: Path | None = None
@@ -152,8 +155,13 @@ class ChatSettings(Settings):
     @model_validator(mode="after")
     def _check_questions(self) -> Self:
         asked = self.questions
-        if asked.prompt is not None and asked.file is not None:
-            raise ValueError("prompt and file are both given: give one of them")
+        given = [name for name in ("prompt", "mc", "file") if getattr(asked, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given at once: give one of them")
+        if asked.mc is not None and (self.transcript.save or self.transcript.load or self.sources.corpus):
+            raise ValueError(
+                "mc asks as evaluate does, outside of any conversation: leave save, load and corpus out"
+            )
         if (asked.file is None) != (asked.output is None):
             raise ValueError("file and output belong together: give both or neither")
         if asked.prompt is not None and not asked.prompt.strip():

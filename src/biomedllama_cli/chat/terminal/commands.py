@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from biomedllama_cli.chat.changes import list_current
-from biomedllama_cli.chat.terminal.exam_view import show_exam
 from biomedllama_cli.chat.terminal.sanitise import sanitise
 from biomedllama_cli.chat.terminal.talk import Talk
 from biomedllama_cli.chat.terminal.words import KEYS
@@ -172,7 +171,8 @@ def _save(talk: Talk, rest: str) -> None:
     if not talk.session.conversation.exchanges:
         raise SettingsError("There is nothing to save: nothing was asked yet.", "Type a question.")
     path = _read_path(rest, "/save FILE.jsonl")
-    talk.services.save(path, talk.session)
+    if not talk.services.save(path, talk.session):
+        raise SettingsError("There is nothing to save: no reply has any text.")
     count = name_count(len(talk.session.conversation.exchanges), "question")
     talk.screen.show(f"Saved to {path}: {count}, readable by you alone.", "dim")
 
@@ -211,13 +211,15 @@ def _compare(talk: Talk, rest: str) -> None:
 
 
 def _mc(talk: Talk, rest: str) -> None:
-    if not rest:
+    if rest:
+        talk.exams = tuple(talk.wait(lambda: talk.services.ask_exam(rest, talk.session)) or ())
+    elif not talk.exams:
         raise SettingsError("No question is given.", "Type /mc Question? | option | option")
-    answers = talk.wait(lambda: talk.services.ask_exam(rest, talk.session))
-    for model, answer in zip(talk.models, answers or (), strict=False):
+    for model, answer in zip(talk.models, talk.exams, strict=False):
         if len(talk.models) > 1:
             talk.screen.put(talk.screen.lay_out_title(model.name))
-        show_exam(talk.screen, answer)
+        for line in answer.lines(talk.screen.width, verbose=not rest):
+            talk.screen.show(line)
 
 
 def _sources(talk: Talk, rest: str) -> None:
@@ -252,7 +254,12 @@ COMMANDS = (
     Command("/save", "FILE", "writes the conversation into a .jsonl file", _save, "file"),
     Command("/load", "FILE", "goes on with the last conversation of a file", _load, "file"),
     Command("/compare", "[MODEL|off]", "lets a second model answer beside this one", _compare, "model"),
-    Command("/mc", "QUESTION", "scores `Question? | option | option` as `evaluate` does", _mc),
+    Command(
+        "/mc",
+        "[QUESTION]",
+        "scores `Question? | option | option` as `evaluate` does; alone: the last in full",
+        _mc,
+    ),
     Command("/sources", "[n]", "shows the passages of the last reply in full", _sources),
     Command("/quit", "", "leaves", _quit, aliases=("/exit",)),
 )

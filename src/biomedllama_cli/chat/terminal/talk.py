@@ -46,13 +46,13 @@ class Services:
         load_other: loads the model that `/compare` names and returns who answers with it and its facts.
         ask_exam: puts the multiple-choice question that a text holds or names to every model, and returns one answer
             per model.
-        save: writes the session's conversation into a file.
+        save: writes the session's conversation into a file, and returns whether there was anything to write.
         load: goes on with the last conversation of a file (`session.resume`), and returns what is to be known of it.
     """
 
     load_other: Callable[[str], tuple[Answering, ModelFacts]]
     ask_exam: Callable[[str, ChatSession], Sequence[ExamAnswer]]
-    save: Callable[[Path, ChatSession], None]
+    save: Callable[[Path, ChatSession], bool]
     load: Callable[[Path, ChatSession], Sequence[str]]
 
 
@@ -69,6 +69,7 @@ class Talk:
     Attributes:
         models: who answers, in the order of the speakers.
         running: whether it goes on.
+        exams: what the models said to the last multiple-choice question.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Talk:
         self.interrupts = interrupts
         self.models = list(facts.models)
         self.running = True
+        self.exams: tuple[ExamAnswer, ...] = ()
 
     def ask(self, question: str) -> None:
         """Ask a question and show what is answered."""
@@ -199,7 +201,7 @@ class Talk:
     def keep(self) -> None:
         """Write the conversation into the file that the settings name, if they do."""
         path = self.session.settings.transcript.save
-        if path is not None and self.session.conversation.exchanges:
+        if path is not None:
             self.services.save(path.expanduser(), self.session)
 
     def tell_error(self, error: UserError) -> None:
