@@ -145,7 +145,7 @@ def test_a_dry_run_tells_both_models_and_shows_no_escape(
 
 
 REFUSALS: list[tuple[int, str, list[str]]] = [
-    (2, "prompt and file are both given", ["--prompt", "a", "--file", "q.jsonl", "--output", "a.jsonl"]),
+    (2, "prompt and file are", ["--prompt", "a", "--file", "q.jsonl", "--output", "a.jsonl"]),
     (2, "file and output belong together", ["--file", "q.jsonl"]),
     (2, "file and output belong together", ["--output", "a.jsonl"]),
     (2, "prompt is blank", ["--prompt", "  "]),
