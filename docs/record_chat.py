@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pexpect
@@ -21,11 +22,13 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from biomedllama_cli.chat.terminal.words import NOTICE
+
 IMAGE = Path(__file__).parent / "images" / "chat.svg"
 SESSION = (
-    "Does exercise lower blood pressure? Answer in one sentence.",
-    "And in people who smoke?",
-    "/mc Which organ makes insulin? | Pancreas | Liver | Spleen | Kidney",
+    "Is Rift Valley fever found in the sheep of Mozambique? Answer in one sentence.",
+    "And in goats?",
+    "/mc Which animal carries the virus of Rift Valley fever? | Mosquitoes | Dogs | Salmon | Parrots | Answer: A",
     "/quit",
 )
 COLUMNS, ROWS = 100, 90
@@ -72,18 +75,24 @@ def _ends_in_prompt(screen: pyte.Screen) -> bool:
 
 
 def draw(screen: pyte.Screen) -> Text:
-    """Return what a screen shows, with its colours."""
+    """Return what a screen shows from the notice on, with its colours."""
     lines = []
     for row in range(screen.lines):
+        cells = [screen.buffer[row][column] for column in range(screen.columns)]
         line = Text()
-        for column in range(screen.columns):
-            cell = screen.buffer[row][column]
-            line.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold, italic=cell.italics))
+        # Cells that look alike stand together: a picture of single letters cannot be searched.
+        for style, run in groupby(cells, key=_find_style):
+            line.append("".join(cell.data for cell in run), style)
         line.rstrip()
         lines.append(line)
-    while lines and not lines[-1].plain:
+    begin = next(number for number, line in enumerate(lines) if line.plain.startswith(NOTICE[:40]))
+    while not lines[-1].plain:
         lines.pop()
-    return Text("\n").join(lines)
+    return Text("\n").join(lines[begin:])
+
+
+def _find_style(cell: pyte.screens.Char) -> Style:
+    return Style(color=_color(cell.fg), bold=cell.bold, italic=cell.italics)
 
 
 def _color(name: str) -> str | None:
@@ -106,7 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     arguments = ["--model", given.model, "--max-new-tokens", "80", "--temperature", "0"]
     if given.corpus:
-        arguments += ["--corpus", given.corpus]
+        arguments += ["--corpus", given.corpus, "--passages", "2", "--passage-words", "100"]
     text = draw(record(arguments, SESSION))
     with open("/dev/null", "w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
