@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from biomedllama_cli.chat.retrieval.terms import Stems, split_words
+from biomedllama_cli.chat.retrieval.terms import Stems, split_question
 from biomedllama_cli.errors import DataError
 
 SCHEMA_VERSION = "biomedllama.retrieval/1"
@@ -202,7 +202,7 @@ class Index:
         Raises:
             DataError: the files of the index are damaged.
         """
-        stems = dict.fromkeys(self._stems.find(word) for word in split_words(question))
+        stems = dict.fromkeys(self._stems.find(word) for word in split_question(question))
         numbers = (self._vocabulary.find(stem) for stem in stems)
         terms = np.array([number for number in numbers if number is not None], np.int64)
         try:

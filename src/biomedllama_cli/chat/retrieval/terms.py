@@ -16,6 +16,14 @@ _STOP_WORDS = frozenset(
         this to was will with""",
     )
 )
+# Words that make a question of what is looked for. WHO, US and MAY are something else, so `who` and others stay.
+_ASKING = frozenset(
+    re.findall(
+        r"\w+",
+        """what which whom whose when where why how do does did can could should would has have had been were i me my we
+        our you your please tell explain""",
+    )
+)
 _WORDS = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _POSSESSIVE = re.compile(r"'s\b")
 _ACCENTS = re.compile(r"[\u0300-\u036f]")
@@ -48,6 +56,16 @@ def split_words(text: str) -> list[str]:
     if "'" in text:
         text = _POSSESSIVE.sub("", text)
     return [word.replace("-", "") for word in _WORDS.findall(text) if word not in _STOP_WORDS]
+
+
+def split_question(text: str) -> list[str]:
+    """Return the words of a question that are looked for: without those that only ask, unless there are no others.
+
+    >>> split_question("Which organ makes insulin, and how does it do that?"), split_question("How do you do?")
+    (['organ', 'makes', 'insulin'], ['how', 'do', 'you', 'do'])
+    """
+    words = split_words(text)
+    return [word for word in words if word not in _ASKING] or words
 
 
 class Stems:

@@ -212,6 +212,7 @@ def _compare(talk: Talk, rest: str) -> None:
 
 def _mc(talk: Talk, rest: str) -> None:
     if rest:
+        talk.screen.show("Scoring ...", "dim")
         talk.exams = tuple(talk.wait(lambda: talk.services.ask_exam(rest, talk.session)) or ())
     elif not talk.exams:
         raise SettingsError("No question is given.", "Type /mc Question? | option | option")
