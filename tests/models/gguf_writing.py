@@ -38,10 +38,12 @@ def write_gguf(
     rope_factors: torch.Tensor | None = None,
     metadata: dict[str, Any] | None = None,
     words: str = "gpt-2",
+    without: str = "",
 ) -> Path:
     """Write the model and the tokenizer of a folder into a GGUF file.
 
-    `metadata` overrides numbers and texts; `words` names how a byte-level vocabulary splits them.
+    `metadata` overrides numbers and texts; `words` names how a byte-level vocabulary splits them;
+    `without` names a tensor that is left out.
     """
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = model.config
@@ -73,6 +75,8 @@ def write_gguf(
         _add_byte_level(writer, folder, rows=model.get_input_embeddings().weight.shape[0], words=words)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if _name(name) == without:
             continue
         values_of = _convert(name, weight, config, architecture)
         kind = quantization if weight.dim() > 1 else gguf.GGMLQuantizationType.F32

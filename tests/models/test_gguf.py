@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from gguf_writing import write_gguf
@@ -158,13 +159,93 @@ def test_a_file_is_known_by_its_first_bytes_too(tiny_gguf, tmp_path):
         ({"llama.rope.scaling.type": "yarn"}, r"stretches its positions \(yarn\)"),
         ({"split.count": 3}, "one of 3 parts"),
         ({"llama.embedding_length": 64}, "is needed"),
-        ({"llama.block_count": 3}, "lacks the weights of 9 tensors"),
+        ({"llama.block_count": 3}, "block_count is 3; a whole number from 1 to 2"),
+        ({"llama.block_count": 1}, "holds blk.1.attn_.*, which its architecture has not"),
+        ({"llama.attention.key_length": 7}, "heads of 7 numbers; an even number"),
+        ({"llama.attention.head_count_kv": 3}, "as many queries for each key"),
+        ({"llama.rope.dimension_count": 4}, "the same for keys, values and rotation"),
+        ({"llama.rope.freq_base": 0.0}, r"freq_base is 0\.0; a number above 0"),
+        ({"llama.attention.layer_norm_rms_epsilon": "small"}, "rms_epsilon is small"),
     ],
 )
 def test_a_model_that_does_not_fit_its_tensors_is_refused(metadata, message, tiny_folder, tmp_path):
     file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", metadata=metadata)
     with pytest.raises(ModelError, match=message):
         load_model(str(file))
+
+
+def test_a_model_without_one_of_its_tensors_is_refused(tiny_folder, tmp_path):
+    file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", without="output_norm.weight")
+    with pytest.raises(ModelError, match=r"lacks the weights of 1 tensors, first model\.norm"):
+        load_model(str(file))
+
+
+def test_keys_that_begin_like_the_architecture_are_not_its_own(tiny_folder, tmp_path):
+    file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", metadata={"llamaX.block_count": 200_000})
+    assert load_model(str(file)).config.num_hidden_layers == 2
+
+
+def test_tensors_that_share_bytes_are_refused(tiny_gguf, tmp_path):
+    first, second = (f"blk.{number}.attn_norm.weight" for number in range(2))
+    content = bytearray(tiny_gguf.read_bytes())
+    # name, dimensions, one size, type, offset
+    places = [content.index(name.encode()) + len(name) + 16 for name in (first, second)]
+    content[places[1] : places[1] + 8] = content[places[0] : places[0] + 8]
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=f"'{second}' overlaps another"):
+        read_gguf(file)
+
+
+@pytest.mark.parametrize("name", [b"blk.7.", b"blk.x.", b"blk.00"])
+def test_blocks_that_are_not_numbered_from_nothing_on_are_refused(name, tiny_gguf, tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(tiny_gguf.read_bytes().replace(b"blk.1.", name))
+    with pytest.raises(ModelError, match="blocks numbered from 0 on"):
+        read_gguf(file)
+
+
+def test_more_blocks_than_any_model_has_are_refused_before_they_are_built(tmp_path):
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_uint32("llama.block_count", 2000)
+    for number in range(2000):
+        writer.add_tensor(f"blk.{number}.attn_norm.weight", np.zeros(1, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="tensors of 2,000 blocks"):
+        read_gguf(file)
+
+
+SHAPES = (
+    "block_count", "embedding_length", "feed_forward_length", "context_length", "vocab_size",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+    "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
+)  # fmt: skip
+VALUES = st.one_of(
+    st.integers(0, 40),
+    st.sampled_from([2**31, 2**32 - 1]),
+    st.floats(width=32),
+    st.booleans(),
+    st.text(max_size=4),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    family=st.sampled_from(["llama", "qwen3"]),
+    changes=st.dictionaries(st.sampled_from(SHAPES), VALUES, max_size=3),
+)
+def test_a_model_described_by_any_values_runs_or_is_refused(family, changes, tiny_folder, tmp_path):
+    metadata = {f"{family}.{key}": value for key, value in changes.items()}
+    file = write_gguf(tiny_folder(family), tmp_path / "model.gguf", metadata=metadata)
+    try:
+        model = load_model(str(file))
+    except ModelError:
+        return
+    assert logits_of(model).shape[1] == IDS.shape[1]
 
 
 def test_other_architectures_are_refused_by_name(tiny_gguf, tmp_path):

@@ -7,8 +7,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import re
 from pathlib import Path
 
 from biomedllama_cli.errors import ModelError
@@ -17,6 +19,8 @@ from biomedllama_cli.models.gguf_header import MAGIC, GgufHeader, MalformedHeade
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What the header calls the models that can be loaded (a Mistral calls itself llama)."""
 ROPE_FACTORS = "rope_freqs.weight"
+MOST_BLOCKS = 1 << 10
+"""Most layers of a model; one of 400 billion parameters has 126."""
 BROKEN_HINT = "Download the file again, or convert the model again with llama.cpp."
 
 
@@ -50,7 +54,14 @@ def read_gguf(path: Path) -> GgufHeader:
         raise ModelError(f"model: {path} cannot be read: {error.strerror}.") from error
     _check_kind(path, header)
     _check_shapes(path, header)
+    _check_heads(path, header)
     return header
+
+
+def find_head_size(header: GgufHeader) -> int:
+    """Return the width of an attention head."""
+    size = header.find("attention.key_length") or header.find("rope.dimension_count")
+    return int(size or header.find("embedding_length") // header.find("attention.head_count"))
 
 
 def _read_magic(path: Path) -> bytes:
@@ -71,16 +82,17 @@ def _check_kind(path: Path, header: GgufHeader) -> None:
         )
     if (parts := header.metadata.get("split.count", 0)) and parts != 1:
         raise ModelError(
-            f"model: {path} is one of {parts} parts of a model.",
+            f"model: {path} is one of {str(parts)[:40]} parts of a model.",
             "Join them with `llama-gguf-split --merge FIRST-PART WHOLE.gguf`, and give the whole file.",
         )
-    scaling = header.metadata.get(f"{name}.rope.scaling.type", "none")
+    scaling = header.find("rope.scaling.type", "none")
     factors = [tensor for tensor in header.tensors if tensor.startswith("rope_") and tensor != ROPE_FACTORS]
-    stretched = scaling != "none" or header.metadata.get(f"{name}.rope.scale_linear", 1.0) != 1.0
+    stretched = scaling != "none" or header.find("rope.scale_linear", 1.0) != 1.0
+    how = "factors" if scaling == "none" else str(scaling)[:40]
     if stretched or factors or (ROPE_FACTORS in header.tensors and name != "llama"):
         raise ModelError(
-            f"model: {path} stretches its positions ({scaling if scaling != 'none' else 'factors'}), which is not "
-            "read from GGUF files: every position would be computed wrongly.",
+            f"model: {path} stretches its positions ({how}), which is not read from "
+            "GGUF files: every position would be computed wrongly.",
             "Give the model's transformers folder.",
         )
 
@@ -89,7 +101,7 @@ def _check_shapes(path: Path, header: GgufHeader) -> None:
     """Check that the numbers the model is built from fit the tensors: building follows them before it compares."""
     name, tensors = header.architecture, header.tensors
     widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    limits = {"block_count": len(tensors)} | dict.fromkeys(
+    limits = {"block_count": _count_blocks(path, header)} | dict.fromkeys(
         ("embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv"), widest
     )
     limits |= dict.fromkeys(
@@ -104,7 +116,7 @@ def _check_shapes(path: Path, header: GgufHeader) -> None:
         "context_length",
     }
     for key, largest in limits.items():
-        value = header.metadata.get(f"{name}.{key}")
+        value = header.find(key)
         if value is None and key not in required:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
@@ -114,7 +126,45 @@ def _check_shapes(path: Path, header: GgufHeader) -> None:
                 BROKEN_HINT,
             )
     rows = tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else 0
-    if rows != header.metadata.get(f"{name}.vocab_size", rows) or not rows:
+    if rows != header.find("vocab_size", rows) or not rows:
         raise ModelError(
             f"model: {path} has {rows:,} embeddings, another number than its vocabulary.", BROKEN_HINT
         )
+
+
+def _count_blocks(path: Path, header: GgufHeader) -> int:
+    """Return the number of blocks that have tensors, which must be numbered from 0 on."""
+    found = {match[1] for name in header.tensors if (match := re.match(r"blk\.([^.]*)\.", name))}
+    if len(found) > MOST_BLOCKS or found != set(map(str, range(len(found)))):
+        raise ModelError(
+            f"model: {path} has the tensors of {len(found):,} blocks; blocks numbered from 0 on are needed, and at "
+            f"most {MOST_BLOCKS:,}.",
+            BROKEN_HINT,
+        )
+    return len(found)
+
+
+def _check_heads(path: Path, header: GgufHeader) -> None:
+    """Check that heads can be cut as the numbers say, and what their rotation and the norms are computed with."""
+    heads, size = header.find("attention.head_count"), find_head_size(header)
+    sizes = {header.find(key, size) for key in ("attention.value_length", "rope.dimension_count")}
+    undivided = heads % header.find("attention.head_count_kv", heads) or not size or size % 2
+    # A Qwen2 has no head size of its own.
+    if (
+        undivided
+        or sizes != {size}
+        or (header.architecture == "qwen2" and size * heads != header.find("embedding_length"))
+    ):
+        raise ModelError(
+            f"model: {path} describes {heads:,} heads of {size:,} numbers; an even number is needed, the same for "
+            "keys, values and rotation, and as many queries for each key as for any other.",
+            BROKEN_HINT,
+        )
+    for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
+        value = header.find(key, 1.0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ModelError(
+                f"model: {path} says that {header.architecture}.{key} is {str(value)[:40]}; "
+                "a number above 0 is needed.",
+                BROKEN_HINT,
+            )

@@ -77,6 +77,10 @@ class GgufHeader:
             sizes[tensor.type_name] = sizes.get(tensor.type_name, 0) + tensor.length
         return max(sizes, key=lambda name: (sizes[name], name))
 
+    def find(self, key: str, default: Any = None) -> Any:
+        """Return an entry of metadata that belongs to the architecture, such as block_count."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
 
 def parse_header(content: Content, size: int) -> GgufHeader:
     """Read the header of a GGUF file.
@@ -132,13 +136,17 @@ def _read_tensors(
             )
         shape = tuple(reversed(cursor.numbers("Q", dimensions)))
         entries[name] = shape, cursor.number("I"), cursor.number("Q")
-    begin = -(-cursor.place // alignment) * alignment
-    for name, (shape, kind, offset) in entries.items():
+    end = begin = -(-cursor.place // alignment) * alignment
+    for name, (shape, kind, offset) in sorted(entries.items(), key=lambda entry: entry[1][2]):
         type_name, length = _measure(name, shape, kind)
         if offset % alignment or begin + offset + length > size:
             raise MalformedHeader(
                 f"its tensor {name[:40]!r} lies beyond the file's end, or not where tensors begin: is it cut off"
             )
+        # Without this a small file holds any number of large tensors.
+        if begin + offset < end:
+            raise MalformedHeader(f"its tensor {name[:40]!r} overlaps another one")
+        end = begin + offset + length
         yield name, GgufTensor(shape, type_name, begin + offset, length)
 
 

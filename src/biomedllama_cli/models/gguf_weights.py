@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biomedllama_cli.errors import ModelError, UserError
-from biomedllama_cli.models.gguf import BROKEN_HINT, ROPE_FACTORS, read_gguf
+from biomedllama_cli.models.gguf import BROKEN_HINT, ROPE_FACTORS, find_head_size, read_gguf
 from biomedllama_cli.models.gguf_header import GgufHeader, GgufTensor
 
 if TYPE_CHECKING:
@@ -69,12 +69,14 @@ def load_gguf(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel
         if name in wanted:
             if tuple(wanted[name]) != tensor.shape:
                 raise ModelError(
-                    f"model: {path} holds {gguf_name} of shape {tensor.shape}; {tuple(wanted[name])} is needed.",
+                    f"model: {path} holds {gguf_name[:60]} of shape {tensor.shape}; {tuple(wanted[name])} is needed.",
                     BROKEN_HINT,
                 )
             weights[name] = _restore_rows(_unpack(path, tensor), gguf_name, header).to(dtype)
         elif gguf_name != ROPE_FACTORS:
-            raise ModelError(f"model: {path} holds {gguf_name}, which its architecture has not.", BROKEN_HINT)
+            raise ModelError(
+                f"model: {path} holds {gguf_name[:60]}, which its architecture has not.", BROKEN_HINT
+            )
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     if missing := sorted(wanted.keys() - weights.keys() - tied):
         raise ModelError(
@@ -92,28 +94,21 @@ def _build_config(header: GgufHeader) -> Any:
     """Return the configuration that the header describes."""
     from transformers import AutoConfig
 
-    says = {
-        key.partition(".")[2]: value
-        for key, value in header.metadata.items()
-        if key.startswith(header.architecture)
-    }
     tokens = {
         name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")
     }
-    heads = says["attention.head_count"]
+    heads = header.find("attention.head_count")
     shape: dict[str, Any] = {
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
-        "hidden_size": says["embedding_length"],
-        "intermediate_size": says["feed_forward_length"],
-        "num_hidden_layers": says["block_count"],
+        "hidden_size": header.find("embedding_length"),
+        "intermediate_size": header.find("feed_forward_length"),
+        "num_hidden_layers": header.find("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": says.get("attention.head_count_kv", heads),
-        "head_dim": says.get("attention.key_length")
-        or says.get("rope.dimension_count")
-        or says["embedding_length"] // heads,
-        "rms_norm_eps": says.get("attention.layer_norm_rms_epsilon", 1e-5),
-        "rope_parameters": {"rope_type": "default", "rope_theta": says.get("rope.freq_base", 10_000.0)},
-        "max_position_embeddings": says["context_length"],
+        "num_key_value_heads": header.find("attention.head_count_kv", heads),
+        "head_dim": find_head_size(header),
+        "rms_norm_eps": header.find("attention.layer_norm_rms_epsilon", 1e-5),
+        "rope_parameters": {"rope_type": "default", "rope_theta": header.find("rope.freq_base", 10_000.0)},
+        "max_position_embeddings": header.find("context_length"),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "bos_token_id": tokens["bos"],
         "eos_token_id": tokens["eos"],
@@ -170,9 +165,9 @@ def _restore_rows(weight: torch.Tensor, name: str, header: GgufHeader) -> torch.
     part = name.split(".")[-2]
     if header.architecture != "llama" or part not in ("attn_q", "attn_k"):
         return weight
-    heads = header.metadata["llama.attention.head_count"]
+    heads = header.find("attention.head_count")
     if part == "attn_k":
-        heads = header.metadata.get("llama.attention.head_count_kv", heads)
+        heads = header.find("attention.head_count_kv", heads)
     rows = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
     return rows.transpose(1, 2).reshape(weight.shape)
 
