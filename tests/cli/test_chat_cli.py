@@ -150,6 +150,17 @@ REFUSALS: list[tuple[int, str, list[str]]] = [
     (2, "file and output belong together", ["--output", "a.jsonl"]),
     (2, "prompt is blank", ["--prompt", "  "]),
     (2, "save and load are for", ["--file", "q.jsonl", "--output", "a.jsonl", "--save", "t.jsonl"]),
+    (2, "--output is '.', but must name a file", ["--file", "q.jsonl", "--output", "."]),
+    (2, "--save is '~nosuchuser/a', but must name a home", ["--prompt", "a", "--save", "~nosuchuser/a"]),
+    (2, "--file is '~nosuchuser/a', but", ["--file", "~nosuchuser/a", "--output", "a.jsonl"]),
+    (2, "--corpus is '~nosuchuser/a', but", ["--prompt", "a", "--corpus", "~nosuchuser/a"]),
+    (2, "--model is '~nosuchuser/a', but", ["--prompt", "a", "--model", "~nosuchuser/a"]),
+    (2, "save and history_file are the same file", ["--save", "t.jsonl", "--history-file", "./t.jsonl"]),
+    (2, "load and history_file are the same file", ["--load", "t.jsonl", "--history-file", "t.jsonl"]),
+    (2, "rebuild_index is given without corpus", ["--prompt", "a", "--rebuild-index"]),
+    (2, "at a terminal, where prompt asks none", ["--prompt", "a", "--history-file", "h"]),
+    (2, "where file asks", ["--file", "q.jsonl", "--output", "a.jsonl", "--history-file", "h"]),
+    (2, "where mc asks", ["--mc", "Wet? | yes | no", "--history-file", "h"]),
     (2, "must be UTF-8 text", ["--prompt", "caf\udce9"]),
     (2, "must be UTF-8 text", ["--prompt", "a", "--system", "caf\udce9"]),
     (2, "must be UTF-8 text", ["--prompt", "a", "--stop", "caf\udce9"]),
@@ -191,6 +202,29 @@ def test_a_refusal_has_the_exit_code_of_its_kind(
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "notes.txt").read_text() == "These are notes.\n"
     assert (tmp_path / "old.jsonl").read_text() == OLD_ANSWERS
+
+
+def test_a_home_folder_in_the_environment_is_found(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "Which organ?"}\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BIOMEDLLAMA_QUESTIONS__FILE", "~/q.jsonl")
+    monkeypatch.setenv("BIOMEDLLAMA_QUESTIONS__OUTPUT", "~/a.jsonl")
+    home = tmp_path.resolve()
+    told = plan(capsys, "--model", model)
+    assert told["asks"] == f"1 question of {home}/q.jsonl, answers to {home}/a.jsonl"
+
+
+def test_a_conversation_is_saved_in_the_home_folder_that_the_environment_names(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BIOMEDLLAMA_TRANSCRIPT__SAVE", "~/talks.jsonl")
+    line = ["chat", "--model", model, "--device", "cpu", "--prompt", "a", "--max-new-tokens", "4"]
+    assert run([*line, "--json"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "talks.jsonl").exists()
 
 
 def test_an_empty_workspace_has_no_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def read_questions(path: Path, system: str = "") -> tuple[FileQuestion, ...]:
     questions: list[FileQuestion] = []
     places: dict[str, str] = {}
     problems: list[DataError] = []
-    for record in _iter_all(iter_records(path.expanduser())):
+    for record in _iter_all(iter_records(path)):
         try:
             if isinstance(record, DataError):
                 raise record

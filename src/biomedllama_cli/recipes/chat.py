@@ -162,7 +162,7 @@ def _plan(settings: ChatSettings, sources: Sequence[str], question: str | None) 
     if corpus is not None:
         from biomedllama_cli.corpus.manifest import load_manifest
 
-        load_manifest(corpus.expanduser())
+        load_manifest(corpus)
     if settings.transcript.save or settings.transcript.load:
         check_files(settings)
     return ChatPlan(

@@ -152,7 +152,7 @@ def name_files(settings: ChatSettings) -> tuple[Path, Path]:
     file, output = settings.questions.file, settings.questions.output
     assert file is not None, "the settings give a file to answer"
     assert output is not None, "the settings give both or neither"
-    return file.expanduser(), output.expanduser()
+    return file, output
 
 
 def describe_asked(settings: ChatSettings) -> dict[str, Any]:

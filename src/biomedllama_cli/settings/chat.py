@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,25 @@ def _check_unicode(text: str) -> str:
     except UnicodeEncodeError:
         raise PydanticCustomError("broken_rule", "{rule}", {"rule": "must be UTF-8 text"}) from None
     return text
+
+
+def _expand(path: Path | None) -> Path | None:
+    """Return a path with the home folder in place of `~`, which a shell leaves in files and in the environment."""
+    try:
+        return None if path is None else path.expanduser()
+    except RuntimeError:
+        rule = {
+            "rule": "must name a home folder that is known: ~ is yours, ~NAME that of a user of this machine"
+        }
+        raise PydanticCustomError("broken_rule", "{rule}", rule) from None
+
+
+def _expand_file(path: Path | None) -> Path | None:
+    """Return the path of a file that is to be written."""
+    expanded = _expand(path)
+    if expanded is not None and expanded.name in ("", ".."):  # `.` and `/`
+        raise PydanticCustomError("broken_rule", "{rule}", {"rule": "must name a file, and is a folder"})
+    return expanded
 
 
 class QuestionSettings(Settings):
@@ -40,6 +60,9 @@ class QuestionSettings(Settings):
     @classmethod
     def _check_prompt(cls, prompt: str | None) -> str | None:
         return None if prompt is None else _check_unicode(prompt)
+
+    _expand_read = field_validator("file")(_expand)
+    _expand_written = field_validator("output")(_expand_file)
 
 
 class StyleSettings(Settings):
@@ -111,6 +134,8 @@ class SourceSettings(Settings):
     rebuild_index: bool = False
     """Build the index of the corpus anew."""
 
+    _expand_read = field_validator("corpus")(_expand)
+
 
 class TranscriptSettings(Settings):
     """What is written down; nothing is, unless it is asked for."""
@@ -121,6 +146,9 @@ class TranscriptSettings(Settings):
     """Go on with the last conversation of this file."""
     history_file: Path | None = None
     """Keep what is typed for the arrow keys of later chats in this file (readable by its owner alone)."""
+
+    _expand_read = field_validator("load")(_expand)
+    _expand_written = field_validator("save", "history_file")(_expand_file)
 
 
 class ExamSettings(Settings):
@@ -152,6 +180,13 @@ class ChatSettings(Settings):
     transcript: TranscriptSettings = TranscriptSettings()
     compute: ChatComputeSettings = ChatComputeSettings()
 
+    @field_validator("model", "compare")
+    @classmethod
+    def _check_home(cls, name: str | None) -> str | None:
+        """Leave the name as it is given: reports and transcripts tell it."""
+        _expand(None if name is None else Path(name))
+        return name
+
     @model_validator(mode="after")
     def _check_questions(self) -> Self:
         asked = self.questions
@@ -168,4 +203,18 @@ class ChatSettings(Settings):
             raise ValueError("prompt is blank: give a question")
         if asked.file is not None and (self.transcript.save or self.transcript.load):
             raise ValueError("save and load are for conversations: the answers of file go to output")
+        if given and self.transcript.history_file is not None:
+            raise ValueError(
+                f"history_file keeps what is typed at a terminal, where {given[0]} asks none: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        kept = self.transcript.history_file
+        for name, path in (("save", self.transcript.save), ("load", self.transcript.load)):
+            if kept is not None and path is not None and os.path.realpath(kept) == os.path.realpath(path):
+                raise ValueError(f"{name} and history_file are the same file, {path}: give two")
+        if self.sources.rebuild_index and self.sources.corpus is None:
+            raise ValueError("rebuild_index is given without corpus, whose index it builds: give both")
         return self
