@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from parrots import make_reply, make_session
 
 from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
 from biomedllama_cli.chat.transcript import (
+    FILE_LIMIT,
+    LINE_LIMIT,
     TranscriptFacts,
     check_transcript,
     collect_facts,
@@ -147,6 +150,40 @@ def test_a_file_that_is_no_transcript_is_never_overwritten(
     with pytest.raises(DataError, match=problem):
         load_conversation(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        (FILE_LIMIT + 1, "has 1,073,741,825 bytes, more than 1,073,741,824"),
+        (LINE_LIMIT + 1, "talks.jsonl:1 is no conversation: it is longer than 67,108,864 bytes"),
+        (9, "talks.jsonl:1 is no JSON: it holds a zero byte"),
+    ],
+)
+def test_what_is_far_from_a_transcript_is_not_read_whole(tmp_path: Path, size: int, problem: str) -> None:
+    path = tmp_path / "talks.jsonl"
+    with path.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(DataError, match=problem):
+        load_conversation(path)
+    with pytest.raises(OutputError, match=problem):
+        save_conversation(path, talk("a"), FACTS)
+    assert path.stat().st_size == size
+
+
+def test_a_long_transcript_is_never_in_memory_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    long = json.dumps({"messages": [{"role": "user", "content": "a" * (1 << 20)}]}) + "\n"
+    path.write_text(long * 40)
+    save_conversation(path, talk("a"), named("a"))
+    tracemalloc.start()
+    try:
+        save_conversation(path, talk("b"), named("a"))
+        assert load_conversation(path) == (talk("b"), named("a"))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    assert path.read_text().startswith(long * 40 + "{")
 
 
 def test_a_file_is_checked_before_there_is_a_conversation(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TextIO
@@ -56,8 +56,12 @@ def open_private(path: Path, mode: Literal["append", "replace"] = "append") -> T
         raise
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, content: str | Iterable[str]) -> None:
     """Write a text file (UTF-8) for its owner alone, so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: the file.
+        content: of it, whole or in parts; what goes wrong between them leaves the old content.
 
     Raises:
         OutputError: as `open_private`; the old content stands.
@@ -72,7 +76,7 @@ def write_private(path: Path, text: str) -> None:
     try:
         with open(handle, "w", encoding="utf-8", newline="\n") as file:
             os.fchmod(file.fileno(), FILE_MODE)
-            file.write(text)
+            file.writelines([content] if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

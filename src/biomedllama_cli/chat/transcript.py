@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,10 @@ __all__ = [
     "save_conversation",
 ]
 
+FILE_LIMIT = 1 << 30
+"""Largest transcript (in bytes)."""
+LINE_LIMIT = 1 << 26
+"""Longest line of one (in bytes): a conversation is a few thousand."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -67,18 +73,16 @@ def save_conversation(path: Path, conversation: Conversation, facts: TranscriptF
     make_private_folder(path.parent)
     with be_only_writer(path):
         check_private(path)
-        lines = _read_transcript(path)
-        ours = [line for line in lines if line.content and _read_id(line, path) == facts.id != ""]
+        ours = [
+            line.number
+            for line in _read_transcript(path)
+            if line.content and _read_id(line, path) == facts.id != ""
+        ]
         answered = any(role == "assistant" for role, _ in conversation.turns())
-        text = write_line(conversation, facts) + "\n" if answered else ""
         if not ours and not answered:
             return False
-        whole = [text if ours and line is ours[-1] else line.text for line in lines]
-        if not ours:
-            if whole and not whole[-1].endswith("\n"):
-                whole[-1] += "\n"
-            whole.append(text)
-        write_private(path, "".join(whole))
+        text = write_line(conversation, facts) + "\n" if answered else ""
+        write_private(path, _replace(_read_transcript(path), ours[-1] if ours else None, text))
         return answered
 
 
@@ -103,40 +107,60 @@ def load_conversation(path: Path) -> tuple[Conversation, TranscriptFacts]:
     Raises:
         DataError: there is no such file, or its last line is no conversation: told by file and line.
     """
+    last = None
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a named pipe would be waited for
             raise DataError(f"{path} cannot be loaded: it is no ordinary file.")
-        lines = _split(path.read_bytes(), path)
+        for line in _iter_lines(path):
+            last = line if line.content else last
     except FileNotFoundError:
         raise DataError(f"{path} cannot be loaded: there is no such file.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be loaded: {error.strerror}.") from None
-    last = next((line for line in reversed(lines) if line.content), None)
     if last is None:
         raise DataError(f"{path} holds no conversation: it is empty.")
     return read_line(last.content, f"{path}:{last.number}")
 
 
-def _read_transcript(path: Path) -> list[_Line]:
+def _replace(lines: Iterator[_Line], number: int | None, text: str) -> Iterator[str]:
+    """Yield the lines of a file with a text instead of one of them, or behind them all."""
+    end = "\n"
+    for line in lines:
+        end = line.text[-1]
+        yield text if line.number == number else line.text
+    if number is None:
+        yield text if end == "\n" else "\n" + text
+
+
+def _read_transcript(path: Path) -> Iterator[_Line]:
     try:
-        return _split(path.read_bytes(), path)
+        yield from _iter_lines(path)
     except FileNotFoundError:
-        return []
+        return
     except DataError as error:
         raise _refuse(error) from None
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}.", "Name another file.") from error
 
 
-def _split(content: bytes, path: Path) -> list[_Line]:
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{number} is no UTF-8 text (byte {error.start} of the file).") from None
-    parts = text.split("\n")  # not at the other ends of lines that str.splitlines knows: texts hold those
-    texts = [part + "\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
-    return [_Line(number, text) for number, text in enumerate(texts, 1)]
+def _iter_lines(path: Path) -> Iterator[_Line]:
+    """Yield the lines of a file, one of them in memory at a time."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > FILE_LIMIT:
+            raise DataError(f"{path} is no transcript: it has {size:,} bytes, more than {FILE_LIMIT:,}.")
+        # Ends as JSON lines know them, not the others that str.splitlines knows: texts hold those.
+        for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > LINE_LIMIT:
+                raise DataError(f"{where} is no conversation: it is longer than {LINE_LIMIT:,} bytes.")
+            if b"\0" in line:
+                raise DataError(f"{where} is no JSON: it holds a zero byte, as no text does.")
+            try:
+                yield _Line(number, line.decode())
+            except UnicodeDecodeError as error:
+                place = file.tell() - len(line) + error.start
+                raise DataError(f"{where} is no UTF-8 text (byte {place} of the file).") from None
 
 
 def _read_id(line: _Line, path: Path) -> str | None:
