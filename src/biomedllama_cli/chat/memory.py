@@ -16,6 +16,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from biomedllama_cli.evaluation.changing_positions import (
+    change_with_length,
+    crosses_boundary,
+    forget_lengths,
+)
+
 CHUNK_TOKENS = 512
 """A long prompt is read in parts of this length, which bounds the memory of one pass."""
 _FIRST_ROOM = 256
@@ -104,8 +110,10 @@ class Memory:
         names = [name for name in ("past_key_values", "cache_params") if name in parameters]
         self._cache_name = names[0] if names else None
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self.keeps = names[:1] == ["past_key_values"] and _count_plain_layers(model) > 0
-        """Whether what was read can be kept from one prompt to the next: not so for recurrent states."""
+        plain = names[:1] == ["past_key_values"] and _count_plain_layers(model) > 0
+        self.keeps = plain and not change_with_length(model)
+        """Whether what was read can be kept from one prompt to the next: not so for recurrent states, nor where
+        positions change with the length."""
         self._cache: Cache | None = None
 
     def begin(self, prompt_ids: Sequence[int]) -> int:
@@ -116,6 +124,7 @@ class Memory:
         common = min(count_common(self.ids, prompt_ids), len(prompt_ids) - 1)
         if not self.keeps:
             common = 0
+            forget_lengths(self.model)
         self._cut(common)
         return common
 
@@ -145,6 +154,8 @@ class Memory:
         if self._cache_name is None:
             part = [*self.ids, *part]
         else:
+            if crosses_boundary(self.model, len(self.ids), len(self.ids) + len(part)):
+                part, self._cache = [*self.ids, *part], None
             self._cache = self._cache or self._build_cache()
             kept = {"use_cache": True, self._cache_name: self._cache}
         input_ids_1T = torch.tensor([part], device=self.model.device)

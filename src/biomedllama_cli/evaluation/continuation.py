@@ -18,6 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from biomedllama_cli.evaluation.changing_positions import change_with_length, forget_lengths
 from biomedllama_cli.evaluation.sampling import ChainSampler, TextStop
 from biomedllama_cli.models.tokenizer import Tokenizer
 
@@ -155,6 +156,8 @@ def continue_padded(
 ) -> list[Continued]:
     """Continue rows by transformers' `generate`, all of them until the last one ends.
 
+    Where positions change with the length of the longest row, each row is continued alone.
+
     Args:
         model: any causal language model.
         tokenizer: its tokenizer.
@@ -163,6 +166,10 @@ def continue_padded(
         cache: of all but the last token of each row, where that was read before.
         tick: called after every token; what it raises ends the work.
     """
+    if change_with_length(model):
+        if len(requests) > 1:
+            return [continue_padded(model, tokenizer, [one], rule, tick=tick)[0] for one in requests]
+        forget_lengths(model)
     input_ids_BS, mask_BS = pad_left([row.token_ids for row in requests], tokenizer.eos_id, model.device)
     length = input_ids_BS.shape[1]
     ends = _RowEnds(RowEnd(tokenizer, rule), [row.max_new_tokens for row in requests], length, tick)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from biomedllama_cli.evaluation.changing_positions import change_with_length
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
     RowRequest,
@@ -157,11 +158,11 @@ class HuggingFaceGenerator:
     def _read_once(self, batch: Sequence[EncodedPrompt]) -> DynamicCache | None:
         """Return the keys and values of all but each row's last token, each distinct prompt read once.
 
-        None where all prompts differ, or where the model remembers in another way.
+        None where all prompts differ, where the model remembers in another way, or where each row is read alone.
         """
         distinct = list(dict.fromkeys(prompt.token_ids for prompt in batch))
         longest = max(map(len, distinct))
-        if len(distinct) == len(batch) or longest < 2:
+        if len(distinct) == len(batch) or longest < 2 or change_with_length(self.model):
             return None
         input_ids_BS, mask_BS = pad_left(distinct, self.tokenizer.eos_id, self.model.device)
         if not bool(mask_BS[:, :-1].any(dim=1).all()):

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, RepetitionPenaltyLogitsP
 from transformers.cache_utils import DynamicLayer
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.evaluation.changing_positions import change_with_length
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
     Continued,
@@ -32,8 +33,11 @@ FREE_SHARE = 4
 
 
 def can_refill(model: PreTrainedModel) -> bool:
-    """Tell whether rows may leave and enter: the model remembers keys and values of all tokens, and takes positions."""
-    if find_static_reason(model) is not None:
+    """Tell whether rows may leave and enter: the model remembers keys and values of all tokens, and takes positions.
+
+    These must not change with the length of the longest row.
+    """
+    if find_static_reason(model) is not None or change_with_length(model):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
