@@ -18,10 +18,11 @@ import pytest
 from retrieval_corpora import HARVEST, TEXTS, make_corpus, open_library, read_index
 
 from biomedllama_cli.chat.retrieval import library as library_module
-from biomedllama_cli.corpus.manifest import RETRIEVAL_FOLDER
+from biomedllama_cli.corpus.manifest import RETRIEVAL_FOLDER, load_corpus
 from biomedllama_cli.corpus.stored_documents import StoredDocuments
 from biomedllama_cli.errors import DataError, OutputError
 from biomedllama_cli.models.tokenizer import train_tokenizer
+from biomedllama_cli.tasks.records import file_sha256
 
 # Says when the first document is read, and goes on when it is told to.
 BUILD = """
@@ -125,11 +126,75 @@ def test_stale_or_damaged_index_is_built_anew_and_said(
 
 def test_index_of_a_corpus_that_was_made_again_is_not_used(corpus: Path) -> None:
     first = open_library(corpus)
-    manifest = json.loads((corpus / "manifest.json").read_text())
-    (corpus / "manifest.json").write_text(json.dumps({**manifest, "created": "another day"}))
+    change_manifest(corpus)
     second = open_library(corpus)
     assert second.identity != first.identity
     assert second.index.meta.identity.corpus == second.identity
+
+
+def test_index_belongs_to_the_documents_it_was_made_from(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(folder: Path) -> Any:
+        """Be `prepare --overwrite`, which ends when the old corpus is open."""
+        monkeypatch.setattr(library_module, "StoredDocuments", StoredDocuments)
+        stored = StoredDocuments(folder)
+        change_manifest(corpus)
+        return stored
+
+    opened: list[Any] = []
+    monkeypatch.setattr(library_module, "StoredDocuments", replace)
+    monkeypatch.setattr(
+        library_module, "load_corpus", lambda folder: opened.append(load_corpus(folder)) or opened[-1]
+    )
+    library = open_library(corpus)
+    assert len(opened) == 2
+    assert library.identity == file_sha256(corpus / "manifest.json")
+
+
+@pytest.mark.parametrize("how", ["changed", "moved"])
+def test_corpus_that_is_replaced_while_it_is_indexed_gets_no_index(
+    corpus: Path, made: Path, how: str
+) -> None:
+    def replace(documents: int) -> None:
+        if how == "moved":
+            corpus.rename(corpus.with_name("old"))
+            shutil.copytree(made, corpus, ignore=shutil.ignore_patterns(RETRIEVAL_FOLDER))
+        change_manifest(corpus)
+
+    with pytest.raises(DataError, match="was replaced while"):
+        open_library(corpus, advance=replace)
+    assert not list(corpus.glob(f"{RETRIEVAL_FOLDER}/*words*"))
+
+
+def change_manifest(corpus: Path) -> None:
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    (corpus / "manifest.json").write_text(json.dumps({**manifest, "created": "another day"}))
+
+
+@pytest.mark.parametrize("link", [".", "words-40", ".words-40.partial"])
+def test_link_out_of_the_corpus_is_not_followed(corpus: Path, tmp_path: Path, link: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "words-40").mkdir(parents=True)
+    (outside / "words-40" / "meta.json").write_text("precious")
+    place = corpus / RETRIEVAL_FOLDER / link
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(outside if link == "." else outside / "words-40")
+    with pytest.raises(OutputError, match=r"sources\.corpus"):
+        open_library(corpus)
+    assert [path.name for path in outside.rglob("*")] == ["words-40", "meta.json"]
+    assert place.is_symlink()
+
+
+@pytest.mark.parametrize("folder", ["words-40", ".words-40.partial", ".words-40.replaced"])
+def test_only_what_is_an_index_is_replaced_by_one(corpus: Path, folder: str) -> None:
+    open_library(corpus)
+    place = corpus / RETRIEVAL_FOLDER / folder
+    (place / "block-00000").mkdir(parents=True, exist_ok=True)
+    (place / "block-00000" / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"thesis\.txt is no part of an index"):
+        open_library(corpus, rebuild=True)
+    assert (place / "block-00000" / "thesis.txt").read_text() == "precious"
 
 
 def test_damage_that_shows_in_a_search_is_told(corpus: Path) -> None:

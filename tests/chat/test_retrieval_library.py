@@ -149,6 +149,53 @@ def test_table_of_another_corpus_is_refused(tmp_path: Path, corpus: Path, what: 
         open_library(copy, rebuild=True)
 
 
+def test_table_whose_rows_were_mixed_up_is_refused(tmp_path: Path, corpus: Path) -> None:
+    copy = Path(shutil.copytree(corpus, tmp_path / "copy"))
+    open_library(copy)
+    path = copy / "documents.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("id")
+    pq.write_table(table.set_column(column, "id", table["id"].take(pa.array([1, 2, 3, 4, 0]))), path)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"documents\.parquet is not the table"):
+            open_library(copy)
+
+
+def test_table_is_hashed_only_where_it_may_be_another(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[StoredDocuments] = []
+    check = StoredDocuments.check_table
+    monkeypatch.setattr(StoredDocuments, "check_table", lambda self: (hashed.append(self), check(self)))
+    copy = Path(shutil.copytree(corpus, tmp_path / "copy"))
+    for rebuild, expected in ((True, 1), (False, 1), (False, 1), (True, 2)):
+        open_library(copy, rebuild=rebuild)
+        assert len(hashed) == expected
+    (copy / "documents.parquet").touch()
+    open_library(copy)
+    assert len(hashed) == 3
+
+
+def test_passage_that_is_nothing_but_the_title_is_no_passage(tmp_path: Path) -> None:
+    title = "Why larks sing to cress in the very early hours of spring: a study of seven northern gardens."
+    texts = [(f"{title}\n\n{HARVEST}", title), (title, title), (f"{title}\n\n{HARVEST}", "")]
+    for longest in (10, 20):
+        folder = tmp_path / str(longest)
+        folder.mkdir()
+        identity = IDENTITY.model_copy(update={"passage_words": longest})
+        build_index(texts, folder, identity)
+        index, problem = open_index(folder, identity)
+        assert index is not None, problem
+        hits = index.find("larks", 1000)
+        spans = {row: [(hit.start, hit.end) for hit in hits if hit.row == row] for row in range(3)}
+        assert min(spans[0]) == min(
+            span for span in cut_passages(texts[0][0], longest) if span[1] > len(title)
+        )
+        assert len(spans[0]) > 40 // longest
+        assert sorted(spans[1]) == cut_passages(title, longest)[: len(spans[1])]
+        assert min(spans[2])[0] == 0
+
+
 def test_passages_end_at_paragraphs_and_sentences() -> None:
     text = "One two three. Four five six e.g. Seven.\nEight nine ten eleven. Twelve et al. Thirteen fourteen."
     parts = [text[start:end] for start, end in cut_passages(text, 9)]

@@ -14,6 +14,7 @@ from biomedllama_cli.corpus.assembly import DOCUMENT_TABLE_FILE
 from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.tasks.records import file_sha256
 
 _HINT = "The copy is damaged: copy the folder again, or run prepare again."
 _PLACE = ("shard", "document", "first_token", "tokens")
@@ -26,14 +27,18 @@ class StoredDocuments:
     Args:
         corpus: as `load_corpus` returns it.
 
+    Attributes:
+        stamp: size (in bytes) and time of the last change (in nanoseconds) of the document table.
+
     Raises:
-        DataError: it has no document table, or that of another corpus.
+        DataError: it has no document table, or one that does not fit it.
         ModelError: its tokenizer cannot be loaded.
     """
 
     def __init__(self, corpus: Corpus) -> None:
         self._path = corpus.folder / DOCUMENT_TABLE_FILE
         try:
+            state = self._path.stat()
             self._table = pq.ParquetFile(self._path, memory_map=True)
             groups = [self._table.metadata.row_group(i).num_rows for i in range(self._table.num_row_groups)]
         except (OSError, pa.ArrowException) as error:
@@ -45,6 +50,8 @@ class StoredDocuments:
                 f"{self._path} has {what}, and the manifest lists {corpus.manifest.documents.kept:,} documents.",
                 _HINT,
             )
+        self.stamp = (state.st_size, state.st_mtime_ns)
+        self._listed = {entry.file: entry.sha256 for entry in corpus.manifest.files}.get(DOCUMENT_TABLE_FILE)
         self._first_rows = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._shards = {shard.path.name: shard for shard in (*corpus.train, *corpus.validation)}
         self._has_bos, self._eos_id = corpus.manifest.adds_bos, corpus.manifest.eos_id
@@ -57,6 +64,19 @@ class StoredDocuments:
     def __len__(self) -> int:
         """Return the number of documents."""
         return int(self._first_rows[-1])
+
+    def check_table(self) -> None:
+        """Read the whole document table, some seconds for millions of documents, and compare its hash.
+
+        Raises:
+            DataError: it is not the one that the manifest lists.
+        """
+        try:
+            same = file_sha256(self._path) == self._listed
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read ({error}).", _HINT) from None
+        if not same:
+            raise DataError(f"{self._path} is not the table that the corpus' manifest lists.", _HINT)
 
     def iter_texts(self) -> Iterator[tuple[str, str]]:
         """Yield text and title of every document; without a title an empty one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ _KNOWN_WORDS = 1 << 21  # spellings whose stems are kept in mind
 _WEIGHED_PASSAGES = 1 << 16
 _TOLD_AT_ONCE = 64  # documents
 _COUNTS = ("counted-terms.npy", "counted-times.npy", "counted-ends.npy", "counted-words.npy")
+_OWN_ENTRIES = re.compile(
+    f"{META_FILE}|{VOCABULARY_FILE}|{OFFSETS_FILE}"
+    rf"|block-\d{{5,}}(/({'|'.join((*_COUNTS, SPANS_FILE, STARTS_FILE, TERMS_FILE))}|\w+(\.csc)?\.index\.(npy|json)))?"
+)
 _MOST_TIMES = np.iinfo(np.uint16).max
 
 
@@ -80,12 +85,17 @@ class BlockCounter:
         self._postings = 0
 
     def add(self, text: str, title: str, longest: int) -> None:
-        """Count the terms of a document's passages; the title counts in each, once."""
-        spans = cut_passages(text, longest)
+        """Count the terms of a document's passages; the title counts in each, once.
+
+        Passages that hold nothing but the title are left out where there are others.
+        """
         title_words = split_words(title)
+        spans = cut_passages(text, longest)
+        passages = [split_words(text[start:end]) for start, end in spans]
+        first = _count_title_passages(passages, title_words)
+        spans = spans[first:]
         numbers = self._numbers
-        for start, end in spans:
-            words = split_words(text[start:end])
+        for words in passages[first:]:
             if words[: len(title_words)] != title_words:
                 words += title_words
             self._batch += [numbers[word] for word in words]
@@ -147,11 +157,26 @@ class BlockCounter:
         return numbers, self._frequencies[order] if len(order) else np.zeros(0, np.int64)
 
 
+def _count_title_passages(passages: Sequence[Sequence[str]], title: Sequence[str]) -> int:
+    """Return how many passages at the beginning hold nothing but the title; 0 where all do.
+
+    >>> _count_title_passages([["on", "cress"], ["and", "larks"], ["cress", "grew"]], ["on", "cress", "and", "larks"])
+    2
+    """
+    read = 0
+    for number, words in enumerate(passages):
+        if not words or words != title[read : read + len(words)]:
+            return number
+        read += len(words)
+    return 0
+
+
 def build_index(
     texts: Iterable[tuple[str, str]],
     folder: Path,
     identity: IndexIdentity,
     *,
+    table: tuple[int, int] = (0, 0),
     advance: Advance | None = None,
     block_postings: int = BLOCK_POSTINGS,
 ) -> None:
@@ -165,6 +190,7 @@ def build_index(
         texts: text and title of every document, in order.
         folder: where to write; it exists.
         identity: what `meta.json` is to say; its method is `lucene`.
+        table: size and time of the last change of the documents' table, for `meta.json`.
         advance: is told the progress of the first pass, which takes nearly all of the time.
         block_postings: pairs of a term and a passage in a block.
     """
@@ -188,6 +214,7 @@ def build_index(
         passages=counter.passages,
         terms=len(numbers),
         blocks=counter.blocks,
+        table=table,
         versions={name: version(name) for name in ("bm25s", "PyStemmer", "numpy")},
     )
     (folder / META_FILE).write_text(meta.model_dump_json(indent=1) + "\n")
@@ -246,7 +273,17 @@ def _weigh_block(
         (folder / name).unlink()
 
 
+def find_foreign(folder: Path) -> Path | None:
+    """Return the first entry of a folder that is no part of an index, a link, or the folder itself if it is one."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return folder
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not _OWN_ENTRIES.fullmatch(path.relative_to(folder).as_posix()):
+            return path
+    return None
+
+
 def remove_index(folder: Path) -> None:
-    """Remove what is left of an index, if anything is."""
-    if folder.exists():
+    """Remove what is left of an index, if anything is; a folder that holds anything else stays."""
+    if folder.exists() and find_foreign(folder) is None:
         shutil.rmtree(folder)

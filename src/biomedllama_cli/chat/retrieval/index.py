@@ -59,6 +59,8 @@ class IndexMeta(BaseModel):
     passages: int
     terms: int
     blocks: int
+    table: tuple[int, int]
+    """Size (in bytes) and time of the last change (in nanoseconds) of the document table, whose hash was right."""
     versions: dict[str, str]
 
 

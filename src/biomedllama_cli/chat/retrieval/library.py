@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from biomedllama_cli.chat.conversation import Passage
-from biomedllama_cli.chat.retrieval.building import build_index, remove_index
+from biomedllama_cli.chat.retrieval.building import build_index, find_foreign, remove_index
 from biomedllama_cli.chat.retrieval.index import Index, IndexIdentity, open_index
 from biomedllama_cli.chat.retrieval.terms import STEMMER, TERMS_VERSION
 from biomedllama_cli.corpus.job import flush_folder, flush_path
 from biomedllama_cli.corpus.locks import LockTakenError, hold_lock
-from biomedllama_cli.corpus.manifest import MANIFEST_FILE, RETRIEVAL_FOLDER, load_corpus
+from biomedllama_cli.corpus.manifest import MANIFEST_FILE, RETRIEVAL_FOLDER, load_corpus, load_manifest
 from biomedllama_cli.corpus.stored_documents import StoredDocuments
 from biomedllama_cli.errors import DataError, OutputError
 from biomedllama_cli.tasks.records import file_sha256
@@ -67,12 +67,12 @@ class Library:
 
         Raises:
             DataError: the folder holds no corpus, or a damaged one.
-            OutputError: an index is needed, and the folder cannot be written.
+            OutputError: an index is needed, and the folder cannot be written, or holds something else in its place.
         """
         corpus = corpus.expanduser()
-        stored = StoredDocuments(load_corpus(corpus))
+        stored, manifest_sha256 = _open_documents(corpus)
         identity = IndexIdentity(
-            corpus=file_sha256(corpus / MANIFEST_FILE),
+            corpus=manifest_sha256,
             passage_words=passage_words,
             terms_version=TERMS_VERSION,
             stemmer=f"{STEMMER} of PyStemmer {version('PyStemmer')}",
@@ -82,6 +82,8 @@ class Library:
         )
         folder = corpus / RETRIEVAL_FOLDER / f"words-{passage_words}"
         index, problem = open_index(folder, identity)
+        if index is None or rebuild or index.meta.table != stored.stamp:
+            stored.check_table()
         if index is None or rebuild:
             index = _build(stored, folder, identity, problem, rebuild=rebuild, advance=advance)
         return cls(corpus, stored, index)
@@ -117,6 +119,24 @@ class Library:
         return tuple(passages)
 
 
+def _open_documents(corpus: Path) -> tuple[StoredDocuments, str]:
+    """Return the documents of a corpus and the SHA-256 of their manifest, though it be replaced meanwhile."""
+    while True:
+        loaded = load_corpus(corpus)
+        stored = StoredDocuments(loaded)
+        manifest_sha256 = _hash_manifest(corpus)
+        if load_manifest(corpus) == loaded.manifest:
+            return stored, manifest_sha256
+
+
+def _hash_manifest(corpus: Path) -> str:
+    """Return the SHA-256 of a corpus' manifest; empty where there is none, as while a corpus is replaced."""
+    try:
+        return file_sha256(corpus / MANIFEST_FILE)
+    except FileNotFoundError:
+        return ""
+
+
 def _build(
     stored: StoredDocuments,
     folder: Path,
@@ -134,16 +154,22 @@ def _build(
         if problem:
             logger.warning("The index %s is built anew: %s.", folder, problem)
         staged, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
+        for path in (folder, staged, old):
+            _refuse_foreign(path)
         for leftover in (staged, old):  # of a process that was killed: the lock says so
             remove_index(leftover)
         try:
             staged.mkdir()
-            build_index(stored.iter_texts(), staged, identity, advance=advance)
+            build_index(stored.iter_texts(), staged, identity, table=stored.stamp, advance=advance)
             flush_folder(staged)
+            _check_unchanged(folder.parent.parent, identity)
             if folder.exists():
                 folder.rename(old)
             staged.rename(folder)
             flush_path(folder.parent)
+        except FileNotFoundError:  # the index went with the corpus it was in
+            _check_unchanged(folder.parent.parent, identity)
+            raise
         finally:
             for leftover in (staged, old):
                 remove_index(leftover)
@@ -158,6 +184,11 @@ def _write_alone(folder: Path) -> Iterator[bool]:
     """Be the only one who writes indexes into a folder; yield whether that took waiting for another."""
     waited = False
     try:
+        if folder.is_symlink():
+            raise OutputError(
+                f"sources.corpus: {folder} is a link, and indexes are written only inside the corpus.",
+                "Remove the link: a folder takes its place.",
+            )
         folder.mkdir(exist_ok=True)
         lock = hold_lock(folder / _LOCK_FILE)
         try:
@@ -175,6 +206,21 @@ def _write_alone(folder: Path) -> Iterator[bool]:
         raise _refuse(folder, error) from None
     finally:
         lock.__exit__(None, None, None)
+
+
+def _check_unchanged(corpus: Path, identity: IndexIdentity) -> None:
+    if _hash_manifest(corpus) != identity.corpus:
+        raise DataError(f"{corpus} was replaced while its passages were indexed.", "Open it again.")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to put an index where something else lies."""
+    foreign = find_foreign(folder)
+    if foreign is not None:
+        raise OutputError(
+            f"sources.corpus: {foreign} is no part of an index, and would be lost with the one it lies in.",
+            "Move it away.",
+        )
 
 
 def _refuse(folder: Path, error: OSError) -> OutputError:
