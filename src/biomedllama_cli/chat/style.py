@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,8 @@ from biomedllama_cli.models.tuning_facts import read_tuning_facts
 StyleName = Literal["chat", "instructed", "completion"]
 Wanted = Literal["auto", "chat", "instructed", "completion"]
 
-INSTRUCTED_STOP = ("\n\n### Instruction:", "\n### Instruction:")
-"""A model that writes this asks itself the next question."""
+INSTRUCTED_STOP = ("\n\n### Instruction:", "\n### Instruction:", "### Instruction:")
+"""A model that writes this asks itself the next question, be it at once."""
 
 _ONE_EXAM = (
     "`finetune` taught this model the questions of an exam and nothing after, so it answers those (/mc) and is no "
@@ -51,7 +53,6 @@ class Style:
         tokenizer: Tokenizer,
         turns: Turns,
         *,
-        begun: str = "",
         said: Mapping[str, Sequence[int]] | None = None,
     ) -> list[int]:
         """Return the ids of a prompt as inference feeds it: BOS first where the tokenizer's default has it.
@@ -59,15 +60,12 @@ class Style:
         Args:
             tokenizer: of the model.
             turns: (role, text) of each; the last is the user's.
-            begun: what of the reply stands already.
             said: ids that replies of this text were generated with, where they are to stand as they were.
 
         Raises:
             SettingsError: the chat template does not take these turns.
         """
         pieces = add_bos(self._write(turns), tokenizer)
-        if begun:
-            pieces.append(Piece(begun, None, len(turns)))
         ids: list[int] = []
         for piece, piece_ids in zip(pieces, build_piece_encoder(tokenizer).encode([pieces])[0], strict=True):
             own = said.get(piece.text) if said and piece.turn is not None and piece.token_id is None else None
@@ -89,6 +87,13 @@ class Style:
                 "template: the model's chat template writes nothing of this conversation.", _OTHER_WAYS
             )
         return pieces
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that replies follow from: name, source of the chat template, and what ends a reply."""
+        source = None if self._template is None else self._template.source
+        written = json.dumps([self.name, source, self.end_ids, self.stop])
+        return hashlib.sha256(written.encode()).hexdigest()
 
 
 def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
