@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from biomedllama_cli import errors
+from biomedllama_cli.chat.terminal.sanitise import sanitise
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.cli.logs import _Formatter
 from biomedllama_cli.errors import ExitCode, UserError
 
 Recipe = Callable[[Callable[..., Any]], None]
@@ -174,3 +176,43 @@ def test_our_log_lines_reach_stderr_and_details_only_when_asked(
         [True, True, False, True, True],
         [True, True, True, True, True],
     ]
+
+
+DRIVING = "\x1b]0;title\x07\x1b[2J\x9b1m\x7f\u202e"
+SHOWN = "␛]0;title␇␛[2J�1m␡�"
+
+
+def test_what_errors_quote_drives_no_terminal(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe(raiser(errors.DataError(f"It holds\n{DRIVING}.", f"Remove {DRIVING}.")))
+    assert run(["prepare"]) == ExitCode.DATA
+    assert capsys.readouterr().err == f"Error: It holds\n{SHOWN}.\nHint: Remove {SHOWN}.\n"
+    recipe(raiser(ValueError(DRIVING)))
+    run(["prepare", "--debug"])
+    shown = capsys.readouterr().err
+    assert f"ValueError: {SHOWN}\n" in shown
+    assert not set(DRIVING) & set(shown) - set("title[]012mJ;")
+
+
+def test_json_has_driving_characters_as_escapes_and_loses_none(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = DRIVING + "é 漢 👩\u200d⚕ a\u200db \U000e0041 \ud800"
+    recipe(raiser(errors.DataError(said + ".")))
+    run(["prepare", "--json"])
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["error"]["message"] == said + "."
+    assert sanitise(printed) == printed
+    assert "é 漢 👩\u200d⚕ a\\u200db" in printed
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_log_lines_and_their_tracebacks_drive_no_terminal(colour: bool) -> None:
+    try:
+        raise ValueError(DRIVING)
+    except ValueError as error:
+        trace = (ValueError, error, error.__traceback__)
+    record = logging.LogRecord("library", logging.WARNING, "", 1, "Warning of %s", (DRIVING,), trace)
+    text = _Formatter(colour=colour).format(record)
+    level = "\x1b[33mWarning\x1b[0m" if colour else "Warning"
+    assert text.partition(" ")[2].startswith(f"{level}: library: Warning of {SHOWN}\nTraceback (most")
+    assert text.endswith(f"ValueError: {SHOWN}")

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TextIO
 
+from biomedllama_cli.chat.terminal.sanitise import sanitise
+
 PACKAGE = "biomedllama_cli"
 
 
@@ -20,20 +22,30 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class _Formatter(logging.Formatter):
-    """`12:34:56 message`, with the level named (and coloured on a terminal) from WARNING on."""
+    """`12:34:56 message`, with the level named (and coloured on a terminal) from WARNING on.
+
+    Messages and tracebacks quote files, which must not drive the terminal.
+    """
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
         self._colour = colour
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record, whose only command to a terminal is the level's colour."""
+        text, level = sanitise(super().format(record)), _name_level(record)
+        return text.replace(level, f"\x1b[33m{level}\x1b[0m", 1) if level and self._colour else text
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Put the level, and a foreign logger's name, before the message."""
         source = "" if record.name.startswith(PACKAGE) else f"{record.name}: "
-        level = record.levelname.capitalize() if record.levelno != logging.INFO else ""
-        if level and self._colour:
-            level = f"\x1b[33m{level}\x1b[0m"
+        level = _name_level(record)
         record.message = f"{level}: {source}{record.message}" if level else f"{source}{record.message}"
         return super().formatMessage(record)
+
+
+def _name_level(record: logging.LogRecord) -> str:
+    return record.levelname.capitalize() if record.levelno != logging.INFO else ""
 
 
 def configure_logging(verbose: int) -> None:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from typing import Any, Protocol
 
+from biomedllama_cli.chat.terminal.sanitise import escape_json, sanitise
 from biomedllama_cli.cli.logs import is_follower
 from biomedllama_cli.errors import ExitCode, OutputError, UserError
 
@@ -40,7 +41,7 @@ def print_error(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """
     kind, message, hint, code = _describe(error)
     if debug:
-        traceback.print_exception(error)
+        print(sanitise("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     # A process our own launcher started leaves stdout to the launcher, which tells what failed first.
     if as_json and not is_follower() and "_BIOMEDLLAMA_OUTCOME" not in os.environ:
         content = {"message": message, "hint": hint, "exit_code": int(code), "kind": kind}
@@ -48,7 +49,8 @@ def print_error(error: BaseException, *, as_json: bool, debug: bool) -> int:
     else:
         # Stopped by a signal or by Ctrl-C is no error: the message says what happened.
         word = "" if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) else "Error: "
-        print(f"{word}{message}" + (f"\nHint: {hint}" if hint else ""), file=sys.stderr)
+        said = f"{word}{message}" + (f"\nHint: {hint}" if hint else "")
+        print(sanitise(said), file=sys.stderr)  # files are quoted in it
     return int(code)
 
 
@@ -71,7 +73,7 @@ def _describe(error: BaseException) -> tuple[str, str, str, int]:
 
 
 def _to_json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return escape_json(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def print_text(text: str) -> None:

@@ -9,6 +9,7 @@ is for the screen only.
 
 from __future__ import annotations
 
+import json
 import re
 
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
@@ -57,6 +58,15 @@ def show_character(text: str) -> str:
     return _JOINER.sub(_REPLACEMENT, _SPOKEN.sub(_show, text))
 
 
+def escape_json(document: str) -> str:
+    r"""Return a JSON document that says the same without any character that `sanitise` would replace.
+
+    >>> print(escape_json('{"title": "a\x9b1m \u202efdp.exe é"}'))
+    {"title": "a\u009b1m \u202efdp.exe é"}
+    """
+    return _JOINER.sub(_escape, _SPOKEN.sub(_escape, document))
+
+
 def repair_text(text: str) -> str:
     r"""Return text that can be written as UTF-8: the bytes a terminal sent that are none become U+FFFD.
 
@@ -74,6 +84,10 @@ def _show(match: re.Match[str]) -> str:
     if character in "\u2028\u2029":
         return " "
     return _PICTURES.get(ord(character), _REPLACEMENT)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 class StreamSanitiser:
