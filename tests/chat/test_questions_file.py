@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from biomedllama_cli.chat.questions_file import FileQuestion, read_questions
+from biomedllama_cli.chat import questions_file
+from biomedllama_cli.chat.questions_file import FileQuestion, load_questions, read_questions
 from biomedllama_cli.errors import DataError
 
 TURNS = [
@@ -111,3 +113,18 @@ def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
         read_questions(write(tmp_path, ""))
     with pytest.raises(DataError, match="there is no such file"):
         read_questions(tmp_path / "absent.jsonl")
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, {"question": "a"})
+    assert load_questions(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def read(path: Path, system: str) -> tuple[FileQuestion, ...]:
+        write(tmp_path, {"question": "b"})
+        return read_questions(path, system)
+
+    monkeypatch.setattr(questions_file, "read_questions", read)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        load_questions(path)

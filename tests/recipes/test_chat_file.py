@@ -13,19 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from chat_file_runs import build_settings, list_files, load, read, run, write_questions
 from tiny_llama import TinyModel, build_tiny_model
 
-from biomedllama_cli.chat.answers_file import load_facts, name_facts_file
 from biomedllama_cli.chat.conversation import Passage
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable
-from biomedllama_cli.evaluation.refilling import RefilledBatch
 from biomedllama_cli.instructions.sources.catalogue import read_source
 from biomedllama_cli.recipes.chat_file import answer_file, find_answers
 from biomedllama_cli.recipes.chat_file_run import FileRun
-from biomedllama_cli.recipes.chat_load import Voice, load_voices
-from biomedllama_cli.settings.chat import ChatSettings
-
-METALS = ("iron", "zinc oxide", "tin", "a salt of copper", "lead", "mercury")
 
 
 @pytest.fixture(scope="module")
@@ -36,47 +31,7 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.jsonl"
-    records = [
-        {
-            "id": f"q{number}",
-            "question": f"Which metal is number {number}? " + f"It is {METALS[number % 6]}. " * number,
-        }
-        for number in range(14)
-    ]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def build_settings(model: TinyModel, file: Path, output: Path, **changes: Any) -> ChatSettings:
-    content: dict[str, Any] = {
-        "model": str(model.folder),
-        "questions": {"file": file, "output": output, "batch_size": 2},
-        "reply": {"max_new_tokens": 12, "temperature": 0.8},
-        "compute": {"device": "cpu"},
-    }
-    for name, value in changes.items():
-        content[name] = {**content[name], **value} if isinstance(value, dict) and name in content else value
-    return ChatSettings.model_validate(content)
-
-
-def load(settings: ChatSettings) -> list[Voice]:
-    return load_voices([settings.model, *([settings.compare] if settings.compare else [])], settings)
-
-
-def run(settings: ChatSettings, library: Any = None) -> Any:
-    voices = load(settings)
-    return answer_file(
-        settings, [voice.speaker for voice in voices], [voice.facts for voice in voices], library
-    )
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def list_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return write_questions(tmp_path / "questions.jsonl")
 
 
 def test_answers_stand_in_the_order_of_the_questions_with_what_the_model_was_given(
@@ -100,7 +55,7 @@ def test_answers_stand_in_the_order_of_the_questions_with_what_the_model_was_giv
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert (report.questions, report.found, report.output) == (14, 0, str(output))
     assert report.new_tokens == sum(line["new_tokens"] for line in lines)
-    assert sum(report.counts[0]["finish"].values()) == 14
+    assert sum(report.counts[0].finish.values()) == 14
     assert json.loads(json.dumps(report.model_dump(mode="json")))["seed"] == 0
     text = "\n".join(report.lines())
     assert "14 answers" in text
@@ -166,65 +121,6 @@ def test_sources_of_an_answer_are_told(tmp_path: Path, chatty: TinyModel, questi
     assert report.corpus == "corpus"
 
 
-def test_a_finished_run_answers_again_without_loading_or_writing(
-    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "answers.jsonl"
-    settings = build_settings(chatty, questions, output)
-    first = run(settings)
-    before = {path: path.stat().st_mtime_ns for path in (output, name_facts_file(output))}
-    monkeypatch.setattr(RefilledBatch, "run", lambda *_: pytest.fail("something was answered"))
-    again = find_answers(settings, [settings.model], None)
-    assert again is not None
-    assert (again.found, again.counts, again.tokens_per_second) == (14, first.counts, None)
-    assert run(settings) == again
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-@pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"reply": {"temperature": 0.0}}, {"style": {"system": "Be brief."}}]
-)
-def test_answers_of_another_run_are_replaced_only_where_that_is_asked_for(
-    tmp_path: Path, chatty: TinyModel, questions: Path, changes: dict[str, Any]
-) -> None:
-    output = tmp_path / "answers.jsonl"
-    run(build_settings(chatty, questions, output))
-    before = output.read_bytes()
-    other = build_settings(chatty, questions, output, **changes)
-    with pytest.raises(OutputError, match="holds the answers of another run") as error:
-        find_answers(other, [other.model], None)
-    assert "--overwrite" in error.value.hint
-    assert output.read_bytes() == before
-    run(other.model_copy(update={"overwrite": True}))
-    assert output.read_bytes() != before
-
-
-def test_answers_questions_or_a_model_that_changed_are_not_taken_for_finished(
-    tmp_path: Path, chatty: TinyModel, questions: Path
-) -> None:
-    output = tmp_path / "answers.jsonl"
-    settings = build_settings(chatty, questions, output)
-    run(settings)
-    other = build_tiny_model(tmp_path / "other", adds_bos=False, seed=9)
-    for change in (
-        lambda: output.write_text(output.read_text() + "\n"),
-        lambda: questions.write_text(questions.read_text() + '{"question": "One more?"}\n'),
-    ):
-        change()
-        with pytest.raises(OutputError, match="holds the answers of another run"):
-            find_answers(settings, [settings.model], None)
-        run(settings.model_copy(update={"overwrite": True}))
-        assert find_answers(settings, [settings.model], None) is not None
-    (other.folder / "model.safetensors").replace(chatty.folder / "model.safetensors.new")
-    try:
-        (chatty.folder / "model.safetensors").rename(chatty.folder / "kept")
-        (chatty.folder / "model.safetensors.new").rename(chatty.folder / "model.safetensors")
-        with pytest.raises(OutputError, match="holds the answers of another run"):
-            find_answers(settings, [settings.model], None)
-    finally:
-        (chatty.folder / "kept").replace(chatty.folder / "model.safetensors")
-
-
 def test_files_that_must_not_be_written_are_refused_before_anything_is_answered(
     tmp_path: Path, chatty: TinyModel, questions: Path
 ) -> None:
@@ -273,20 +169,6 @@ def test_a_model_without_numbers_is_told(tmp_path: Path, chatty: TinyModel, ques
     with pytest.raises(ModelError, match="no numbers") as error:
         answer_file(settings, [voices[0].speaker], [voices[0].facts])
     assert "fp32" in error.value.hint
-
-
-def test_facts_name_no_folder_to_remove(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:
-    output = tmp_path / "answers.jsonl"
-    settings = build_settings(chatty, questions, output)
-    run(settings)
-    (tmp_path / "precious").mkdir()
-    facts = load_facts(output)
-    assert facts is not None
-    for name in ("precious", "../precious", ".."):
-        changed = facts.model_copy(update={"work": name})
-        name_facts_file(output).write_text(changed.model_dump_json())
-        assert find_answers(settings, [settings.model], None) is not None
-    assert (tmp_path / "precious").is_dir()
 
 
 def test_a_signal_keeps_what_is_answered_and_the_same_command_continues(

@@ -21,7 +21,7 @@ from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.sources.messages import read_turns
 from biomedllama_cli.tasks.own_questions import read_id
 from biomedllama_cli.tasks.problems import tell_first
-from biomedllama_cli.tasks.records import Record, check_encodable, iter_records
+from biomedllama_cli.tasks.records import Record, check_encodable, file_sha256, iter_records
 
 _SCHEMA = (
     "A record is an object with `question` or `prompt` (text), or `messages` (a list of `role` and `content`, the "
@@ -42,6 +42,32 @@ class FileQuestion:
     id: str
     question: str
     turns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionsFile:
+    """A file of questions as it was when it was read.
+
+    Attributes:
+        sha256: of its bytes.
+        questions: all of them, in its order.
+    """
+
+    sha256: str
+    questions: tuple[FileQuestion, ...]
+
+
+def load_questions(path: Path, system: str = "") -> QuestionsFile:
+    """Return all questions of a file and the hash of the bytes that they were read from.
+
+    Raises:
+        DataError: as `read_questions`, or the file was changed meanwhile.
+    """
+    before = file_sha256(path) if path.is_file() else ""
+    questions = read_questions(path, system)
+    if file_sha256(path) != before:
+        raise DataError(f"{path} was changed while it was read", "Start again once it is written.")
+    return QuestionsFile(before, questions)
 
 
 def read_questions(path: Path, system: str = "") -> tuple[FileQuestion, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from biomedllama_cli.chat.answers_file import AnswerFacts, name_facts_file
+from biomedllama_cli.chat.answers_file import AnswerCounts, AnswerFacts, ModelFacts, name_facts_file
 from biomedllama_cli.chat.terminal.sanitise import sanitise
 from biomedllama_cli.evaluation.cells import Frozen
 from biomedllama_cli.wording import name_count
@@ -29,8 +28,7 @@ class FileReport(Frozen):
         questions: how many were asked.
         found: how many an earlier start had answered.
         models: facts of the model, and of the one it is compared with.
-        counts: what the answers came to, per model: how many by finish, tokens, how many said nothing, and
-            conversations that lost turns.
+        counts: what the answers came to, per model.
         style: how conversations were written for the first model.
         seed: of the sampling, as given.
         corpus: whose passages were in the prompts.
@@ -43,8 +41,8 @@ class FileReport(Frozen):
     facts: str
     questions: int
     found: int
-    models: tuple[dict[str, Any], ...]
-    counts: tuple[dict[str, Any], ...]
+    models: tuple[ModelFacts, ...]
+    counts: tuple[AnswerCounts, ...]
     style: str
     seed: int
     corpus: str | None
@@ -61,7 +59,7 @@ class FileReport(Frozen):
             output: the file.
             found: how many answers an earlier start had given; with all of them nothing was done, and no speed is told.
         """
-        count = facts.questions["count"]
+        count = facts.questions.count
         new_tokens, seconds = (facts.new_tokens, facts.seconds) if found < count else (0, 0.0)
         return cls(
             output=str(output),
@@ -70,9 +68,9 @@ class FileReport(Frozen):
             found=found,
             models=facts.models,
             counts=facts.counts,
-            style=str(facts.models[0].get("template")),
-            seed=facts.asked["seed"],
-            corpus=None if facts.corpus is None else facts.corpus["path"],
+            style=facts.models[0].template,
+            seed=facts.asked.seed,
+            corpus=None if facts.corpus is None else facts.corpus.path,
             new_tokens=new_tokens,
             seconds=seconds,
             tokens_per_second=round(new_tokens / seconds, 1) if new_tokens and seconds else None,
@@ -83,16 +81,14 @@ class FileReport(Frozen):
         earlier = f", {self.found:,} of them by an earlier start" if self.found else ""
         lines = [f"{name_count(self.questions, 'answer')}{earlier}: {sanitise(self.output)}"]
         for model, counts in zip(self.models, self.counts, strict=True):
-            ends = [
-                f"{counts['finish'][end]:,} {said}" for end, said in ENDS.items() if end in counts["finish"]
-            ]
-            lines.append(f"  {sanitise(str(model['source']))} ({model.get('template')}): {'; '.join(ends)}")
-            if counts["empty"]:
+            ends = [f"{counts.finish[end]:,} {said}" for end, said in ENDS.items() if end in counts.finish]
+            lines.append(f"  {sanitise(model.source)} ({model.template}): {'; '.join(ends)}")
+            if counts.empty:
                 lines.append(
-                    f"    {name_count(counts['empty'], 'answer')} without a word, which `instruct` refuses"
+                    f"    {name_count(counts.empty, 'answer')} without a word, which `instruct` refuses"
                 )
-            if counts["trimmed"]:
-                trimmed = name_count(counts["trimmed"], "conversation")
+            if counts.trimmed:
+                trimmed = name_count(counts.trimmed, "conversation")
                 lines.append(f"    {trimmed} lost earlier turns, which had no room in the context")
         if self.corpus is not None:
             lines.append(f"  passages from {sanitise(self.corpus)}")

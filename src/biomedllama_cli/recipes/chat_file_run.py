@@ -14,7 +14,12 @@ import torch
 
 from biomedllama_cli.chat.answering import Given, LookedUp, answer_questions, choose_noise_seed
 from biomedllama_cli.chat.answers_file import (
+    AnswerCounts,
     AnswerFacts,
+    AskedFacts,
+    CorpusFacts,
+    ModelFacts,
+    QuestionFacts,
     check_output,
     describe_answer,
     describe_reply,
@@ -30,7 +35,6 @@ from biomedllama_cli.evaluation.journal import Journal
 from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.chat import ChatSettings
-from biomedllama_cli.tasks.records import file_sha256
 
 BATCH_SIZES = {"cpu": 16, "cuda": 64}
 """Questions answered at once where none was asked for."""
@@ -39,7 +43,19 @@ _LIBRARIES = ("biomedllama-cli", "torch", "transformers")
 
 @dataclass
 class FileRun:
-    """A file of questions on its way to its answers."""
+    """A file of questions on its way to its answers.
+
+    Attributes:
+        settings: of the chat.
+        speakers: one, or two that are compared.
+        asked: the questions, with their passages.
+        given: what each speaker is given.
+        journal: that keeps the answers.
+        stop: that a signal sets.
+        questions_sha256: of the file of questions, as it was when it was read.
+        seconds: that this start has answered for.
+        new_tokens: that it has written.
+    """
 
     settings: ChatSettings
     speakers: Sequence[Speaker]
@@ -47,6 +63,7 @@ class FileRun:
     given: Sequence[Sequence[Given]]
     journal: Journal
     stop: StopRequest
+    questions_sha256: str
     seconds: float = 0.0
     new_tokens: int = 0
 
@@ -94,7 +111,7 @@ class FileRun:
                 "The same command continues.",
             )
 
-    def write(self, output: Path, facts: Sequence[Mapping[str, Any]], library: Library | None) -> AnswerFacts:
+    def write(self, output: Path, models: Sequence[ModelFacts], library: Library | None) -> AnswerFacts:
         """Write the answers in the order of the questions, and return the facts that stand beside them."""
         settings = self.settings
         file, _ = name_files(settings)
@@ -117,14 +134,16 @@ class FileRun:
         told = AnswerFacts(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             answers_sha256=hash_text(content),
-            questions={"path": str(file), "sha256": file_sha256(file), "count": len(lines)},
-            corpus=None if library is None else {"path": str(library.corpus), "identity": library.identity},
-            models=tuple(dict(fact) for fact in facts),
+            questions=QuestionFacts(path=str(file), sha256=self.questions_sha256, count=len(lines)),
+            corpus=None
+            if library is None
+            else CorpusFacts(path=str(library.corpus), identity=library.identity),
+            models=tuple(models),
             asked=describe_asked(settings),
             batch_size=self.batch_size,
             work=self.journal.folder.name,
             versions=collect_library_versions(),
-            counts=tuple(_count([each[number] for each in replies]) for number in range(len(facts))),
+            counts=tuple(_count([each[number] for each in replies]) for number in range(len(models))),
             seconds=round(self.seconds, 3),
             new_tokens=self.new_tokens,
         )
@@ -137,14 +156,14 @@ def _key(number: int, place: int) -> str:
     return f"{number}/{place}"
 
 
-def _count(replies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "finish": dict(sorted(Counter(reply["finish"] for reply in replies).items())),
-        "prompt_tokens": sum(reply["prompt_tokens"] for reply in replies),
-        "new_tokens": sum(reply["new_tokens"] for reply in replies),
-        "empty": sum(not reply["answer"].strip() for reply in replies),
-        "trimmed": sum(reply["dropped_turns"] > 0 for reply in replies),
-    }
+def _count(replies: Sequence[Mapping[str, Any]]) -> AnswerCounts:
+    return AnswerCounts(
+        finish=dict(sorted(Counter(reply["finish"] for reply in replies).items())),
+        prompt_tokens=sum(reply["prompt_tokens"] for reply in replies),
+        new_tokens=sum(reply["new_tokens"] for reply in replies),
+        empty=sum(not reply["answer"].strip() for reply in replies),
+        trimmed=sum(reply["dropped_turns"] > 0 for reply in replies),
+    )
 
 
 def name_files(settings: ChatSettings) -> tuple[Path, Path]:
@@ -155,13 +174,12 @@ def name_files(settings: ChatSettings) -> tuple[Path, Path]:
     return file, output
 
 
-def describe_asked(settings: ChatSettings) -> dict[str, Any]:
+def describe_asked(settings: ChatSettings) -> AskedFacts:
     """Return the settings that answers depend on, but for the models' identity."""
     asked = settings.model_dump(mode="json", include={"seed", "reply", "style", "compute"})
     sources = settings.sources
-    if sources.corpus is not None:
-        asked["sources"] = {"passages": sources.passages, "passage_words": sources.passage_words}
-    return asked
+    looked_up = {"passages": sources.passages, "passage_words": sources.passage_words}
+    return AskedFacts(**asked, sources=None if sources.corpus is None else looked_up)
 
 
 def collect_library_versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from biomedllama_cli.chat.conversation import Exchange, Passage, Reply
+from biomedllama_cli.chat.passage_facts import describe_passage
 from biomedllama_cli.chat.retrieval.prompt import cite
 from biomedllama_cli.chat.terminal.sanitise import sanitise, sanitise_line
 from biomedllama_cli.evaluation.cells import Frozen
@@ -64,26 +65,14 @@ class Source(Frozen):
     licence: str | None
     year: int | None
     flags: tuple[str, ...]
+    source: str
     score: float
     text: str
 
     @classmethod
     def of(cls, number: int, passage: Passage) -> Source:
         """Return a numbered passage."""
-        return cls(
-            number=number,
-            citation=cite(passage),
-            document_id=passage.document_id,
-            pmid=passage.pmid,
-            pmcid=passage.pmcid,
-            doi=passage.doi,
-            title=passage.title,
-            licence=passage.licence,
-            year=passage.year,
-            flags=passage.flags,
-            score=round(passage.score, 4),
-            text=passage.text,
-        )
+        return cls(citation=cite(passage), text=passage.text, **describe_passage(number, passage))
 
 
 class ChatReport(Frozen):
