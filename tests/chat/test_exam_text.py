@@ -48,6 +48,81 @@ def test_windows_line_ends_and_wrapped_options_are_read_through():
     assert found.options == ("tin that was plated", "iron")
 
 
+@pytest.mark.parametrize(
+    "below",
+    [
+        "Answer: B\nExplanation: tin does not.\nA. is tin.\nB. is iron.",
+        "Correct answer: B",
+        "The right answer is: b) iron\n\nIt was in the exam of 2019.",
+        "Answer B",
+        "The correct answer is (B)",
+        "Ans. B",
+        "\nSource: a book\nAnswer: iron",
+        "Explanation: tin does not.\nThe answer is B.\nAnswer: B",
+        "Answer: B\nNote: of all metals, the\nanswer: B",
+    ],
+)
+@pytest.mark.parametrize(
+    "options", ["\nA. tin\nB. iron that\nis wet", "\n- tin\n- iron that is wet", " | tin | iron that is wet"]
+)
+def test_what_stands_below_the_options_is_part_of_none(below, options):
+    below = below.replace("iron", "iron that is wet")
+    found = parse_exam(f"Which rusts?{options}\n{below}")
+    assert (found.question, found.options, found.answer_index) == (
+        "Which rusts?",
+        ("tin", "iron that is wet"),
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    "note", ["Source: a book", "Explanation: rust.\nIt is red.", "References:\n1. A book."]
+)
+def test_notes_below_the_options_say_nothing_of_the_answer(note):
+    found = parse_exam(f"Does tin rust?\nyes/no\n{note}")
+    assert (found.options, found.answer_index) == (("yes", "no"), None)
+
+
+def test_text_that_speaks_of_answers_stays_in_its_option():
+    found = parse_exam("Which?\nA. tin\nB. iron, the\nanswer a man gave\nC. the answer: gold\nAnswer: B")
+    assert found.options == ("tin", "iron, the answer a man gave", "the answer: gold")
+    assert parse_exam("Which? | answer a | answer b").options == ("answer a", "answer b")
+
+
+def test_a_context_may_speak_of_an_answer():
+    found = parse_exam("Context: We asked.\nAnswer: none.\nWhich rusts?\nA. tin\nB. iron\nAnswer: B")
+    assert (found.context, found.answer_index) == ("We asked.\nAnswer: none.", 1)
+
+
+def test_only_a_heading_is_taken_off_a_question():
+    assert parse_exam("What is said of the question: which? | tin | iron").question == (
+        "What is said of the question: which?"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Context: We saw rust.\nDoes tin rust? | yes | no",
+        "Context: We saw rust.\nDoes tin rust? | yes/no",
+        "Context: We saw rust. | Does tin rust? | yes | no",
+        "Abstract: We saw rust.\n\nQuestion: Does tin rust? | yes | no",
+        "Context: We saw rust. | Question: Does tin rust? | yes | no",
+    ],
+)
+def test_a_context_may_stand_before_the_question_of_a_line(text):
+    found = parse_exam(text)
+    assert (found.context, found.question, found.options) == ("We saw rust.", "Does tin rust?", ("yes", "no"))
+
+
+@pytest.mark.parametrize("question", ["Which rusts?", "What rusts is"])
+def test_the_line_of_the_options_holds_the_question_below_a_context(question):
+    found = parse_exam(f"Context: We saw rust.\n{question} | tin | iron | gold")
+    assert (found.context, found.question, found.options) == (
+        "We saw rust.", question, ("tin", "iron", "gold")
+    )  # fmt: skip
+
+
 def test_names_of_bacteria_are_no_letters_of_options():
     found = parse_exam("A. fumigatus is what?\n- E. coli\n- a mould")
     assert (found.question, found.options) == ("A. fumigatus is what?", ("E. coli", "a mould"))
@@ -130,6 +205,15 @@ def test_equal_options_are_remarked_and_nothing_is_said_of_an_unknown_answer():
         ("Which? | iron | tin | Answer: C", "the answer is 'C'; it must be a letter of A to B"),
         ("Which? | iron | tin | Answer: B) iron", "the answer is 'B) iron'"),
         ("Which? | tin | tin | Answer: tin", "the answer is 'tin'"),
+        ("Which?\nA. tin\nB. iron\nAnswer: A\nWhat?\nA. lead\nB. zinc\nAnswer: B", "there are two answers"),
+        (
+            "Which?\nA. tin\nB. iron\n\nIt was asked in 2019.",
+            "below the options stands 'It was asked in 2019.'",
+        ),
+        ("Which?\n- tin\n- iron\n\nIt was asked in 2019.", "below the options stands 'It was asked"),
+        ("Which? | tin | iron\n\nIt was asked in 2019.", "below the options stands 'It was asked"),
+        ("Does it?\nyes/no\nThank you!", "below the options stands 'Thank you!'"),
+        ("Which?\nA. tin\nB. iron\nNote: wet\nC. gold", "option C stands below 'Note: wet'"),
         ("Which \ud800? | iron | tin", "lone surrogate"),
     ],
 )
