@@ -41,10 +41,10 @@ class Progress:
         # Of several processes that share a terminal the first one shows how far they are.
         if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # names of files stand in it
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
