@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny_llama import TinyModel, build_tiny_model
 
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.chat import chat
 from biomedllama_cli.recipes.chat_exam import ExamReport
 from biomedllama_cli.recipes.chat_report import ChatPlan
@@ -53,6 +54,25 @@ def test_a_question_without_options_is_refused_before_a_model_is_loaded(tmp_path
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match="option"):
         ask(tmp_path, mc="Which rusts?")
+
+
+@pytest.mark.parametrize(("profile", "reason"), [("harness", "lm-eval"), ("cot", "chains of thought")])
+def test_a_profile_without_scores_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, profile: str, reason: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match=reason):
+        ask(tmp_path, exam={"profile": profile})
+
+
+def test_the_exam_needs_no_chat_template(tiny: TinyModel, tmp_path: Path) -> None:
+    """Neither one that works nor one that was asked for."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.folder, folder)
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    wanted = ask(tiny.folder).answers
+    assert ask(folder).answers == wanted
+    assert ask(tiny.folder, style={"template": "chat"}).answers == wanted
 
 
 def test_a_dry_run_names_the_question(tiny: TinyModel) -> None:

@@ -25,7 +25,7 @@ from biomedllama_cli.evaluation.variants import CONTEXT_FREE, PREMISE_PREFIX, bu
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.settings.evaluate import ProtocolSettings
 
-__all__ = ["Exam", "ExamAnswer", "ExamQuestion", "parse_exam"]
+__all__ = ["Exam", "ExamAnswer", "ExamQuestion", "check_profile", "parse_exam"]
 
 _TASK = "questions"
 """What the questions are to `evaluate`: one's own."""
@@ -66,8 +66,7 @@ class Exam:
             DataError: an option has no token of its own, or more than the context holds.
             ModelError: the model's answers are not finite.
         """
-        profile = find_profile(profile_name)
-        _check_scores_options(profile, question)
+        profile = check_profile(profile_name, question)
         (asked,) = build_asked(
             profile, _TASK, [(question.as_question(), ())], adds_bos=self._tokenizer.adds_bos, matrix=True
         )
@@ -103,7 +102,13 @@ class Exam:
         return self._scorer
 
 
-def _check_scores_options(profile: Profile, question: ExamQuestion) -> None:
+def check_profile(profile_name: str, question: ExamQuestion) -> Profile:
+    """Return the profile of a name, which must score the options of a question by itself.
+
+    Raises:
+        SettingsError: there is no such profile, or it does not.
+    """
+    profile = find_profile(profile_name)
     if profile.method == "lm-eval":
         raise SettingsError(
             f"profile {profile.name} is asked by lm-eval itself, which takes whole tasks and no single question",
@@ -115,6 +120,7 @@ def _check_scores_options(profile: Profile, question: ExamQuestion) -> None:
             "Take the profile instructed, which asks the same without the chain: --profile instructed, or "
             "`/set profile instructed`.",
         )
+    return profile
 
 
 def _collect(

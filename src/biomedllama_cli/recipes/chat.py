@@ -53,6 +53,13 @@ def chat(
     if dry_run:
         return _plan(settings, sources, question)
 
+    if asked.mc is not None:
+        from biomedllama_cli.chat.exam_text import parse_exam
+        from biomedllama_cli.recipes.chat_exam import ask_exam
+
+        put = parse_exam(asked.mc)  # before the model, which takes longer to load than a mistake to be told
+        return ask_exam(put, settings, sources)
+
     from biomedllama_cli.recipes.chat_load import load_voices, open_library, tell_styles  # loads torch
 
     check_files(settings)  # before the minutes that a model may take
@@ -67,12 +74,6 @@ def chat(
         tell_styles(voices)
         facts = [voice.facts for voice in voices]
         return answer_file(settings, [voice.speaker for voice in voices], facts, library)
-    if asked.mc is not None:
-        from biomedllama_cli.chat.exam_text import parse_exam
-        from biomedllama_cli.recipes.chat_exam import ask_exam
-
-        put = parse_exam(asked.mc)  # before the model, which takes longer to load than a mistake to be told
-        return ask_exam(put, settings, load_voices(sources, settings))
     voices = load_voices(sources, settings)
     if question is not None:
         from biomedllama_cli.recipes.chat_once import answer_question

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from biomedllama_cli.chat.exam import Exam
+from biomedllama_cli.chat.exam import Exam, check_profile
 from biomedllama_cli.chat.exam_answer import ExamAnswer
 from biomedllama_cli.chat.exam_question import ExamQuestion
 from biomedllama_cli.chat.terminal.sanitise import sanitise_line
 from biomedllama_cli.evaluation.cells import Frozen
 from biomedllama_cli.recipes.chat_load import Voice
+from biomedllama_cli.recipes.chat_model import ChatModel, load_chat_model
 from biomedllama_cli.settings.chat import ChatSettings
 
 WIDTH = 100
@@ -42,28 +43,33 @@ class ExamReport(Frozen):
         return lines
 
 
-def ask_exam(question: ExamQuestion, settings: ChatSettings, voices: Sequence[Voice]) -> ExamReport:
-    """Put a multiple-choice question to the models, as `evaluate` does.
+def ask_exam(question: ExamQuestion, settings: ChatSettings, sources: Sequence[str]) -> ExamReport:
+    """Put a multiple-choice question to models, as `evaluate` does: outside of any conversation and its template.
 
     Args:
         question: an answer of `chat.exam_text.parse_exam`.
         settings: of the chat.
-        voices: one, or two that are compared.
+        sources: of one model, or of two that are compared, as `recipes.chat_model.find_source` names them.
 
     Raises:
         DataError: the question cannot be scored.
         SettingsError: the profile has no likelihood of the options.
+        ModelError: a model cannot be used.
+        UnavailableError: a hub, a device or a package is not to be had.
     """
-    answers = tuple(build_exam(voice, settings).ask(question, settings.exam.profile) for voice in voices)
+    check_profile(settings.exam.profile, question)  # before the minutes that a model may take
+    models = [load_chat_model(source, settings.compute) for source in sources]
+    answers = tuple(build_exam(model, settings).ask(question, settings.exam.profile) for model in models)
     report = ExamReport(
-        models=tuple(voice.facts for voice in voices), answers=tuple(answer.dump() for answer in answers)
+        models=tuple(model.facts for model in models), answers=tuple(answer.dump() for answer in answers)
     )
     report._shown = answers
     return report
 
 
-def build_exam(voice: Voice, settings: ChatSettings) -> Exam:
+def build_exam(loaded: ChatModel | Voice, settings: ChatSettings) -> Exam:
     """Return the examination of a model: not in the chat's own context, but in that of `evaluate`, whose numbers these
     are.
     """
-    return Exam(voice.speaker.model, voice.speaker.tokenizer, settings.compute.context_length)
+    asked = loaded.speaker if isinstance(loaded, Voice) else loaded
+    return Exam(asked.model, asked.tokenizer, settings.compute.context_length)
