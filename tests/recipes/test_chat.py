@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from retrieval_corpora import make_corpus
 
+from biomedllama_cli.chat.conversation import Reply
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.recipes import chat_once
 from biomedllama_cli.recipes.chat import chat
 from biomedllama_cli.recipes.chat_report import ChatReport
 from biomedllama_cli.settings.chat import ChatSettings
@@ -185,3 +187,14 @@ def test_the_log_says_how_a_model_is_spoken_to(model: Path, caplog: pytest.LogCa
         ask(model)
     assert f"{model} is given bare text" in caplog.text
     assert QUESTION not in caplog.text
+
+
+def test_an_empty_reply_that_cannot_be_saved_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chat_once, "_answer", lambda *_: Reply("", "end", 5, 0, 1))
+    file = tmp_path / "talks.jsonl"
+    with caplog.at_level(logging.WARNING):
+        ask(model, transcript={"save": file})
+    assert not file.exists()
+    assert f"the reply is empty, so there is no conversation to save: {file} is not written" in caplog.text

@@ -36,8 +36,9 @@ def answer_question(
     session = begin_session(settings, voices, library)
     asking = session.begin(question)
     exchange = session.finish(asking, [_answer(session, asking, number) for number in range(len(voices))])
-    if settings.transcript.save is not None:
-        save(session, settings.transcript.save, voices, library)
+    path = settings.transcript.save
+    if path is not None and not save(session, path, voices, library):
+        logger.warning("the reply is empty, so there is no conversation to save: %s is not written", path)
     return build_report(
         tuple(voice.facts for voice in voices),
         voices[0].speaker.style.name,
