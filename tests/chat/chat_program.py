@@ -136,7 +136,15 @@ def _facts(name: str) -> ModelFacts:
 def _load_other(name: str, log: Path) -> tuple[Speaker, ModelFacts]:
     if name == "forever":
         time.sleep(3600)
+    if name == "broken":
+        raise RuntimeError("CUDA out of memory")
     return Speaker(name, log), _facts(name)
+
+
+def _load(path: Path, session: ChatSession) -> list[str]:
+    if path.name == "forever":
+        time.sleep(3600)
+    return ["It was held with another model."]
 
 
 def _save(path: Path, session: ChatSession) -> None:
@@ -160,10 +168,12 @@ def main() -> int:
     )
     facts = TerminalFacts(tuple(map(_facts, names)), "shelf: 3 documents, 4 passages" if given.corpus else "")
     services = Services(
+        find_other=lambda name: name,
         load_other=lambda name: _load_other(name, given.log),
+        free_memory=lambda: None,
         ask_exam=lambda text, session: [],
         save=_save,
-        load=lambda path, session: ["It was held with another model."],
+        load=_load,
     )
     try:
         with redirect_stdout(sys.stderr):

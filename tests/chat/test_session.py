@@ -43,7 +43,7 @@ def test_two_models_see_their_own_replies_and_get_the_same_seed() -> None:
 def test_a_model_that_joins_later_is_shown_the_first_ones_replies() -> None:
     session = make_session("base")
     first = ask(session, "Is water wet?")
-    session.set_speakers([*session.speakers, Parrot("tuned")])
+    session.set_speakers([*session.speakers, Parrot("tuned")], "tuned")
     second = ask(session, "Why?")
     assert shown(session, 1)[1] == ("assistant", first.reply.text)
     assert second.other is not None

@@ -35,6 +35,7 @@ class Desk:
     def __init__(self, session: ChatSession, **services: Callable[..., Any]) -> None:
         self.stream = io.StringIO()
         given = dict.fromkeys(("load_other", "ask_exam", "save", "load"), refuse) | services
+        given = {"find_other": str, "free_memory": lambda: None} | given
         facts = TerminalFacts(tuple(describe(str(each.name)) for each in session.speakers))  # type: ignore[attr-defined]
         self.talk = Talk(
             session, facts, Services(**given), screen=Screen(self.stream), interrupts=Interrupts()
@@ -116,6 +117,22 @@ def test_file_names_are_completed_and_hidden_ones_only_when_begun(
     assert offer(desk, f"/load {tmp_path}/f") == ["folder/"]
     assert offer(desk, "/load nowhere/") == []
     assert offer(desk, "/compare o") == ["off"]
+
+
+def test_nothing_is_completed_in_a_home_that_nobody_has(desk: Desk) -> None:
+    assert offer(desk, "/load ~nosuchuser/") == []
+    assert offer(desk, "/load a\0/") == []
+
+
+def test_files_of_questions_are_completed_for_the_exam(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("exam.jsonl", "essay.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "exams").mkdir()
+    assert offer(desk, "/mc e") == ["exam.jsonl", "exams/"]
+    assert offer(desk, "/mc exam of what") == []
 
 
 def test_retry_takes_the_exchange_back_and_undo_too(desk: Desk) -> None:

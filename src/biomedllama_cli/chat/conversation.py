@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Finish = Literal["end", "stop", "length", "context", "repetition", "interrupted"]
 """Why a reply ended: by the model, at a stop text, at `max_new_tokens`, with the context full, since it said the
@@ -88,6 +89,7 @@ class Exchange:
         passages: that stand in the prompt, numbered from 1.
         noise_seed: of the sampling of this reply.
         settings: what the reply was generated with (temperature, ...).
+        other_source: who gave `other`, as `name_model` calls it; empty where that is not known.
     """
 
     question: str
@@ -97,6 +99,17 @@ class Exchange:
     passages: tuple[Passage, ...] = ()
     noise_seed: int = 0
     settings: tuple[tuple[str, object], ...] = ()
+    other_source: str = ""
+
+    def find_reply(self, other_source: str | None = None) -> Reply:
+        """Return the reply that a model is shown as its own.
+
+        Args:
+            other_source: the model that is compared, as `name_model` calls it; None is the first one.
+        """
+        if other_source is None or self.other is None or self.other_source != other_source:
+            return self.reply
+        return self.other
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +119,7 @@ class Conversation:
     system: str = ""
     exchanges: tuple[Exchange, ...] = ()
 
-    def turns(self, prompt: str | None = None, *, other: bool = False) -> list[tuple[str, str]]:
+    def turns(self, prompt: str | None = None, *, other_source: str | None = None) -> list[tuple[str, str]]:
         """Return (role, text) of every turn, then the user's next one.
 
         A question that got no text for a reply is left out with it: templates refuse a turn that says nothing, or two
@@ -114,14 +127,29 @@ class Conversation:
 
         Args:
             prompt: what the user says next.
-            other: whether the replies are those of the model that is compared.
+            other_source: the model that is compared, as `name_model` calls it: the replies are its own where it gave
+                any, else the first one's; None is the first one.
 
         >>> Conversation("Be brief.").turns("Is water wet?")
         [('system', 'Be brief.'), ('user', 'Is water wet?')]
         """
         turns = [("system", self.system)] if self.system else []
         for exchange in self.exchanges:
-            reply = exchange.other if other and exchange.other is not None else exchange.reply
+            reply = exchange.find_reply(other_source)
             if reply.text.strip():
                 turns += [("user", exchange.prompt), ("assistant", reply.text)]
         return turns if prompt is None else [*turns, ("user", prompt)]
+
+
+def name_model(facts: Mapping[str, Any]) -> str:
+    """Return what a model is called, with the beginning of its hash to tell it from others of that name.
+
+    Args:
+        facts: `source`, and where it is known `weights_sha256`.
+
+    >>> name_model({"source": "some/model", "weights_sha256": "0123456789abcdef"}), name_model({"source": "a"})
+    ('some/model (weights 01234567)', 'a')
+    """
+    sha256 = facts.get("weights_sha256")
+    name = str(facts.get("source") or "unknown")
+    return f"{name} (weights {str(sha256)[:8]})" if sha256 else name

@@ -80,6 +80,7 @@ class ChatSession:
         speakers: who answers: one or two; each is shown its own replies.
         settings: of the chat; those that `change` changes take effect with the next question.
         library: what questions are looked up in.
+        other_source: who the second speaker is, as `conversation.name_model` calls it.
 
     Attributes:
         conversation: up to the last reply.
@@ -88,18 +89,30 @@ class ChatSession:
     """
 
     def __init__(
-        self, speakers: Sequence[Answering], settings: ChatSettings, library: Searching | None = None
+        self,
+        speakers: Sequence[Answering],
+        settings: ChatSettings,
+        library: Searching | None = None,
+        *,
+        other_source: str = "",
     ) -> None:
         self.settings = settings
         self.library = library
         self.conversation = Conversation(settings.style.system.strip())
-        self.set_speakers(speakers)
+        self.set_speakers(speakers, other_source)
         self._begin_conversation()
 
-    def set_speakers(self, speakers: Sequence[Answering]) -> None:
-        """Change who answers from the next question on; one who was not there is shown the first one's replies."""
+    def set_speakers(self, speakers: Sequence[Answering], other_source: str = "") -> None:
+        """Change who answers from the next question on; one who was not there is shown the first one's replies.
+
+        Args:
+            speakers: one or two.
+            other_source: who the second is, as `conversation.name_model` calls it: replies that another second
+                speaker gave are not shown to it.
+        """
         assert 1 <= len(speakers) <= 2, "one model answers, or two side by side"
         self.speakers = tuple(speakers)
+        self.other_source = other_source if len(speakers) > 1 else ""
 
     def begin(self, question: str) -> Asking:
         """Look a question up, write its prompt and choose the seed of its reply.
@@ -117,7 +130,7 @@ class ChatSession:
 
     def read_turns(self, asking: Asking, number: int = 0) -> list[tuple[str, str]]:
         """Return (role, text) of what a speaker is shown, the question last."""
-        return self.conversation.turns(asking.prompt, other=number == 1)
+        return self.conversation.turns(asking.prompt, other_source=self.other_source if number else None)
 
     def finish(self, asking: Asking, replies: Sequence[Reply]) -> Exchange:
         """Make a question and its replies, also those that were stopped, part of the conversation.
@@ -135,6 +148,7 @@ class ChatSession:
             asking.passages,
             asking.noise_seed,
             self._describe(asking),
+            self.other_source if other else "",
         )
         self._set_exchanges((*self.conversation.exchanges, exchange))
         return exchange
@@ -241,7 +255,12 @@ class ChatSession:
 
     def _would_repeat(self, last: Exchange, asking: Asking) -> bool:
         same = (last.prompt, last.settings) == (asking.prompt, self._describe(asking))
-        whole = last.reply.finish != "interrupted" and (len(self.speakers) == 1 or last.other is not None)
+        answered = [last.reply]
+        if len(self.speakers) > 1:
+            if last.other is None or last.other_source != self.other_source:
+                return False
+            answered.append(last.other)
+        whole = all(reply.finish != "interrupted" for reply in answered)
         return asking.reply.temperature == 0 and same and whole
 
     def _describe(self, asking: Asking) -> tuple[tuple[str, object], ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from biomedllama_cli.chat.conversation import name_model
 from biomedllama_cli.chat.session import ChatSession
 from biomedllama_cli.evaluation.provenance import collect_versions
 
@@ -27,7 +28,7 @@ class TranscriptFacts:
         id: of the conversation; empty where a file of elsewhere has none.
         created: when it began (UTC, ISO 8601).
         model: source, revision, weights_sha256, dtype, quantize, tokenizer_fingerprint, template, ...
-        other: likewise, of the model it was compared with.
+        other: likewise, of the model it is compared with; each exchange says who gave its own second reply.
         settings: sections `reply`, `style` and `sources`, as they were at the end.
         seed: of the chat.
         corpus: identity of the corpus that questions were looked up in.
@@ -87,7 +88,7 @@ def describe_difference(saved: TranscriptFacts, loaded: TranscriptFacts) -> str 
 
 def _describe_one(saved: Mapping[str, Any], loaded: Mapping[str, Any], who: str) -> str | None:
     if not saved.get("source"):
-        return f"The file does not say which model gave its replies; {who} is {_name(loaded)} now."
+        return f"The file does not say which model gave its replies; {who} is {name_model(loaded)} now."
     hashes = saved.get("weights_sha256"), loaded.get("weights_sha256")
     if None in hashes:
         places = [(each.get("source"), each.get("revision")) for each in (saved, loaded)]
@@ -95,7 +96,8 @@ def _describe_one(saved: Mapping[str, Any], loaded: Mapping[str, Any], who: str)
     else:
         same = hashes[0] == hashes[1]
     if not same:
-        return f"The replies so far are those of another model: {who} was {_name(saved)} and is {_name(loaded)} now."
+        names = f"was {name_model(saved)} and is {name_model(loaded)} now"
+        return f"The replies so far are those of another model: {who} {names}."
     changed = [
         f"{what} ({saved[name]}, now {loaded[name]})" if len(str(saved[name])) < 40 else what
         for name, what in _COMPARED.items()
@@ -104,13 +106,6 @@ def _describe_one(saved: Mapping[str, Any], loaded: Mapping[str, Any], who: str)
     if not changed:
         return None
     return f"The replies so far were given otherwise; of {who} have changed: {', '.join(changed)}."
-
-
-def _name(facts: Mapping[str, Any]) -> str:
-    """Return what a model is called, with the beginning of its hash to tell it from others of that name."""
-    sha256 = facts.get("weights_sha256")
-    name = str(facts.get("source") or "unknown")
-    return f"{name} (weights {str(sha256)[:8]})" if sha256 else name
 
 
 @cache

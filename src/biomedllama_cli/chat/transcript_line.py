@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from biomedllama_cli.chat.conversation import Conversation, Exchange, Finish, Passage, Reply
+from biomedllama_cli.chat.conversation import Conversation, Exchange, Finish, Passage, Reply, name_model
 from biomedllama_cli.chat.transcript_facts import TranscriptFacts
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.settings.explain import explain
@@ -70,6 +70,7 @@ class _StoredExchange(_Stored):
     sources: tuple[Passage, ...]
     reply: _StoredReply
     other: _StoredOther | None = None
+    other_source: str | None = None
     unanswered: _Unanswered | None = None
 
 
@@ -133,7 +134,7 @@ def read_line(line: str | bytes, where: str) -> tuple[Conversation, TranscriptFa
         )
         return Conversation(system, exchanges), TranscriptFacts()
     assert isinstance(stored, _Line)
-    conversation = Conversation(system, tuple(_restore(stored.exchanges, pairs, where)))
+    conversation = Conversation(system, tuple(_restore(stored, pairs, where)))
     return conversation, TranscriptFacts(
         stored.id,
         stored.created,
@@ -176,16 +177,15 @@ def _store(exchange: Exchange) -> dict[str, Any]:
         "sources": [asdict(passage) for passage in exchange.passages],
         "reply": {name: value for name, value in asdict(exchange.reply).items() if name != "text"},
         "other": None if exchange.other is None else asdict(exchange.other),
+        "other_source": exchange.other_source,
     }
     if not exchange.reply.text.strip():
         stored["unanswered"] = {"prompt": exchange.prompt, "reply": exchange.reply.text}
     return stored
 
 
-def _restore(
-    stored: tuple[_StoredExchange, ...], pairs: list[tuple[str, str]], where: str
-) -> Iterator[Exchange]:
-    answered = sum(each.unanswered is None for each in stored)
+def _restore(line: _Line, pairs: list[tuple[str, str]], where: str) -> Iterator[Exchange]:
+    answered = sum(each.unanswered is None for each in line.exchanges)
     if answered != len(pairs):
         raise DataError(
             f"{where}: `messages` hold {len(pairs)} questions with a reply and `exchanges` {answered}; one was changed "
@@ -193,7 +193,9 @@ def _restore(
             "Take `exchanges` and `schema_version` out to go on with the messages alone.",
         )
     rest = iter(pairs)
-    for each in stored:
+    # Lines of before had the last model that was compared, and no other place for it.
+    known = name_model(line.other_model) if line.other_model else ""
+    for each in line.exchanges:
         prompt, text = (each.unanswered.prompt, each.unanswered.reply) if each.unanswered else next(rest)
         yield Exchange(
             each.question,
@@ -203,6 +205,7 @@ def _restore(
             each.sources,
             each.noise_seed,
             tuple((name, _freeze(value)) for name, value in each.settings.items()),
+            (known if each.other else "") if each.other_source is None else each.other_source,
         )
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from biomedllama_cli.chat.conversation import Reply
+from biomedllama_cli.chat.conversation import Reply, name_model
 from biomedllama_cli.chat.retrieval.library import Library
 from biomedllama_cli.chat.session import Asking, ChatSession
 from biomedllama_cli.chat.transcript import load_conversation, save_conversation
@@ -54,7 +54,8 @@ def begin_session(settings: ChatSettings, voices: Sequence[Voice], library: Libr
     Raises:
         DataError: the transcript cannot be read, or is none.
     """
-    session = ChatSession([voice.speaker for voice in voices], settings, library)
+    other_source = name_model(voices[1].facts) if len(voices) > 1 else ""
+    session = ChatSession([voice.speaker for voice in voices], settings, library, other_source=other_source)
     if settings.transcript.load is not None:
         for said in resume(session, settings.transcript.load, voices, library):
             logger.warning("%s", said)

@@ -10,7 +10,7 @@ from biomedllama_cli.chat.terminal.commands import complete, run_command
 from biomedllama_cli.chat.terminal.interrupts import Interrupts, clean_logs, quiet_keys
 from biomedllama_cli.chat.terminal.line_editor import Editor, LineEditor, PlainReader
 from biomedllama_cli.chat.terminal.screen import Screen, find_terminal
-from biomedllama_cli.chat.terminal.talk import Services, Talk
+from biomedllama_cli.chat.terminal.talk import Services, Talk, describe_failure
 from biomedllama_cli.chat.terminal.words import (
     LEAVING,
     NOTICE,
@@ -90,6 +90,8 @@ def _take_turn(talk: Talk, editor: Editor) -> None:
             talk.ask(message)
     except UserError as error:
         talk.tell_error(error)
+    except Exception as error:
+        talk.tell_error(describe_failure(error, message.split(maxsplit=1)[0]))
 
 
 def _leave(talk: Talk) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biomedllama_cli.chat.changes import list_current
-from biomedllama_cli.chat.terminal.sanitise import sanitise
+from biomedllama_cli.chat.terminal.sanitise import repair_text, sanitise
 from biomedllama_cli.chat.terminal.talk import Talk
 from biomedllama_cli.chat.terminal.words import KEYS
 from biomedllama_cli.errors import SettingsError, UserError
@@ -75,6 +75,8 @@ def complete(talk: Talk, before: str) -> Iterator[tuple[str, str, str]]:
         yield from _complete_setting(talk, rest)
     elif takes == "file":
         yield from _complete_file(rest)
+    elif takes == "exam":
+        yield from (each for each in _complete_file(rest) if each[1].endswith(("/", ".jsonl")))
     elif takes == "model":
         if _OFF.startswith(rest):
             yield rest, _OFF, "ends the comparison"
@@ -94,10 +96,10 @@ def _complete_setting(talk: Talk, rest: str) -> Iterator[tuple[str, str, str]]:
 
 def _complete_file(typed: str) -> Iterator[tuple[str, str, str]]:
     folder, _, begun = typed.rpartition("/")
-    place = Path(folder or ("/" if typed.startswith("/") else ".")).expanduser()
     try:
+        place = Path(folder or ("/" if typed.startswith("/") else ".")).expanduser()
         found = sorted(each for each in place.iterdir() if each.name.startswith(begun))
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # nobody has that home, or no path can be that
         return
     for each in found:
         if begun or not each.name.startswith("."):
@@ -124,7 +126,7 @@ def _system(talk: Talk, rest: str) -> None:
     if rest == _OFF:
         talk.session.set_system("")
     elif rest:
-        talk.session.set_system(rest)
+        talk.session.set_system(repair_text(rest))
     system = talk.session.conversation.system
     talk.screen.show(f"System message: {system}" if system else "There is no system message.", "dim")
 
@@ -163,7 +165,8 @@ def _history(talk: Talk, rest: str) -> None:
         talk.screen.show(f"{number} > {exchange.question}", "bold")
         talk.show_reply(exchange.reply)
         if exchange.other is not None:
-            talk.screen.show("the other model:", "bold cyan")
+            who = f" ({exchange.other_source})" if exchange.other_source else ""
+            talk.screen.show(f"the other model{who}:", "bold cyan")
             talk.show_reply(exchange.other)
 
 
@@ -179,7 +182,10 @@ def _save(talk: Talk, rest: str) -> None:
 
 def _load(talk: Talk, rest: str) -> None:
     path = _read_path(rest, "/load FILE.jsonl")
-    for note in talk.services.load(path, talk.session):
+    notes = talk.wait(lambda: talk.services.load(path, talk.session))
+    if notes is None:
+        return
+    for note in notes:
         talk.screen.show(note, "yellow")
     count = name_count(len(talk.session.conversation.exchanges), "question")
     talk.screen.show(f"Going on with the last conversation of {path}: {count}. /history shows it.", "dim")
@@ -188,32 +194,43 @@ def _load(talk: Talk, rest: str) -> None:
 def _read_path(rest: str, usage: str) -> Path:
     if not rest:
         raise SettingsError("No file is named.", f"Type {usage}.")
-    return Path(rest).expanduser()
+    if "\0" in rest:
+        raise SettingsError("The name of the file holds a NUL, which no file has.", f"Type {usage}.")
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"{rest} is in nobody's home folder.", "Name the folder in full.") from None
 
 
 def _compare(talk: Talk, rest: str) -> None:
-    first = talk.session.speakers[0]
     if not rest:
         whom = talk.models[1].name if len(talk.models) > 1 else "nobody; /compare MODEL names a model"
         talk.screen.show(f"Compared with {whom}.", "dim")
     elif rest == _OFF:
-        talk.session.set_speakers([first])
-        del talk.models[1:]
+        talk.drop_other()
         talk.screen.show(f"{talk.models[0].name} answers alone.", "dim")
     else:
-        talk.screen.show(f"Loading {rest} ...", "dim")
-        loaded = talk.wait(lambda: talk.services.load_other(rest))
-        if loaded is not None:
-            talk.session.set_speakers([first, loaded[0]])
-            talk.models[1:] = [loaded[1]]
-            for line in loaded[1].lines():
-                talk.screen.show(line, "dim")
+        _load_other(talk, rest)
+
+
+def _load_other(talk: Talk, name: str) -> None:
+    source = talk.wait(lambda: talk.services.find_other(name))
+    if source is None:
+        return
+    before = f"{talk.models[1].name} is let go. " if len(talk.models) > 1 else ""
+    talk.screen.show(f"{before}Loading {name} ...", "dim")
+    talk.drop_other()  # first: the memory may hold two models and not three
+    loaded = talk.wait(lambda: talk.services.load_other(source))
+    if loaded is not None:
+        talk.set_other(*loaded)
+        for line in loaded[1].lines():
+            talk.screen.show(line, "dim")
 
 
 def _mc(talk: Talk, rest: str) -> None:
     if rest:
         talk.screen.show("Scoring ...", "dim")
-        talk.exams = tuple(talk.wait(lambda: talk.services.ask_exam(rest, talk.session)) or ())
+        talk.exams = tuple(talk.wait(lambda: talk.services.ask_exam(repair_text(rest), talk.session)) or ())
     elif not talk.exams:
         raise SettingsError("No question is given.", "Type /mc Question? | option | option")
     for model, answer in zip(talk.models, talk.exams, strict=False):
@@ -260,6 +277,7 @@ COMMANDS = (
         "[QUESTION]",
         "scores `Question? | option | option` as `evaluate` does; alone: the last in full",
         _mc,
+        "exam",
     ),
     Command("/sources", "[n]", "shows the passages of the last reply in full", _sources),
     Command("/quit", "", "leaves", _quit, aliases=("/exit",)),

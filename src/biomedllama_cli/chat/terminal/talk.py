@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.text import Text
 
-from biomedllama_cli.chat.conversation import Exchange, Passage, Reply
+from biomedllama_cli.chat.conversation import Exchange, Passage, Reply, name_model
 from biomedllama_cli.chat.terminal.interrupts import Interrupts, quiet_keys
 from biomedllama_cli.chat.terminal.reply_view import (
     column_width,
@@ -43,14 +43,18 @@ class Services:
     """What a chat can do besides asking; each raises a UserError where it cannot.
 
     Attributes:
-        load_other: loads the model that `/compare` names and returns who answers with it and its facts.
+        find_other: returns the source of the model that `/compare` names, before anything is loaded.
+        load_other: loads a model of such a source and returns who answers with it and its facts.
+        free_memory: gives the memory of models that answer no longer back.
         ask_exam: puts the multiple-choice question that a text holds or names to every model, and returns one answer
             per model.
         save: writes the session's conversation into a file, and returns whether there was anything to write.
         load: goes on with the last conversation of a file (`session.resume`), and returns what is to be known of it.
     """
 
+    find_other: Callable[[str], str]
     load_other: Callable[[str], tuple[Answering, ModelFacts]]
+    free_memory: Callable[[], None]
     ask_exam: Callable[[str, ChatSession], Sequence[ExamAnswer]]
     save: Callable[[Path, ChatSession], bool]
     load: Callable[[Path, ChatSession], Sequence[str]]
@@ -109,10 +113,7 @@ class Talk:
                     return
                 if isinstance(error, UserError) or not isinstance(error, Exception):
                     raise
-                # A device out of memory, say: the conversation up to here is worth more than a quick end.
-                logger.debug("the reply failed", exc_info=error)
-                said = " ".join(str(error).split())
-                raise UserError(f"The reply failed ({type(error).__name__}): {said}") from error
+                raise describe_failure(error, "The reply") from error
             exchange = self.session.finish(asking, replies)
         self.show_sources(exchange)
         self.screen.write("\n")
@@ -141,7 +142,7 @@ class Talk:
         streams: list[Replying] = []
 
         def iter_pieces(number: int) -> Generator[str, None, None]:
-            if self.interrupts.ended_by is not None:
+            if streams and self.interrupts.ended_by is not None:
                 return
             streams.append(self.session.stream(asking, number))
             with self.interrupts.calling(streams[-1].stop):
@@ -188,6 +189,19 @@ class Talk:
         else:
             self.screen.put(self.screen.lay_out_markdown(text))
 
+    def set_other(self, speaker: Answering, facts: ModelFacts) -> None:
+        """Have a second model answer beside the first from the next question on."""
+        self.session.set_speakers([self.session.speakers[0], speaker], name_model(facts.facts))
+        self.models[1:] = [facts]
+        self.exams = ()
+
+    def drop_other(self) -> None:
+        """Have the first model answer alone; the memory of the second is free then."""
+        self.session.set_speakers(self.session.speakers[:1])
+        del self.models[1:]
+        self.exams = ()
+        self.services.free_memory()
+
     def wait(self, work: Callable[[], Result]) -> Result | None:
         """Do what may take long; None where Ctrl-C broke it off."""
         with quiet_keys(sys.stdin):
@@ -210,6 +224,16 @@ class Talk:
         self.screen.show(message, "yellow")
         if error.hint:
             self.screen.show(error.hint, "dim")
+
+
+def describe_failure(error: Exception, what: str) -> UserError:
+    """Return what is told of an error that no sentence was written for.
+
+    A device out of memory, say: the conversation up to here is worth more than a quick end.
+    """
+    logger.debug("%s failed", what, exc_info=error)
+    said = " ".join(str(error).split())
+    return UserError(f"{what} failed ({type(error).__name__}): {said}")
 
 
 def _tell(reply: Reply, asking: Asking) -> list[str]:
