@@ -98,7 +98,11 @@ class PtyProgram:
         process.closed = True
 
     def type(self, text: str) -> None:
-        self._child.send(text.encode())
+        self.type_bytes(text.encode())
+
+    def type_bytes(self, content: bytes) -> None:
+        """Type what may be no text."""
+        self._child.send(content)
 
     def press(self, key: str) -> None:
         self.type(KEYS[key])

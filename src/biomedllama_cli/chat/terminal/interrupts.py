@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from biomedllama_cli.chat.terminal.sanitise import sanitise
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+_NO_KEY = b"\0"
+"""Of a terminal's function that no key has (`_POSIX_VDISABLE`)."""
 
 
 class Interrupts:
@@ -129,6 +131,8 @@ def quiet_keys(stream: TextIO, *, lines: bool = True) -> Iterator[None]:
     quiet = termios.tcgetattr(handle)
     quiet[3] &= ~termios.ECHO
     quiet[3] |= termios.NOFLSH  # Ctrl-C must not throw away what was typed ahead
+    # Stopped here, the chat would leave the shell a terminal without cursor or echo: Ctrl-Z waits for the prompt.
+    quiet[6][termios.VSUSP] = _NO_KEY
     if not lines:
         quiet[0] &= ~termios.ICRNL
         quiet[3] &= ~termios.ICANON

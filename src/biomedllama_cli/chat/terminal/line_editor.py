@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -25,6 +26,9 @@ from prompt_toolkit.output.defaults import create_output
 from biomedllama_cli.chat.private_files import open_private
 from biomedllama_cli.chat.terminal.interrupts import Interrupts
 from biomedllama_cli.chat.terminal.sanitise import repair_text, sanitise_line, show_character
+from biomedllama_cli.errors import OutputError
+
+logger = logging.getLogger(__name__)
 
 Complete = Callable[[str], Iterable[tuple[str, str, str]]]
 """Given what stands before the cursor: (what is replaced, by what, what that is) of each completion."""
@@ -64,9 +68,9 @@ class LineEditor:
     ) -> None:
         self._interrupts = interrupts
         self._input = create_input(sys.stdin)
-        history: History = InMemoryHistory() if history_file is None else _PrivateHistory(history_file)
+        self._kept = None if history_file is None else _PrivateHistory(history_file)
         self._session: PromptSession[str] = PromptSession(
-            history=history,
+            history=self._kept or InMemoryHistory(),
             completer=_Completer(complete),
             complete_while_typing=Condition(self._is_command),
             key_bindings=_bind_keys(),
@@ -85,7 +89,14 @@ class LineEditor:
         with self._interrupts.prompting(self._leave):
             message = str(self._session.prompt(prompt))
         self._find_interrupt()
+        self._tell_failure()
         return message
+
+    def _tell_failure(self) -> None:
+        """Say once that what is typed can no longer be kept; the editor itself writes on the same lines."""
+        if self._kept is not None and self._kept.failure:
+            logger.warning("%s What is typed is no longer kept.", self._kept.failure)
+            self._kept = None
 
     def _is_command(self) -> bool:
         return self._session.default_buffer.text.startswith("/")
@@ -119,6 +130,9 @@ class PlainReader:
 
     def __init__(self, write: Callable[[str], None], interrupts: Interrupts) -> None:
         self._write = write
+        reconfigure = getattr(sys.stdin, "reconfigure", None)
+        if reconfigure is not None:  # a byte that is no text is a character that no text has, and not the end
+            reconfigure(errors="surrogateescape")
         self._raising: Callable[[], AbstractContextManager[None]] = interrupts.raising
 
     def read(self, who: str, style: str) -> str:
@@ -206,13 +220,34 @@ class _ShowCharacters(Processor):
 
 
 class _PrivateHistory(FileHistory):
-    """Keeps what is typed in a file that its owner alone can read."""
+    """Keeps what is typed in a file that its owner alone can read.
+
+    Attributes:
+        failure: why it no longer can; empty as long as it does.
+    """
 
     def __init__(self, path: Path) -> None:
         open_private(path).close()  # says at once where it cannot be written
         super().__init__(path)
+        self.failure = ""
+        self._path = path
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return what was typed before, the newest first."""
+        try:
+            return list(super().load_history_strings())
+        except OSError as error:
+            self.failure = f"{self._path} cannot be read: {error.strerror}."
+            return []
 
     def store_string(self, string: str) -> None:
-        """Write one message."""
-        with open_private(Path(str(self.filename))) as file:
-            file.write("\n" + "".join(f"+{line}\n" for line in repair_text(string).split("\n")))
+        """Write one message; after a failure they stay in memory."""
+        if self.failure:
+            return
+        try:
+            with open_private(self._path) as file:
+                file.write("\n" + "".join(f"+{line}\n" for line in repair_text(string).split("\n")))
+        except OutputError as error:
+            self.failure = error.message
+        except OSError as error:
+            self.failure = f"{self._path} cannot be written: {error.strerror}."

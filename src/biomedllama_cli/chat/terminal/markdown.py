@@ -16,6 +16,8 @@ from biomedllama_cli.chat.terminal.sanitise import sanitise
 
 _LONGEST_BLOCK = 20_000
 """A block of more characters is shown as it is: laying Markdown out costs more than its length from there on."""
+_LONGEST_COLOURED = 4_000
+"""Code of more characters is shown in one colour: the time that a lexer takes has no bound for what a model may say."""
 
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])(?:\s|$)")
 
@@ -117,7 +119,7 @@ def _prepare_tokens(tokens: list[Token]) -> None:
     for token in tokens:
         token.type = "hardbreak" if token.type == "softbreak" else token.type
         token.content = sanitise(token.content)
-        token.info = sanitise(token.info)
+        token.info = sanitise(token.info) if len(token.content) <= _LONGEST_COLOURED else ""
         token.attrs = {
             name: sanitise(value) if isinstance(value, str) else value for name, value in token.attrs.items()
         }
