@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,27 @@ def test_blank_before_an_exact_answer_is_left_to_the_chat_template(load_model: L
         ["(A) iron"],
         end_id(tokenizer, "chatml"),
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("byte-level", "plain"), ("llama", "plain"), ("byte-level", "chatml")]
+)
+def test_an_answer_that_is_not_learnt_is_read_alone(
+    kind: str, name: str, load_plain: LoadPlain, load_model: LoadModel
+) -> None:
+    tokenizer, template = load_model(kind, name) if name != "plain" else (load_plain(kind), None)
+    template = template or choose_template(tokenizer, "", "plain")
+    turns = list(TWO_TURNS.turns)
+    whole = Encoder(tokenizer, template, 512).encode(TWO_TURNS)
+    for place, kept in ((next(i for i, turn in enumerate(turns) if turn.role == "assistant"), 1), (-1, 0)):
+        some = list(turns)
+        some[place] = replace(some[place], learnt=False)
+        row = Encoder(tokenizer, template, 512).encode(replace(TWO_TURNS, turns=tuple(some)))
+        assert row.token_ids == whole.token_ids
+        assert list_runs(row) == [list_runs(whole)[kept]]
+    none = tuple(replace(turn, learnt=False) for turn in turns)
+    with pytest.raises(CannotFit, match="nothing to learn"):
+        Encoder(tokenizer, template, 512).encode(replace(TWO_TURNS, turns=none))
 
 
 def test_thoughts_of_the_last_turn_are_trained(load_model: LoadModel) -> None:

@@ -48,6 +48,14 @@ def messages(*talk: tuple[str, object], **fields: object) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in talk], **fields}
 
 
+def test_an_answer_of_weight_zero_is_not_learnt(tmp_path: Path) -> None:
+    talk = messages(*TALK)
+    talk["messages"][2]["weight"] = 0
+    talk["messages"][4]["weight"] = 1
+    (example,) = read(tmp_path, "messages", talk)
+    assert [turn.learnt for turn in example.turns] == [True, True, False, True, True]
+
+
 def test_conversations_keep_their_turns(tmp_path: Path) -> None:
     talk, short = read(tmp_path, "messages", messages(*TALK, id="t1"), messages(*TALK[1:3], tools=[]))
     assert [turn.role for turn in talk.turns] == ["system", "user", "assistant", "user", "assistant"]
@@ -92,10 +100,19 @@ def test_sharegpts_names_are_read_as_messages(tmp_path: Path) -> None:
             {
                 "messages": [
                     {"role": "user", "content": "a"},
-                    {"role": "assistant", "content": "b", "weight": 0},
+                    {"role": "assistant", "content": "b", "weight": 0.5},
                 ]
             },
-            "weight is 0",
+            r"messages\[1\]: weight is 0.5; it must be 1, or for an answer that is not to be learnt 0",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a", "weight": 0},
+                    {"role": "assistant", "content": "b"},
+                ]
+            },
+            r"messages\[0\]: weight is 0",
         ),
         (
             {

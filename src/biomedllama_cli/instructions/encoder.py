@@ -113,7 +113,7 @@ class Encoder:
         for number, example in enumerate(examples):
             if isinstance(results[number], CannotFit):
                 continue
-            row = self._mask(*next(encoded))
+            row = self._mask(example, *next(encoded))
             if isinstance(row, Row) and len(row.token_ids) > self.sequence_length:
                 row = self._cut(example, row)
             results[number] = row
@@ -135,13 +135,19 @@ class Encoder:
             )
         return add_bos(pieces, self.tokenizer)
 
-    def _mask(self, pieces: Sequence[Piece], ids: Sequence[npt.NDArray[np.uint32]]) -> Row | CannotFit:
+    def _mask(
+        self, example: Example, pieces: Sequence[Piece], ids: Sequence[npt.NDArray[np.uint32]]
+    ) -> Row | CannotFit:
         """Join the pieces' ids and mark the targets."""
         last = max((piece.turn for piece in pieces if piece.turn is not None), default=None)
         chosen = [
-            piece.turn is not None and (self.train_on == "all-turns" or piece.turn == last)
+            piece.turn is not None
+            and (self.train_on == "all-turns" or piece.turn == last)
+            and example.turns[piece.turn].learnt
             for piece in pieces
         ]
+        if not any(chosen):
+            return CannotFit("nothing_to_learn")
         trained = np.repeat(np.array(chosen, bool), [len(part) for part in ids])
         if trained[0]:
             # Nothing stands before the first token, so nothing could predict it.
@@ -174,7 +180,7 @@ class Encoder:
         pieces = self._write(example, cut_turns(example.turns, words))
         if isinstance(pieces, CannotFit):
             return pieces
-        return self._mask(pieces, self._pieces.encode([pieces])[0])
+        return self._mask(example, pieces, self._pieces.encode([pieces])[0])
 
 
 _NO_ROW = Row(np.empty(0, np.uint32), np.empty(0, bool))

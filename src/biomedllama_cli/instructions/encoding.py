@@ -30,6 +30,7 @@ _HINTS = {
     "conversation_too_long": _LONGER_ROWS,
     "too_long_even_without_its_context": _LONGER_ROWS,
     "empty_answer": "Give every assistant's turn an answer",
+    "nothing_to_learn": "Give one answer at least, or with --train-on last-turn the last, the weight 1",
     "empty_prompt": "Give every answer a question",
     "does_not_end_with_an_answer": "Let every conversation end with the assistant's turn",
     "broken_unicode": "Mend texts with half of a surrogate pair",

@@ -16,11 +16,13 @@ class Turn:
         role: who speaks.
         text: what is said, without anything a template adds.
         cuttable: (first, end) of the characters that may lose their left end where the whole is too long: an abstract.
+        learnt: whether a turn of the assistant may be a target; others are only read.
     """
 
     role: Role
     text: str
     cuttable: tuple[int, int] | None = None
+    learnt: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def iter_messages(records: Iterable[Record], source: str, findings: Findings) ->
     ShareGPT's names are read as well: `conversations`, a list of `from` (system, human, gpt) and `value`.
 
     First may stand one system message; then user and assistant in turn, the assistant last. Spaces around a content
-    are no part of it. Tools, images and messages without text are refused, not left out silently.
+    are no part of it. A message of the assistant with the weight 0 is read and not learnt. Tools, images and messages without text are refused, not left out silently.
 
     Raises:
         DataError: records are wrong: the first twenty by file and line, and how many there are.
@@ -70,16 +70,18 @@ def _read_message(message: Any, where: str) -> Turn:
     role, content = message.get(by), message.get(said)
     if not isinstance(role, str) or role not in roles:
         raise DataError(f"{where}: {by} is {role!r}; it must be {' or '.join(roles)}")
-    if message.get("weight", 1) != 1:
+    weight = message.get("weight", 1)
+    if isinstance(weight, bool) or weight not in (0, 1) or (weight == 0 and roles[role] != "assistant"):
         raise DataError(
-            f"{where}: weight is {message['weight']!r}; messages cannot be weighed one by one",
-            "Leave the field out; --train-on last-turn learns the last answer only.",
+            f"{where}: weight is {weight!r}; it must be 1, or for an answer that is not to be learnt 0",
+            "Leave the field out where a message has the ordinary weight.",
         )
     if not isinstance(content, str):
         raise DataError(f"{where}: {said} is {type(content).__name__}; it must be text")
     if not content.strip():
         raise DataError(f"{where}: {said} is blank; it must be text with something in it")
-    return Turn(roles[role], check_encodable(content, f"{where}: {said}").strip())
+    text = check_encodable(content, f"{where}: {said}").strip()
+    return Turn(roles[role], text, learnt=weight == 1)
 
 
 def _refuse_tools(fields: Mapping[str, Any], where: str) -> None:
