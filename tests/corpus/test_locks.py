@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -119,6 +121,16 @@ def test_waiting_for_a_lock_whose_file_is_replaced_gets_the_new_one(tmp_path: Pa
     with hold_lock(path, wait_seconds=10), pytest.raises(LockTakenError), hold_lock(path):
         pass
     thread.join()
+
+
+def test_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(OutputError) as raised, hold_lock(tmp_path / "lock"):
+        pass
+    assert raised.value.message == f"The file system of {tmp_path} has no locks (No locks available)."
 
 
 def test_leftovers_of_a_published_corpus_go_and_another_jobs_work_stays(work: Path, output: Path) -> None:

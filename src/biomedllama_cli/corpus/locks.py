@@ -64,7 +64,7 @@ def _try_lock(handle: int, path: Path, *, shared: bool) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCKS:
             raise OutputError(
-                f"output_dir: the file system of {path.parent} has no locks ({error.strerror}).",
+                f"The file system of {path.parent} has no locks ({error.strerror}).",
                 "Work on one that has: NFS 4, or Lustre mounted with -o flock.",
             ) from None
         raise
