@@ -149,6 +149,14 @@ def test_table_of_another_corpus_is_refused(tmp_path: Path, corpus: Path, what: 
         open_library(copy, rebuild=True)
 
 
+def test_document_without_an_end_is_refused(tmp_path: Path, corpus: Path) -> None:
+    copy = Path(shutil.copytree(corpus, tmp_path / "copy"))
+    shard = copy / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\x00")
+    with pytest.raises(DataError, match=r"of shard .*train-00000 has no end"):
+        open_library(copy, rebuild=True)
+
+
 def test_table_whose_rows_were_mixed_up_is_refused(tmp_path: Path, corpus: Path) -> None:
     copy = Path(shutil.copytree(corpus, tmp_path / "copy"))
     open_library(copy)

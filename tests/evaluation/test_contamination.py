@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_pmid_of_a_training_document_is_enough(make_corpus, tmp_path):
     pmids = pa.array([99999999] + [None] * (table.num_rows - 1), pa.int64())
     pq.write_table(table.set_column(table.schema.get_field_index("pmid"), "pmid", pmids), path)
     assert find_contaminated(folder, [item], "pubmedqa").contaminated == (item.id,)
+
+
+def test_a_corpus_with_another_tokenizer_is_not_called_clean(make_corpus, sample, tmp_path):
+    folder = make_corpus()
+    shutil.rmtree(folder / "tokenizer")
+    train_tokenizer([make_text(seed) for seed in range(40, 60)], 310, folder / "tokenizer", seed=0)
+    with pytest.raises(DataError, match="is not the tokenizer of this corpus"):
+        find_contaminated(folder, sample, "sample-questions")
 
 
 def test_no_corpus_is_named(tmp_path, sample):

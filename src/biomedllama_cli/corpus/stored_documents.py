@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from biomedllama_cli.corpus.assembly import DOCUMENT_TABLE_FILE
 from biomedllama_cli.corpus.manifest import Corpus
+from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.tasks.records import file_sha256
@@ -19,6 +20,35 @@ from biomedllama_cli.tasks.records import file_sha256
 _HINT = "The copy is damaged: copy the folder again, or run prepare again."
 _PLACE = ("shard", "document", "first_token", "tokens")
 _KNOWN = ("id", "source", "pmid", "pmcid", "doi", "title", "licence", "year", "flags")
+
+
+class StoredTexts:
+    """The texts of a corpus, read back out of its shards.
+
+    Args:
+        corpus: as `load_corpus` returns it.
+
+    Raises:
+        DataError: its tokenizer is another than it was made with.
+        ModelError: its tokenizer cannot be loaded.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._has_bos, self._eos_id = corpus.manifest.adds_bos, corpus.manifest.eos_id
+        self._tokenizer = load_tokenizer(str(corpus.tokenizer_folder))
+        if self._tokenizer.fingerprint != corpus.manifest.tokenizer.fingerprint:
+            raise DataError(f"{corpus.tokenizer_folder} is not the tokenizer of this corpus.", _HINT)
+
+    def read(self, shard: Shard, document: int) -> str:
+        """Return a document's text: its tokens but for BOS, where there is one, and EOS.
+
+        Raises:
+            DataError: it does not end with EOS.
+        """
+        start, end = int(shard.document_starts[document]), int(shard.document_starts[document + 1])
+        if shard.token_ids[end - 1] != self._eos_id:
+            raise DataError(f"Document {document} of shard {shard.path} has no end.", _HINT)
+        return self._tokenizer.decode(shard.token_ids[start + self._has_bos : end - 1].tolist())
 
 
 class StoredDocuments:
@@ -54,10 +84,7 @@ class StoredDocuments:
         self._listed = {entry.file: entry.sha256 for entry in corpus.manifest.files}.get(DOCUMENT_TABLE_FILE)
         self._first_rows = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._shards = {shard.path.name: shard for shard in (*corpus.train, *corpus.validation)}
-        self._has_bos, self._eos_id = corpus.manifest.adds_bos, corpus.manifest.eos_id
-        self._tokenizer = load_tokenizer(str(corpus.tokenizer_folder))
-        if self._tokenizer.fingerprint != corpus.manifest.tokenizer.fingerprint:
-            raise DataError(f"{corpus.tokenizer_folder} is not the tokenizer of this corpus.", _HINT)
+        self._texts = StoredTexts(corpus)
         # A question's passages lie in a few groups of rows; what is read of a group is some hundred kilobytes.
         self._read_group = lru_cache(maxsize=8)(self._load_group)
 
@@ -106,14 +133,14 @@ class StoredDocuments:
             raise DataError(f"{self._path} cannot be read ({error}).", _HINT) from None
 
     def _decode(self, shard_name: str, document: int, first_token: int, tokens: int) -> str:
-        """Return a document's text: its tokens but for BOS, where there is one, and EOS."""
+        """Return a document's text, if it is where the table says."""
         shard = self._shards.get(shard_name)
         starts = None if shard is None else shard.document_starts
         if shard is None or starts is None or not 0 <= document < len(starts) - 1:
             raise DataError(f"{self._path} lists document {document} of a shard {shard_name!r}.", _HINT)
         start, end = int(starts[document]), int(starts[document + 1])
-        if (start, end) != (first_token, first_token + tokens) or shard.token_ids[end - 1] != self._eos_id:
+        if (start, end) != (first_token, first_token + tokens):
             raise DataError(
                 f"Document {document} of shard {shard_name} is not where {self._path} says.", _HINT
             )
-        return self._tokenizer.decode(shard.token_ids[start + self._has_bos : end - 1].tolist())
+        return self._texts.read(shard, document)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from biomedllama_cli.corpus.assembly import DOCUMENT_TABLE_FILE
@@ -17,8 +18,8 @@ from biomedllama_cli.corpus.decontamination.items import BenchmarkItem, build_it
 from biomedllama_cli.corpus.decontamination.report import ITEMS_REPORT, LOOKED_FOR_REPORT, UNTESTABLE_REPORT
 from biomedllama_cli.corpus.decontamination.screening import find_all_overlaps
 from biomedllama_cli.corpus.manifest import MANIFEST_FILE, Corpus, load_corpus
+from biomedllama_cli.corpus.stored_documents import StoredTexts
 from biomedllama_cli.errors import DataError
-from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.records import file_sha256
 
@@ -189,14 +190,14 @@ def _search(
 
 def _iter_texts(corpus: Corpus) -> Iterator[tuple[list[str], int]]:
     """Yield the training documents' texts, some megabytes at a time, and the tokens they are made of."""
-    tokenizer = load_tokenizer(str(corpus.tokenizer_folder))
+    stored = StoredTexts(corpus)
     texts: list[str] = []
     characters = tokens = 0
     for shard in corpus.train:
-        for start, end in zip(shard.document_starts[:-1], shard.document_starts[1:], strict=True):
-            texts.append(tokenizer.decode(shard.token_ids[start:end].tolist()))
+        for document, length in enumerate(np.diff(shard.document_starts)):
+            texts.append(stored.read(shard, document))
             characters += len(texts[-1])
-            tokens += int(end - start)
+            tokens += int(length)
             if characters >= _BATCH_CHARACTERS:
                 yield texts, tokens
                 texts, characters, tokens = [], 0, 0
