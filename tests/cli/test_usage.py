@@ -51,6 +51,11 @@ REFUSED = [
         "Got unexpected extra argument(s) (more).",
         "Run `biomedllama pretrain --help`.",
     ),
+    (
+        ["chat", "Is water wet?"],
+        "Got unexpected extra argument(s) (Is water wet?).",
+        'A question is given by --prompt: biomedllama chat --prompt "...".',
+    ),
     (["prepare", "--seed", "x"], "--seed is 'x', but must be a whole number.", ""),
     (
         ["evaluate", "--preset", "publishd"],

@@ -19,6 +19,8 @@ def explain_usage_error(error: typer.TyperException, arguments: list[str]) -> Se
         return SettingsError(f"{option} is not an option of `{where}`.", _suggest_option(option, context))
     message, _, suggestion = error.format_message().partition(" Did you mean ")
     hint = f"Did you mean {suggestion}" if suggestion else f"Run `{where} --help`."
+    if command == "chat" and "extra argument" in message:
+        hint = 'A question is given by --prompt: biomedllama chat --prompt "...".'
     return SettingsError(message.strip().rstrip(".") + ".", hint)
 
 

@@ -50,14 +50,15 @@ def resolve_attention(requested: str, device: torch.device | str, dtype: torch.d
             f"attention: xformers cannot be used: {obstacle}.",
             hint="Install it on a CUDA machine with `pip install 'biomedllama-cli[gpu]'`, or use --attention auto.",
         )
-    _tell_sdpa(obstacle)
+    _tell_sdpa(obstacle, torch.device(device).type)
     return "sdpa"
 
 
 @cache
-def _tell_sdpa(obstacle: str) -> None:
-    """Say once per process, not of each model, why attention is sdpa."""
-    logger.info("attention: sdpa (xformers cannot be used: %s)", obstacle)
+def _tell_sdpa(obstacle: str, device_type: str) -> None:
+    """Say once per process, not of each model, why attention is sdpa; where no xformers could run it is no news."""
+    level = logging.INFO if device_type == "cuda" else logging.DEBUG
+    logger.log(level, "attention: sdpa (xformers cannot be used: %s)", obstacle)
 
 
 @cache

@@ -23,7 +23,8 @@ def iter_messages(records: Iterable[Record], source: str, findings: Findings) ->
     ShareGPT's names are read as well: `conversations`, a list of `from` (system, human, gpt) and `value`.
 
     First may stand one system message; then user and assistant in turn, the assistant last. Spaces around a content
-    are no part of it. A message of the assistant with the weight 0 is read and not learnt. Tools, images and messages without text are refused, not left out silently.
+    are no part of it. A message of the assistant with the weight 0 is read and not learnt. Tools, images and
+    messages without text are refused, not left out silently.
 
     Raises:
         DataError: records are wrong: the first twenty by file and line, and how many there are.
