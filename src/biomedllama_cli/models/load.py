@@ -180,7 +180,7 @@ def _find_folder(source: str) -> Path | None:
     if is_path(source) or path.exists() or not source:
         raise ModelError(
             f"model: {source or 'an empty name'} is not a folder.",
-            hint="Give a hub id, a model folder, or scratch:NAME.",
+            hint="Give a hub id or a model folder.",
         )
     return None
 
@@ -228,12 +228,12 @@ def _explain(source: str, folder: Path | None, error: Exception) -> ModelError |
     if any(isinstance(c, absent) and not isinstance(c, LocalEntryNotFoundError) for c in causes):
         return ModelError(
             f"model: the hub has no usable model {source}: {reason}",
-            hint="Check the id, or give a local folder or scratch:NAME.",
+            hint="Check the id, or give a local folder.",
         )
     if isinstance(error, OSError):
         return UnavailableError(
             f"model: {source} is not in the cache and the hub cannot be reached.",
-            hint="Give a local folder (--model FOLDER), a scratch:NAME, or go online once.",
+            hint="Give a local folder, or go online once.",
         )
     return ModelError(f"model: {source} cannot be loaded: {reason}", hint="Is it a causal language model?")
 
