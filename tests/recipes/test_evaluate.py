@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ import sys
 import pytest
 import torch
 from evaluation_runs import build_settings, cell_of, read_results, read_samples, run, write_medqa
+from gguf_writing import write_gguf
 
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, ModelError, OutputError, SettingsError, UnavailableError
@@ -76,6 +78,29 @@ def test_the_summary_names_bos_n_intervals_and_the_context_length(tmp_path, mode
     assert str(tmp_path / "out") in text
 
 
+def test_a_gguf_file_is_scored_like_the_folder_it_was_made_from(tmp_path, model, caplog):
+    file = write_gguf(model, tmp_path / "tiny.gguf")
+    scores = []
+    with caplog.at_level(logging.INFO):
+        for number, source in enumerate((model, file)):
+            run(tmp_path / str(number), source, task=["sample-questions"], limit=5)
+            samples = read_samples(tmp_path / str(number), "sample-questions")
+            scores.append([sample["log_likelihoods"] for sample in samples])
+    assert len(scores[0]) == 5
+    for plain, unpacked in zip(*scores, strict=True):
+        assert unpacked == pytest.approx(plain, abs=1e-5)
+    facts = read_results(tmp_path / "1").model
+    assert facts.weights_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert facts.source == str(file)
+    assert "taken as a hub id" not in caplog.text
+
+
+def test_a_broken_gguf_file_is_refused_by_a_dry_run(tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"PK" + bytes(40))
+    with pytest.raises(ModelError, match="no GGUF file that can be read"):
+        run(tmp_path, tmp_path / "broken.gguf", dry_run=True, task=["sample-questions"])
+
+
 def test_a_context_longer_than_the_models_have_is_lowered_aloud_and_once(tmp_path, tiny_models, caplog):
     run(tmp_path, [tiny_models.plain, tiny_models.other], task=["sample-questions"], limit=1)
     assert caplog.text.count("lowered from 2048 to 512 tokens") == 1
@@ -92,7 +117,7 @@ def test_the_threads_of_a_cpu_are_counted_in_words(monkeypatch):
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert evaluate_subject._name_device(torch.device("cpu")) == "cpu: 1 thread of 2 cores"
+    assert evaluate_subject.name_device(torch.device("cpu")) == "cpu: 1 thread of 2 cores"
 
 
 def test_a_signal_is_told_in_words_of_what_is_done(caplog):
@@ -212,6 +237,7 @@ def test_a_dry_run_counts_rows_and_writes_nothing(tmp_path, caplog):
         ("nosuchfolder/", "the folder nosuchfolder/ does not exist"),
         ("./nosuch/folder", "the folder ./nosuch/folder does not exist"),
         ("a/b/c", "the folder a/b/c does not exist"),
+        ("owner/name/absent.gguf", r"the file owner/name/absent\.gguf does not exist"),
         (__file__, "test_evaluate.py is a file, not a folder"),
         ("scratch:tiny", "scratch:tiny has random weights and no tokenizer"),
     ],

@@ -388,6 +388,15 @@ def test_a_model_with_a_smaller_vocabulary_is_refused(
         pretrain(build(model=str(tmp_path / "model")))
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_model_of_a_gguf_file_is_not_trained(
+    build: Callable[..., PretrainSettings], tmp_path: Path, dry_run: bool
+) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="a GGUF file, whose weights were rounded"):
+        pretrain(build(model=str(tmp_path / "model.gguf")), dry_run=dry_run)
+
+
 def test_without_a_corpus_the_newest_of_the_workspace_is_taken(
     build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def refuse(
         broken = [make_question(0), {**make_question(1), "answer_index": 7}, {"question": "Why?"}]
         write_lines(tmp_path / "broken.jsonl", broken)
         write_lines(tmp_path / "medmcqa.jsonl", [MEDMCQA] * 3)
+        (tmp_path / "model.gguf").write_bytes(b"GGUF")
         before = list_files(tmp_path)
         chosen = [] if "--model" in arguments else ["--model", str(model)]
         code = run([arguments[0], *CPU_OF[arguments[0]], *chosen, *arguments[1:]])
@@ -90,6 +91,7 @@ FINETUNE: dict[str, tuple[list[str], int, str]] = {
     ),
     "scratch model": (["--task", "task.jsonl", "--model", "scratch:tiny"], 4, "nothing to tune"),
     "missing model": (["--task", "task.jsonl", "--model", "./nowhere"], 4, "nowhere"),
+    "GGUF file": (["--task", "task.jsonl", "--model", "model.gguf"], 4, "it is not trained further"),
     "quantised on a CPU": (["--task", "task.jsonl", "--method", "qlora"], 5, "qlora"),
     "no such module": (
         ["--task", "task.jsonl", "--method", "lora", "--target-modules", "w_pack"],
@@ -197,6 +199,7 @@ def test_instruct_refuses_a_mixture_in_one_sentence(
 INSTRUCT: dict[str, tuple[list[str], int, str]] = {
     "unknown mixture": (["--mixture", "papr"], 2, "papr"),
     "missing file": (["--mixture", "mine.yaml"], 2, "no such file"),
+    "GGUF file": (["--mixture", "good.yaml", "--model", "model.gguf"], 4, "it is not trained further"),
     "malformed source": (["--source", "medqa"], 2, "must be NAME=FILE"),
     "unknown source": (["--source", "medqua=task.jsonl"], 2, "medqua"),
     "source twice": (["--source", "medqa=a", "--source", "medqa=b"], 2, "names medqa twice"),

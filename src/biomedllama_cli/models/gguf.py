@@ -135,7 +135,7 @@ def _check_shapes(path: Path, header: GgufHeader) -> None:
 def _count_blocks(path: Path, header: GgufHeader) -> int:
     """Return the number of blocks that have tensors, which must be numbered from 0 on."""
     found = {match[1] for name in header.tensors if (match := re.match(r"blk\.([^.]*)\.", name))}
-    if len(found) > MOST_BLOCKS or found != set(map(str, range(len(found)))):
+    if not 0 < len(found) <= MOST_BLOCKS or found != set(map(str, range(len(found)))):
         raise ModelError(
             f"model: {path} has the tensors of {len(found):,} blocks; blocks numbered from 0 on are needed, and at "
             f"most {MOST_BLOCKS:,}.",

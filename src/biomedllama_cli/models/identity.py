@@ -8,18 +8,21 @@ from pathlib import Path
 
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.adapter_folder import CONFIG_FILE, AdapterFolder, find_adapter
+from biomedllama_cli.models.gguf import find_gguf
 
 
 def locate_model(source: str, revision: str | None) -> Path | None:
-    """Return the folder a loaded model's files are in: the given one, or the hub cache's; None if neither.
+    """Return the folder a loaded model's files are in, the given one or the hub cache's, or its file; None if neither.
 
     Args:
-        source: folder or hub id.
+        source: folder, GGUF file or hub id.
         revision: commit of the hub repository.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    if (file := find_gguf(source)) is not None:
+        return file
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(source, "config.json", revision=revision)
@@ -30,11 +33,13 @@ def hash_weights(folder: Path) -> str | None:
     """Return one SHA-256 over the weight files of a model folder, or None where there is none.
 
     Hashed are the lines `name sha256` of its .safetensors files (else .bin files) in order of name; for an adapter
-    also a line `base sha256` with the hash of its base.
+    also a line `base sha256` with the hash of its base. In place of a folder, a GGUF file has its own hash.
 
     Raises:
         ModelError: the folder is an adapter whose base is not there.
     """
+    if folder.is_file():
+        return hash_file(folder)
     lines = _hash_files(folder)
     if lines and (folder / CONFIG_FILE).is_file() and (adapter := find_adapter(str(folder))) is not None:
         base = locate_model(adapter.base, None)

@@ -11,7 +11,12 @@ from biomedllama_cli.engine.saved_runs import find_newest_result
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.adapter_folder import find_adapter, find_tokenizer_source
 from biomedllama_cli.models.gguf import find_gguf, read_gguf
-from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source, find_result_of_run
+from biomedllama_cli.recipes.evaluate_sources import (
+    SCRATCH_PREFIX,
+    check_source,
+    find_result_of_run,
+    is_gguf,
+)
 from biomedllama_cli.settings.chat import ChatComputeSettings, ChatSettings
 
 if TYPE_CHECKING:
@@ -77,14 +82,8 @@ def find_source(source: str) -> str:
             f"model: {source} has random weights and no tokenizer, so there is nobody to talk to.",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    if (file := find_gguf(source)) is not None:
-        read_gguf(file)
+    if is_gguf(source):
         return source
-    if source.endswith(".gguf"):
-        raise ModelError(
-            f"model: the file {source} does not exist.",
-            "Give a file on this machine; `hf download OWNER/NAME FILE.gguf` fetches one of the hub's.",
-        )
     found = find_result_of_run(source)
     check_source(found)
     if not Path(found).expanduser().is_dir():
@@ -194,16 +193,16 @@ def _describe(
 ) -> dict[str, Any]:
     """Return what a transcript says of a model; `stored_as` is the type of a GGUF file's weights."""
     from biomedllama_cli.models.description import count_weights
-    from biomedllama_cli.models.identity import hash_file, hash_weights, locate_model
+    from biomedllama_cli.models.identity import hash_weights, locate_model
     from biomedllama_cli.recipes.evaluate_subject import name_device
 
     file = find_gguf(source)
     revision = getattr(model.config, "_commit_hash", None)
-    folder = locate_model(source, revision) if file is None else None
+    place = locate_model(source, revision)
     return {
         "source": source,
         "revision": revision,
-        "weights_sha256": hash_file(file) if file else None if folder is None else hash_weights(folder),
+        "weights_sha256": None if place is None else hash_weights(place),
         "stored_as": None if file is None else read_gguf(file).stored_as,
         "architecture": type(model).__name__,
         "parameters": sum(map(count_weights, model.parameters())),

@@ -22,6 +22,7 @@ from biomedllama_cli.evaluation.provenance import collect_versions
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.evaluation.vllm_backend import VllmGenerator, import_vllm
 from biomedllama_cli.models.adapter_folder import find_adapter
+from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.recipes.evaluate_generation import choose_run_template
 from biomedllama_cli.recipes.evaluate_harness import run_harness
 from biomedllama_cli.recipes.evaluate_inputs import Inputs
@@ -145,8 +146,13 @@ def _check_plain(source: str) -> None:
     """Check that vLLM, which loads the model by itself, gets one that is whole.
 
     Raises:
-        ModelError: it is an adapter.
+        ModelError: it is an adapter or a GGUF file.
     """
+    if find_gguf(source) is not None:
+        raise ModelError(
+            f"model: {source} is a GGUF file, which --backend vllm is not given here.",
+            hint="Generate with --backend hf, or give the hub id or folder that it was made from.",
+        )
     if find_adapter(source) is not None:
         raise ModelError(
             f"model: {source} is an adapter, which --backend vllm cannot load.",

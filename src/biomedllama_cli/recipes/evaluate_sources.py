@@ -13,6 +13,7 @@ from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.journal import find_in_journals
 from biomedllama_cli.evaluation.output import RESULTS_FILE
 from biomedllama_cli.models.adapter_folder import find_adapter
+from biomedllama_cli.models.gguf import find_gguf, read_gguf
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 
@@ -30,6 +31,8 @@ def find_models(settings: EvaluateSettings) -> list[str]:
     if settings.model:
         sources = [find_result_of_run(source) for source in dict.fromkeys(settings.model)]
         for source in sources:
+            if is_gguf(source):
+                continue
             check_source(source)
             if not Path(source).expanduser().is_dir():
                 logger.info(
@@ -41,7 +44,7 @@ def find_models(settings: EvaluateSettings) -> list[str]:
     if checkpoint is None:
         raise ModelError(
             f"no model was given, and the workspace {settings.workspace.resolve()} holds no checkpoint",
-            "Give --model (a hub id, a model folder or a checkpoint), or train one with `biomedllama pretrain`.",
+            "Give --model (a hub id, a folder, a checkpoint, a .gguf file), or train one with `biomedllama pretrain`.",
         )
     logger.info("no model was given: taking the newest checkpoint of the workspace, %s", checkpoint)
     return [str(checkpoint)]
@@ -94,17 +97,49 @@ def holds_results_of(created: str | None, folder: Path) -> bool:
         return False
 
 
-def check_source(source: str) -> None:
-    """Refuse a model that needs no look at the hub, and nothing heavy, to be refused.
+def is_gguf(source: str) -> bool:
+    """Tell whether the name of a model stands for a GGUF file, whose header is checked.
 
     Raises:
-        ModelError: it has no weights, is not there, is an adapter without its base, or holds the runs of several seeds.
+        ModelError: the file is broken, of a kind that is not loaded, or not there.
+    """
+    if (file := find_gguf(source)) is not None:
+        read_gguf(file)
+        return True
+    if source.endswith(".gguf") and not Path(source).expanduser().exists():
+        raise ModelError(
+            f"model: the file {source} does not exist.",
+            "Give a file on this machine; `hf download OWNER/NAME FILE.gguf` fetches one of the hub's.",
+        )
+    return False
+
+
+def refuse_gguf(source: str) -> None:
+    """Refuse to train the model of a GGUF file.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if find_gguf(source) is not None:
+        raise ModelError(
+            f"model: {source} is a GGUF file, whose weights were rounded to answer with: it is not trained further.",
+            "Give the hub id or the transformers folder that it was made from.",
+        )
+
+
+def check_source(source: str) -> None:
+    """Refuse a model in the format of transformers that needs no look at the hub, and nothing heavy, to be refused.
+
+    Raises:
+        ModelError: it has no weights, is not there, is a GGUF file, is an adapter without its base, or holds the runs
+            of several seeds.
     """
     if source.startswith(SCRATCH_PREFIX):
         raise ModelError(
             f"model: {source} has random weights and no tokenizer, so there is nothing to evaluate",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
+    refuse_gguf(source)
     folder = Path(source).expanduser()
     if folder.is_file():
         raise ModelError(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from biomedllama_cli.evaluation.cells import ModelFacts
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.models.adapter_folder import find_tokenizer_source
+from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
@@ -45,7 +46,7 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
     """Load tokenizer and model onto a device.
 
     Args:
-        source: hub id, folder, checkpoint or `scratch:NAME`.
+        source: hub id, folder, checkpoint, GGUF file or `scratch:NAME`.
         compute: precision, attention and the scorer's layout.
         device: to score on.
         context_length: longest input asked for (in tokens).
@@ -59,7 +60,7 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
         precision = "fp16" if device.type == "cuda" else "fp32"
     dtype = _DTYPES[precision]
     attention = resolve_attention(compute.attention, device, dtype)
-    if not source.startswith(SCRATCH_PREFIX):
+    if not source.startswith(SCRATCH_PREFIX) and find_gguf(source) is None:
         load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))
     model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
@@ -103,7 +104,7 @@ def _describe(
     source: str, model: PreTrainedModel, tokenizer: Tokenizer, precision: str, scorer: SharedPrefixScorer
 ) -> ModelFacts:
     revision = getattr(model.config, "_commit_hash", None)
-    folder = locate_model(source, revision)
+    place = locate_model(source, revision)
     support = scorer.support
     sharing = "prefixes shared" if support.shares else "each option by itself"
     if support.shares and not support.caches:
@@ -111,7 +112,7 @@ def _describe(
     return ModelFacts(
         source=source,
         revision=revision,
-        weights_sha256=None if folder is None else hash_weights(folder),
+        weights_sha256=None if place is None else hash_weights(place),
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=precision,

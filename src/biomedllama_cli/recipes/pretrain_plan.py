@@ -16,7 +16,7 @@ from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.recipes.evaluate_sources import find_result_of_run
+from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
 from biomedllama_cli.settings.pretrain import PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
 
@@ -51,6 +51,7 @@ class Plan:
 def plan_run(settings: PretrainSettings, world: World) -> Plan:
     """Open the corpus and lay out the run; changes nothing."""
     settings = settings.model_copy(update={"model": find_result_of_run(settings.model)})
+    refuse_gguf(settings.model)
     corpus = merge_corpora([load_corpus(folder) for folder in (find_corpus(settings), *settings.mix)])
     manifest = corpus.manifest
     batch = build_batch_plan(settings.batch, world.world_size)

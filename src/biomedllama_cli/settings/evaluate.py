@@ -108,7 +108,7 @@ class EvaluateSettings(Settings):
     workspace: Path = Path(".")
     """Folder that holds `corpora/` and `runs/`."""
     model: tuple[str, ...] = ()
-    """Hub id, model folder or checkpoint; repeatable: several are compared [default: the newest checkpoint of the
+    """Hub id, folder, checkpoint or .gguf file; repeatable: several are compared [default: the newest checkpoint of the
     workspace]."""
     output_dir: Path | None = None
     """Folder for results.json and samples [default: runs/evaluate-... in the workspace]."""
