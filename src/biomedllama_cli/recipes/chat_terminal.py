@@ -87,7 +87,7 @@ def find_other(name: str) -> str:
         return find_source(name)
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
         hint = "Give a hub id, a model folder or a checkpoint."
-        raise ModelError(f"model: {name} names no model: {error}.", hint) from error
+        raise ModelError(f"model: {name} names no model: {_reason(error)}.", hint) from error
 
 
 def free_memory() -> None:
@@ -152,3 +152,7 @@ def _parse_exam(text: str) -> ExamQuestion:
         raise DataError(
             f"the question's file cannot be read: {error}", "Type /mc Question? | a | b."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
