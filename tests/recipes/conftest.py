@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_llama import build_tiny_model
+from chat_file_runs import write_questions
+from tiny_llama import TinyModel, build_tiny_model
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,15 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels
     shutil.copytree(tiny_models.plain, folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model that goes on with whatever it is given."""
+    return build_tiny_model(tmp_path_factory.mktemp("chatty"), adds_bos=False, seed=3)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A file of fourteen questions."""
+    return write_questions(tmp_path / "questions.jsonl")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from chat_file_runs import build_settings, list_files, load, read, run, write_questions
+from chat_file_runs import build_settings, list_files, load, read, run
 from tiny_llama import TinyModel, build_tiny_model
 
 from biomedllama_cli.chat.conversation import Passage
@@ -21,17 +21,6 @@ from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable
 from biomedllama_cli.instructions.sources.catalogue import read_source
 from biomedllama_cli.recipes.chat_file import answer_file, find_answers
 from biomedllama_cli.recipes.chat_file_run import FileRun
-
-
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """A model that goes on with whatever it is given."""
-    return build_tiny_model(tmp_path_factory.mktemp("chatty"), adds_bos=False, seed=3)
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    return write_questions(tmp_path / "questions.jsonl")
 
 
 def test_answers_stand_in_the_order_of_the_questions_with_what_the_model_was_given(

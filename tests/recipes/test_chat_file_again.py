@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_file_runs import build_settings, run, write_questions
+from chat_file_runs import build_settings, run
 from gguf_writing import write_gguf
 from tiny_llama import TinyModel, build_tiny_model
 
@@ -18,17 +18,6 @@ from biomedllama_cli.evaluation.journal import Journal
 from biomedllama_cli.evaluation.refilling import RefilledBatch
 from biomedllama_cli.recipes.chat_file import find_answers
 from biomedllama_cli.recipes.chat_file_run import FileRun
-
-
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """A model that goes on with whatever it is given."""
-    return build_tiny_model(tmp_path_factory.mktemp("chatty"), adds_bos=False, seed=3)
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    return write_questions(tmp_path / "questions.jsonl")
 
 
 def test_a_finished_run_answers_again_without_loading_or_writing(
