@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -287,3 +288,22 @@ def test_what_a_file_does_not_hold_is_told(own_file):
     ):
         with pytest.raises(DataError, match=message):
             parse_exam(text)
+
+
+def test_what_is_wrong_with_other_questions_of_a_file_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "No options?"}\n{"question": "Which?", "options": ["tin", "iron"]}\n')
+    assert parse_exam(f"{file}:2").options == ("tin", "iron")
+    with pytest.raises(DataError, match=r"line 1: field `options` is missing") as caught:
+        parse_exam(f"{file}:1")
+    assert "answer_index" not in str(caught.value)  # which the record does not hold
+
+
+def test_a_hint_names_no_flag_that_the_chat_does_not_have(tmp_path: Path) -> None:
+    file = tmp_path / "five.jsonl"
+    options = {letter: f"word {letter}" for letter in "ABCDE"}
+    record = {"question": "Which?", "options": options, "answer_idx": "A", "answer": "word A"}
+    file.write_text(json.dumps(record) + "\n")
+    with pytest.raises(DataError) as caught:
+        parse_exam(f"medqa={file}:1")
+    assert "--task" not in caught.value.hint

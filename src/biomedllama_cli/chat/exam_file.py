@@ -56,14 +56,14 @@ def read_place(task: str | None, name: str, number: int) -> ExamQuestion:
         )
     if not path.is_file():
         raise DataError(f"there is no file {path}", SYNTAX)
-    return _take(_iter_own(path) if task is None else _iter_task(task, path), task, path, number)
+    return _take(_iter_own(path, number) if task is None else _iter_task(task, path), task, path, number)
 
 
-def _take(found: Iterator[ExamQuestion], task: str | None, path: Path, number: int) -> ExamQuestion:
+def _take(found: Iterator[ExamQuestion | None], task: str | None, path: Path, number: int) -> ExamQuestion:
     count = 0
     try:
         for count, question in enumerate(found, start=1):
-            if count == number:
+            if count == number and question is not None:
                 file = path.name if path == SAMPLE_FILE else path
                 origin = f"{file}, question {number}"
                 return replace(question, origin=origin, remarks=(*question.remarks, *find_remarks(question)))
@@ -72,17 +72,25 @@ def _take(found: Iterator[ExamQuestion], task: str | None, path: Path, number: i
         if other is None:
             raise
         raise DataError(error.message, f"It looks like data of {other}: {other}={path}:{number}.") from error
+    except DataError as error:
+        # What `evaluate` is told of its flags is no help here.
+        raise DataError(error.message, SYNTAX if "--task" in error.hint else error.hint) from error
     raise DataError(
         f"{path} holds {count:,} question{'' if count == 1 else 's'}, and question {number:,} was asked for",
         "The first question of a file is 1.",
     )
 
 
-def _iter_own(path: Path) -> Iterator[ExamQuestion]:
-    for record in iter_records(path):
+def _iter_own(path: Path, number: int) -> Iterator[ExamQuestion | None]:
+    """Yield the question of a number; of the others, whatever is wrong with them, None."""
+    for place, record in enumerate(iter_records(path), start=1):
+        if place != number:
+            yield None
+            continue
         known = any(record.fields.get(field) is not None for field in _ANSWER_FIELDS)
         # Read by the same rules as an answered one; the index that stands in is dropped again.
-        readable = record if known else replace(record, fields={**record.fields, "answer_index": 0})
+        stands_in = not known and "options" in record.fields
+        readable = replace(record, fields={**record.fields, "answer_index": 0}) if stands_in else record
         yield _take_over(read_own_question(readable), known=known)
 
 

@@ -193,20 +193,14 @@ class ChatSettings(Settings):
         given = [name for name in ("prompt", "mc", "file") if getattr(asked, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given at once: give one of them")
-        if asked.mc is not None and (self.transcript.save or self.transcript.load or self.sources.corpus):
-            raise ValueError(
-                "mc asks as evaluate does, outside of any conversation: leave save, load and corpus out"
-            )
+        if asked.mc is not None and (self.transcript.save or self.transcript.load):
+            raise ValueError("mc asks as evaluate does, outside of any conversation: leave save and load out")
         if (asked.file is None) != (asked.output is None):
             raise ValueError("file and output belong together: give both or neither")
         if asked.prompt is not None and not asked.prompt.strip():
             raise ValueError("prompt is blank: give a question")
         if asked.file is not None and (self.transcript.save or self.transcript.load):
             raise ValueError("save and load are for conversations: the answers of file go to output")
-        if given and self.transcript.history_file is not None:
-            raise ValueError(
-                f"history_file keeps what is typed at a terminal, where {given[0]} asks none: leave it out"
-            )
         return self
 
     @model_validator(mode="after")
