@@ -120,3 +120,13 @@ def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
     talk = begin(monkeypatch, talkers[:1])
     with pytest.raises(kind, match=told):
         run_command(talk, line)
+
+
+def test_the_device_is_given_its_memory_back(talkers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[bool] = []
+    talk = begin(monkeypatch, talkers[:2])
+    second = watch(talk)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(second() is None))
+    run_command(talk, "/compare off")
+    assert emptied == [True]
