@@ -48,9 +48,6 @@ def test_a_base_model_goes_on_with_bare_text_and_is_said_to_be_one(plain_folder:
     ids = style.encode(tokenizer, TURNS)
     assert ids[0] == tokenizer.bos_id
     assert tokenizer.decode(ids) == "Be brief.\n\nWhat is aspirin?The blood.\n\nWhich?"
-    begun = style.encode(tokenizer, TURNS, begun=" The acetyl")
-    assert begun[: len(ids)] == ids
-    assert tokenizer.decode(begun).endswith("Which? The acetyl")
 
 
 def test_a_model_with_a_chat_template_is_written_to_with_it(tmp_path: Path) -> None:
@@ -80,6 +77,29 @@ def test_a_tuned_model_is_written_to_as_it_was_tuned(
     assert style.name == {"plain": "instructed", "chat": "chat"}[template]
     assert ("it was tuned with" in style.reason) == (by_instruct or template == "chat")
     assert ("no partner for a conversation" in style.reason) != by_instruct
+
+
+def test_the_snapshot_of_a_hub_id_tells_of_its_tuning(
+    plain_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "a" * 40
+    repository = tmp_path / "hub" / "models--org--tuned"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    tokenizer = load_tokenizer(str(plain_folder))
+    untold = choose_style(tokenizer, "org/tuned", "auto")
+    assert untold.name == "completion"
+    # Only what is seen is said: the weights alone may have been fetched.
+    assert "no tuning.json beside it says that `instruct` tuned it" in untold.reason
+    assert "--template instructed" in untold.reason
+    write_tuning_facts(snapshot, TuningOrigin("plain", "last-turn", "org/base"))
+    (snapshot / "mixture.json").write_text("{}")
+    style = choose_style(tokenizer, "org/tuned", "auto")
+    assert (style.name, style.reason) == ("instructed", "the prompts of `instruct`: it was tuned with them")
 
 
 def test_instructed_prompts_are_those_of_training_and_end_before_the_next_question(

@@ -13,6 +13,7 @@ from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.instructions.manifest import MIXTURE_FILE
 from biomedllama_cli.models.chat_rendering import TemplateRefusal, Turns
 from biomedllama_cli.models.chat_template import TURN_SEPARATOR, Template, add_bos, choose_template
+from biomedllama_cli.models.identity import locate_model
 from biomedllama_cli.models.pieces import Piece, build_piece_encoder
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.models.tuning_facts import read_tuning_facts
@@ -101,9 +102,9 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
 
     Args:
         tokenizer: of the model.
-        source: of the model: a folder or a hub id.
-        wanted: as in the settings; `auto` goes by what the model's folder says of its tuning, then by whether the
-            model has a chat template of its own.
+        source: of the model, which has been loaded: a folder, a file or a hub id.
+        wanted: as in the settings; `auto` goes by what the model's folder, or its snapshot of the hub, says of its
+            tuning, then by whether the model has a chat template of its own.
 
     Raises:
         SettingsError: a chat template is asked for and the model has none, or it is no template.
@@ -114,9 +115,11 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
         return _instruct(tokenizer, source, "the prompts of `instruct`, as asked for")
     if wanted == "chat":
         return _chat(_read_template(tokenizer, source, "chat"), "the model's own chat template, as asked for")
-    facts = read_tuning_facts(source)
-    if facts is not None:
-        by_instruct = (Path(source).expanduser() / MIXTURE_FILE).exists()
+    path = Path(source).expanduser()
+    folder = path if path.exists() else locate_model(source, None)
+    facts = None if folder is None else read_tuning_facts(str(folder))
+    if folder is not None and facts is not None:
+        by_instruct = (folder / MIXTURE_FILE).exists()
         if facts.template == "plain":
             why = ": it was tuned with them" if by_instruct else f", the nearest there is: {_ONE_EXAM}"
             return _instruct(tokenizer, source, f"the prompts of `instruct`{why}")
@@ -128,8 +131,8 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
         return _chat(template, "the model's own chat template")
     return _complete(
         tokenizer,
-        "bare text, since the model has no chat template and was not tuned by `instruct`: a base model goes on with "
-        "the text; it was not taught to answer",
+        "bare text, since the model has no chat template, and no tuning.json beside it says that `instruct` tuned it "
+        "(if it did: --template instructed): a base model goes on with the text; it was not taught to answer",
     )
 
 
