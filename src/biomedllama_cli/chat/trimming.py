@@ -42,8 +42,9 @@ def trim_turns(
 
     The system turn and the user's last stay. At least half of the context is the conversation's, however long the
     reply may become. Exchanges that go make room for a quarter of that at a time: what is left then begins in the
-    same way for many turns, and nothing of it has to be read again. Where to cut follows from the conversation alone,
-    so one that was loaded from a file is cut like one that was had.
+    same way for many turns, and nothing of it has to be read again. Where to cut follows from the ids alone. Those of
+    a conversation that was loaded from a file are its texts encoded anew, which may be other ids than a model spelled
+    its replies with: it then goes on as nearly, not exactly, as one that was had, and may be cut elsewhere.
 
     Args:
         turns: a system turn or none, then user and assistant in turn; the last is the user's.
