@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from chat_models import load_chat_model
 from parrots import Shelf
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from biomedllama_cli.chat import answering
 from biomedllama_cli.chat.answering import (
@@ -19,6 +23,7 @@ from biomedllama_cli.chat.answering import (
 from biomedllama_cli.chat.conversation import Reply
 from biomedllama_cli.chat.questions_file import FileQuestion
 from biomedllama_cli.chat.speaker import Speaker
+from biomedllama_cli.chat.style import choose_style
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.settings.chat import ReplySettings
 from conftest import MakeSpeaker
@@ -83,6 +88,35 @@ def test_answers_end_before_stop_texts(make_speaker: MakeSpeaker) -> None:
     replies = answer(make_speaker(), GREEDY.model_copy(update={"stop": (mark,)}), 3)
     assert replies[0].text == plain[0].text[: plain[0].text.index(mark)]
     assert replies[0].finish == "stop"
+
+
+def test_answers_of_sentencepiece_models_end_as_at_the_terminal(tmp_path: Path) -> None:
+    tokenizer, _ = load_chat_model("sentencepiece", "zephyr", tmp_path / "model")
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocabulary_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.4,
+        eos_token_id=tokenizer.eos_id,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[:259] = (
+            0  # no control tokens nor single bytes: the largest other score is above that
+        )
+    style = choose_style(tokenizer, str(tmp_path / "model"), "completion")
+    speaker = Speaker(model, tokenizer, style, context_length=256)
+    reply = GREEDY.model_copy(update={"stop": (" ",)})
+    found = answer(speaker, reply, 8)
+    for number, one in enumerate(QUESTIONS):
+        stream = speaker.stream(one.turns, reply, noise_seed=0)
+        list(stream)
+        assert facts(found[number]) == facts(stream.reply)
+    # SentencePiece drops the space of an answer that is decoded alone.
+    assert any((one.text, one.finish, one.new_tokens) == ("", "stop", 1) for one in found.values())
 
 
 def test_the_guard_keeps_one_copy_of_what_is_repeated_and_can_be_switched_off(

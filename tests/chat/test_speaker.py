@@ -20,7 +20,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from biomedllama_cli.chat.speaker import ReplyStream, Speaker, TokenChoice
+from biomedllama_cli.chat.speaker import Speaker, TokenChoice
 from biomedllama_cli.chat.style import choose_style
 from biomedllama_cli.evaluation.sampling import ChainSampler
 from biomedllama_cli.models.load import load_model
@@ -191,10 +191,12 @@ def test_a_seed_says_the_same_again_and_others_differ(make_speaker: MakeSpeaker)
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
 @pytest.mark.parametrize("spread", [0.2, 4.0])  # nearly even scores need more tokens than are sorted at first
-def test_tokens_are_drawn_as_evaluation_draws_them(top_p: float, spread: float) -> None:
+@pytest.mark.parametrize("ties", [False, True])  # scores of narrow dtypes are often equal
+def test_tokens_are_drawn_as_evaluation_draws_them(top_p: float, spread: float, ties: bool) -> None:
     choice = TokenChoice(ReplySettings(temperature=0.8, top_p=top_p), 7)
     sampler = ChainSampler([7], 0.8, top_p)
     scores = torch.randn(60, 3000, generator=torch.Generator().manual_seed(1)) * spread
+    scores = scores.round() if ties else scores
     drawn = [choice.choose(row[None]) for row in scores]
     assert drawn == [int(sampler(row[None], row[None]).argmax()) for row in scores]
     assert len(set(drawn)) > 40
@@ -219,15 +221,6 @@ def test_the_penalty_is_that_of_transformers_over_the_reply_alone(make_speaker: 
     )
     assert text == speaker.tokenizer.decode(rows[0, len(stream.prompt_ids) :].tolist())
     assert text != generate(speaker, stream.prompt_ids, 50)
-
-
-def test_forgetting_reads_everything_anew(tiny_speaker: Speaker) -> None:
-    turns = [("user", QUESTIONS[0])]
-    first = ask(tiny_speaker, turns)
-    tiny_speaker.forget()
-    assert ask(tiny_speaker, turns).reused_tokens == 0
-    assert tiny_speaker.tokens_computed == 2 * (first.prompt_tokens + 11)
-    assert isinstance(tiny_speaker.latest, ReplyStream)
 
 
 def test_speed_and_time_are_told(tiny_speaker: Speaker) -> None:

@@ -6,10 +6,12 @@ import signal
 from typing import Any
 
 import pytest
+import torch
 from speaking import GREEDY, QUESTIONS, MakeSpeaker, ask, generate, script, talk
 from tiny_llama import TinyModel
 
-from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.chat.speaker import TokenChoice
+from biomedllama_cli.errors import ModelError, SettingsError
 from biomedllama_cli.settings.chat import ReplySettings
 
 
@@ -46,6 +48,27 @@ def test_a_stop_text_ends_a_reply_and_what_stands_before_it_is_not_read_again(
     script(monkeypatch, speaker.tokenizer.encode("yes and no"))
     own = ask(speaker, turns, GREEDY.model_copy(update={"stop": (" and",)}))
     assert (own.text, own.finish) == ("yes", "stop")
+
+
+def test_a_reply_that_begins_with_the_next_question_is_empty(
+    make_speaker: MakeSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = make_speaker("instructed")
+    script(monkeypatch, speaker.tokenizer.encode("### Instruction:\nWhat is next?\n\n"))
+    reply = ask(speaker, [("user", QUESTIONS[0])], GREEDY.model_copy(update={"max_new_tokens": 50}))
+    assert (reply.text, reply.finish) == ("", "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_told(temperature: float, score: float) -> None:
+    choice = TokenChoice(ReplySettings(temperature=temperature, repetition_penalty=1.5), 1)
+    scores = torch.tensor([[float("-inf"), 2.0, -1.0]])
+    assert choice.choose(scores) in (1, 2)
+    scores[0, 2] = score
+    with pytest.raises(ModelError, match="no numbers") as error:
+        choice.choose(scores)
+    assert "--dtype" in error.value.hint
 
 
 def test_a_loop_ends_a_reply_and_is_kept_once(

@@ -12,8 +12,9 @@ from chat_models import KINDS, load_chat_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biomedllama_cli.chat.conversation import Finish
 from biomedllama_cli.chat.streaming_text import StreamingText
-from biomedllama_cli.evaluation.generation import decode_answer
+from biomedllama_cli.evaluation.answer_text import decode_answer
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 KINDS_BUILT = [kind for kind in KINDS if kind != "llama"]
@@ -144,3 +145,23 @@ def test_llama_text_comes_as_it_is(shared_data: Path, tmp_path: Path) -> None:
     prompt_ids = tokenizer.encode("### Response:\n")
     ids = tokenizer.encode("### Response:\n" + WRITTEN)[len(prompt_ids) :]
     assert stream(tokenizer, prompt_ids, ids, ())[0] == WRITTEN
+
+
+def test_the_end_of_a_reply_is_told_with_its_whole_text(get_tokenizer: Callable[[str], Tokenizer]) -> None:
+    tokenizer = get_tokenizer("sentencepiece")
+    prompt_ids, ids = tokenizer.encode(PROMPTS[1]), tokenizer.encode("of blood of blood")
+
+    def end(finish: Finish, kept: int, stop: Sequence[str] = (), *, full: bool = False) -> tuple[str, Finish]:
+        text = StreamingText(tokenizer, prompt_ids, stop)
+        for token_id in ids:
+            text.push(token_id)
+        return text.end(finish, ids[:kept], full=full)
+
+    whole, half = " of blood of blood", len(ids) // 2
+    assert end("end", len(ids), full=True) == (whole, "end")
+    assert end("length", len(ids)) == (whole, "length")
+    assert end("length", len(ids), full=True) == (whole, "context")
+    # One copy is left of what was said over and over, and no stop text in it.
+    assert end("repetition", half) == (" of blood", "repetition")
+    assert end("repetition", half, (" blood",)) == (" of", "stop")
+    assert end("length", len(ids), (" of",)) == ("", "stop")

@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.evaluation.generation import HuggingFaceGenerator, decode_answer
+from biomedllama_cli.evaluation.answer_text import decode_answer
+from biomedllama_cli.evaluation.generation import HuggingFaceGenerator
 from biomedllama_cli.evaluation.prompting import (
     GenerationRule,
     Prompt,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chat_models import load_chat_model
 from transformers import MistralConfig, MistralForCausalLM
 
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
     Continued,
+    RowEnd,
     RowRequest,
     continue_padded,
     find_end_ids,
@@ -122,3 +126,56 @@ def test_models_that_forget_are_not_refilled(tiny_model: Any) -> None:
         sliding_window=8,
     )
     assert not can_refill(MistralForCausalLM(config))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("refilled", [True, False])
+def test_scores_that_are_no_numbers_are_told(
+    tiny_model: Any,
+    tokenizer: Tokenizer,
+    temperature: float,
+    refilled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after_end: list[bool] = []
+    rule = ContinuationRule(temperature=temperature, top_p=0.9, end_ids=(tokenizer.eos_id,))
+    requests = [RowRequest((5, 6, 7), limit) for limit in (2, 6)]
+    forward = type(tiny_model.model).forward
+
+    def overflow(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, input_ids, *args, **kwargs)
+        ended = (input_ids[:, -1] == tokenizer.eos_id).tolist()
+        after_end.extend(ended)
+        output.logits[ended] = float("nan")
+        return output
+
+    def run() -> list[Continued]:
+        if refilled:
+            return run_refilled(tiny_model, tokenizer, requests, rule, 2)
+        return continue_padded(tiny_model.model, tokenizer, requests, rule)
+
+    plain = run()
+    monkeypatch.setattr(type(tiny_model.model), "forward", overflow)
+    assert run() == plain
+    assert any(after_end) != refilled  # what follows the end of a row is nobody's
+    requests.append(RowRequest((5, tokenizer.eos_id), 3))
+    with pytest.raises(ModelError, match="no numbers"):
+        run()
+
+
+def test_a_stop_text_with_a_space_is_seen_at_the_beginning_and_later(tmp_path: Path) -> None:
+    tokenizer, _ = load_chat_model("sentencepiece", "zephyr", tmp_path / "sentencepiece")
+    row = RowRequest(tuple(tokenizer.encode("The blood")), 100)
+    end = RowEnd(tokenizer, ContinuationRule(stop=(" of",)))
+    of, *others = tokenizer.encode("of the heart")
+    assert tokenizer.decode([of]) == "of"
+    assert tokenizer.decode([*row.token_ids, of]) == "The blood of"
+    assert end.find(row, [of]) == Continued((of,), 1, "stop")
+    # What the prompt ends with is no part of the reply.
+    assert end.find(RowRequest((*row.token_ids, of), 100), others[:1]) is None
+    # Beyond the first ids, which are decoded with the prompt, too.
+    long = others * 8
+    assert end.find(row, long) is None
+    found = end.find(row, [*long, of])
+    assert found is not None
+    assert found.finish == "stop"

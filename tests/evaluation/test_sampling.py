@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 import torch
 
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation import sampling
-from biomedllama_cli.evaluation.sampling import ChainSampler, keep_likeliest
+from biomedllama_cli.evaluation.sampling import ChainSampler, check_scores, keep_likeliest
 
 
 def keep_by_hand(log_probs: list[float], top_p: float) -> list[bool]:
@@ -59,3 +62,12 @@ def test_a_row_draws_the_same_noise_whoever_comes_and_goes() -> None:
 
 def test_scores_that_are_no_numbers_stay_none() -> None:
     assert bool(keep_likeliest(torch.full((2, 9), float("nan")), 0.9).isnan().all())
+
+
+@pytest.mark.parametrize("row", [[1.0, nan], [1.0, inf], [-inf, -inf]], ids=["nan", "inf", "none left"])
+def test_scores_that_nothing_can_be_chosen_from_are_told(row: list[float]) -> None:
+    good = [-inf, 3.0]
+    check_scores(torch.tensor([good, good]))
+    with pytest.raises(ModelError, match="no numbers") as error:
+        check_scores(torch.tensor([good, row]))
+    assert "--dtype" in error.value.hint

@@ -9,9 +9,9 @@ answered in waves that follow from the whole file, and a wave that is not finish
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from biomedllama_cli.chat.conversation import Finish, Passage, Reply
+from biomedllama_cli.chat.conversation import Passage, Reply
 from biomedllama_cli.chat.questions_file import FileQuestion
 from biomedllama_cli.chat.repetition import find_loop
 from biomedllama_cli.chat.retrieval.prompt import write_prompt
@@ -26,7 +26,6 @@ from biomedllama_cli.evaluation.continuation import (
     RowRequest,
     continue_padded,
 )
-from biomedllama_cli.evaluation.generation import decode_answer
 from biomedllama_cli.evaluation.refilling import RefilledBatch, can_refill
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.settings.chat import ReplySettings
@@ -198,22 +197,16 @@ def _read_reply(
     speaker: Speaker, trimmed: Trimmed, continued: Continued, settings: ReplySettings, rule: ContinuationRule
 ) -> Reply:
     """Return a reply with the text that a terminal would have shown."""
-    finish: Finish = continued.finish
-    if finish == "length" and trimmed.max_new_tokens < settings.max_new_tokens:
-        finish = "context"
-    text = StreamingText(speaker.tokenizer, trimmed.prompt_ids, rule.stop)
+    streaming = StreamingText(speaker.tokenizer, trimmed.prompt_ids, rule.stop)
     for token_id in continued.new_ids:
-        text.push(token_id)
-    text.finish(cut=finish != "end")
-    reply = Reply(
-        text=text.text,
-        finish="stop" if text.stopped else finish,
+        streaming.push(token_id)
+    full = trimmed.max_new_tokens < settings.max_new_tokens
+    text, finish = streaming.end(continued.finish, continued.new_ids, full=full)
+    return Reply(
+        text=text,
+        finish=finish,
         prompt_tokens=len(trimmed.prompt_ids),
         reused_tokens=0,
         new_tokens=continued.new_tokens,
         dropped_turns=trimmed.dropped_turns,
     )
-    if finish != "repetition":
-        return reply
-    whole = decode_answer(speaker.tokenizer, trimmed.prompt_ids, continued.new_ids)
-    return replace(reply, text=whole, finish=finish)

@@ -14,15 +14,15 @@ from biomedllama_cli.chat.repetition import find_loop
 from biomedllama_cli.chat.streaming_text import StreamingText
 from biomedllama_cli.chat.style import Style
 from biomedllama_cli.chat.trimming import Trimmed, trim_turns
-from biomedllama_cli.evaluation.generation import decode_answer
-from biomedllama_cli.evaluation.sampling import ChainSampler, keep_likeliest
+from biomedllama_cli.evaluation.answer_text import decode_answer
+from biomedllama_cli.evaluation.continuation import find_end_ids
+from biomedllama_cli.evaluation.sampling import ChainSampler, check_scores
 from biomedllama_cli.models.control_tokens import list_control_tokens
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.settings.chat import ReplySettings
 
 CONTEXT_IDS = 64
 """Ids of the prompt before a reply that decoding it needs."""
-_SORTED_TOKENS = 512
 
 
 class Speaker:
@@ -42,9 +42,7 @@ class Speaker:
         self.tokenizer = tokenizer
         self.style = style
         self.context_length = context_length
-        own = getattr(model.generation_config, "eos_token_id", None)
-        own_ids = [own] if isinstance(own, int) else list(own or ())
-        self.end_ids = frozenset({*style.end_ids, *own_ids})
+        self.end_ids = frozenset({*style.end_ids, *find_end_ids(model, tokenizer)})
         self._control_ids = {
             token.token_id for token, special in list_control_tokens(tokenizer).values() if special
         }
@@ -84,11 +82,6 @@ class Speaker:
         )
         self.latest = ReplyStream(self, trimmed, reply, noise_seed=noise_seed, started=started)
         return self.latest
-
-    def forget(self) -> None:
-        """Drop what was read and said."""
-        self.memory.forget()
-        self._said = {}
 
     def remember(self, prompt_ids: Sequence[int], new_ids: Sequence[int], text: str) -> None:
         """Keep the ids of a reply that say its text and nothing besides; those of its stop text are not among them."""
@@ -159,12 +152,10 @@ class ReplyStream:
                     finish = "repetition"
                     return
                 if len(self._new_ids) == self._trimmed.max_new_tokens:
-                    full = self._trimmed.max_new_tokens < self._settings.max_new_tokens
-                    finish = "context" if full else "length"
+                    finish = "length"
                     break
             if piece := self._text.finish(cut=finish != "end"):
                 yield piece
-            finish = "stop" if self._text.stopped else finish
         finally:
             self._end(finish, kept)
 
@@ -182,10 +173,9 @@ class ReplyStream:
                 parts = [self._new_ids[-1:]]
 
     def _end(self, finish: Finish, kept: int | None) -> None:
-        self._text.finish(cut=True)
-        text, new_ids = self._text.text, self._new_ids[:kept]
-        if kept is not None:
-            text = decode_answer(self._speaker.tokenizer, self.prompt_ids[-CONTEXT_IDS:], new_ids)
+        new_ids = self._new_ids[:kept]
+        full = self._trimmed.max_new_tokens < self._settings.max_new_tokens
+        text, finish = self._text.end(finish, new_ids, full=full)
         self._final = self._describe(finish, text)
         self._speaker.remember(self.prompt_ids, new_ids, text)
 
@@ -213,41 +203,27 @@ class TokenChoice:
 
     def __init__(self, settings: ReplySettings, noise_seed: int) -> None:
         self._penalty = settings.repetition_penalty
-        self._temperature, self._top_p = settings.temperature, settings.top_p
         self._said_1V: torch.Tensor | None = None
         self._sampler: ChainSampler | None = None
         if settings.temperature > 0:
-            self._sampler = ChainSampler([noise_seed], settings.temperature, top_p=1.0)
+            self._sampler = ChainSampler([noise_seed], settings.temperature, settings.top_p)
 
     @torch.inference_mode()
     def choose(self, scores_1V: torch.Tensor) -> int:
-        """Return an id, given the model's scores; what was chosen before is penalised as in transformers."""
+        """Return an id, given the model's scores; what was chosen before is penalised as in transformers.
+
+        Raises:
+            ModelError: the scores are no numbers.
+        """
         if self._penalty != 1.0:
             if self._said_1V is None:
                 self._said_1V = torch.zeros_like(scores_1V, dtype=torch.bool)
             lowered_1V = torch.where(scores_1V < 0, scores_1V * self._penalty, scores_1V / self._penalty)
             scores_1V = torch.where(self._said_1V, lowered_1V, scores_1V)
         if self._sampler is not None:
-            scores_1V = self._sampler(scores_1V, self._leave_likeliest(scores_1V))
+            scores_1V = self._sampler(scores_1V, scores_1V)
+        check_scores(scores_1V)
         chosen = int(scores_1V.argmax(dim=-1))
         if self._said_1V is not None:
             self._said_1V[:, chosen] = True
         return chosen
-
-    def _leave_likeliest(self, scores_1V: torch.Tensor) -> torch.Tensor:
-        """Return scores of minus infinity outside the smallest set of tokens that reaches `top_p`.
-
-        Sorting a whole vocabulary takes as long as a layer of a small model, and the set is nearly always small.
-        """
-        if self._top_p == 1.0:
-            return scores_1V
-        log_probs_1V = torch.log_softmax(scores_1V / self._temperature, dim=-1)
-        likeliest = log_probs_1V.topk(min(_SORTED_TOKENS, log_probs_1V.shape[-1]))
-        probs_1K = likeliest.values.exp()
-        kept_1K = probs_1K.cumsum(dim=-1) - probs_1K < self._top_p
-        if bool(kept_1K[0, -1]):  # the set may be larger than what was sorted
-            dropped_1V = keep_likeliest(log_probs_1V, self._top_p).isneginf()
-        else:
-            dropped_1V = torch.ones_like(scores_1V, dtype=torch.bool)
-            dropped_1V.scatter_(-1, likeliest.indices, ~kept_1K)
-        return scores_1V.masked_fill(dropped_1V, float("-inf"))

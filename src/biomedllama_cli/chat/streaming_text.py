@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from biomedllama_cli.chat.conversation import Finish
 from biomedllama_cli.models.control_tokens import list_control_tokens
 from biomedllama_cli.models.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class StreamingText:
         self.stopped = False
         """Whether a stop text was met; nothing comes after that."""
         self._tokenizer = tokenizer
+        self._prompt_ids = prompt_ids
         self._byte_ids, self._silent_ids = _find_odd_ids(tokenizer)
         self._stop = tuple(mark for mark in stop if mark)
         self._held = ""
@@ -69,6 +71,24 @@ class StreamingText:
             self.text += self._held
             self._held = ""
         return piece
+
+    def end(self, finish: Finish, kept_ids: Sequence[int], *, full: bool) -> tuple[str, Finish]:
+        """Return the whole text of a reply that has ended, and why it did.
+
+        Args:
+            finish: why the last id was the last.
+            kept_ids: of the reply, without what it said over and over.
+            full: whether the context has no room for a reply of the length that was asked for.
+        """
+        whole = self
+        if finish == "repetition":  # more of it was handed out
+            whole = StreamingText(self._tokenizer, self._prompt_ids, self._stop)
+            for token_id in kept_ids:
+                whole.push(token_id)
+        whole.finish(cut=finish != "end")
+        if whole.stopped:
+            return whole.text, "stop"
+        return whole.text, "context" if full and finish == "length" else finish
 
     def _take(self, text: str, end: int) -> str:
         start, self._taken = self._taken, max(self._taken, end)

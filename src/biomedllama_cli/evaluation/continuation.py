@@ -11,6 +11,7 @@ import torch
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
@@ -18,8 +19,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from biomedllama_cli.evaluation.answer_text import TextStop
 from biomedllama_cli.evaluation.changing_positions import change_with_length, forget_lengths
-from biomedllama_cli.evaluation.sampling import ChainSampler, TextStop
+from biomedllama_cli.evaluation.sampling import ChainSampler, check_scores
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 RowFinish = Literal["end", "stop", "length", "repetition"]
@@ -87,20 +89,20 @@ class RowEnd:
 
     def __init__(self, tokenizer: Tokenizer, rule: ContinuationRule) -> None:
         self._end_ids = frozenset(rule.end_ids)
-        self._texts = TextStop(tokenizer, rule.stop, 0) if rule.stop else None
+        self._texts = TextStop(tokenizer, rule.stop) if rule.stop else None
         self._find_loop = rule.find_loop
 
-    def find(self, new_ids: Sequence[int], max_new_tokens: int) -> Continued | None:
-        """Return the finished row that `new_ids` are, or None where the last of them does not end it."""
+    def find(self, row: RowRequest, new_ids: Sequence[int]) -> Continued | None:
+        """Return the row with `new_ids` behind its prompt, or None where the last of them does not end it."""
         finish: RowFinish | None = None
         kept = len(new_ids)
         if new_ids[-1] in self._end_ids:
             finish, kept = "end", kept - 1
-        elif self._texts is not None and self._texts.holds(new_ids):
+        elif self._texts is not None and self._texts.holds(row.token_ids, new_ids):
             finish = "stop"
         elif self._find_loop is not None and (loop := self._find_loop(new_ids)) is not None:
             finish, kept = "repetition", loop
-        elif len(new_ids) >= max_new_tokens:
+        elif len(new_ids) >= row.max_new_tokens:
             finish = "length"
         return None if finish is None else Continued(tuple(new_ids[:kept]), len(new_ids), finish)
 
@@ -165,6 +167,9 @@ def continue_padded(
         rule: how they are continued.
         cache: of all but the last token of each row, where that was read before.
         tick: called after every token; what it raises ends the work.
+
+    Raises:
+        ModelError: the model's scores are no numbers.
     """
     if change_with_length(model):
         if len(requests) > 1:
@@ -172,29 +177,30 @@ def continue_padded(
         forget_lengths(model)
     input_ids_BS, mask_BS = pad_left([row.token_ids for row in requests], tokenizer.eos_id, model.device)
     length = input_ids_BS.shape[1]
-    ends = _RowEnds(RowEnd(tokenizer, rule), [row.max_new_tokens for row in requests], length, tick)
-    config = build_config(max(ends.limits), rule.end_ids, tokenizer.eos_id)
+    ends = _RowEnds(RowEnd(tokenizer, rule), requests, length, tick)
+    config = build_config(max(row.max_new_tokens for row in requests), rule.end_ids, tokenizer.eos_id)
     with without_own_settings(model):
         model.generate(
             input_ids_BS,
             attention_mask=mask_BS,
             past_key_values=cache,
             generation_config=config,
-            logits_processor=_build_processors(requests, rule, length),
+            logits_processor=_build_processors(requests, rule, ends),
             stopping_criteria=StoppingCriteriaList([ends]),
         )
     return [found for found in ends.found if found is not None]  # all: none is longer than its limit
 
 
 def _build_processors(
-    requests: Sequence[RowRequest], rule: ContinuationRule, length: int
+    requests: Sequence[RowRequest], rule: ContinuationRule, ends: _RowEnds
 ) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if rule.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(rule.repetition_penalty, length))
+        processors.append(RepetitionPenaltyLogitsProcessor(rule.repetition_penalty, ends.prompt_length))
     if rule.temperature > 0:
         seeds = [row.noise_seed for row in requests]
         processors.append(ChainSampler(seeds, rule.temperature, rule.top_p))
+    processors.append(_CheckedScores(ends))
     return processors
 
 
@@ -202,17 +208,29 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]
     """Ends each row of `generate` by its own `RowEnd`."""
 
     def __init__(
-        self, end: RowEnd, limits: Sequence[int], prompt_length: int, tick: Callable[[], None]
+        self, end: RowEnd, requests: Sequence[RowRequest], prompt_length: int, tick: Callable[[], None]
     ) -> None:
-        self.limits = list(limits)
-        self.found: list[Continued | None] = [None] * len(self.limits)
-        self._end, self._prompt_length, self._tick = end, prompt_length, tick
+        self.prompt_length = prompt_length
+        self.found: list[Continued | None] = [None] * len(requests)
+        self._end, self._requests, self._tick = end, requests, tick
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
         """Return whether each row is done, shape [B]."""
         self._tick()
-        rows = input_ids[:, self._prompt_length :].tolist()
-        for number, (new_ids, limit) in enumerate(zip(rows, self.limits, strict=True)):
+        rows = input_ids[:, self.prompt_length :].tolist()
+        for number, (request, new_ids) in enumerate(zip(self._requests, rows, strict=True)):
             if self.found[number] is None:
-                self.found[number] = self._end.find(new_ids, limit)
+                self.found[number] = self._end.find(request, new_ids)
         return torch.tensor([found is not None for found in self.found], device=input_ids.device)
+
+
+class _CheckedScores(LogitsProcessor):  # type: ignore[misc]
+    """Checks the scores of the rows that go on; what follows the end of another one is never read."""
+
+    def __init__(self, ends: _RowEnds) -> None:
+        self._ends = ends
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores as they are."""
+        check_scores(scores[[found is None for found in self._ends.found]])
+        return scores

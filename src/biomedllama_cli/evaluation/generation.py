@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from biomedllama_cli.evaluation.answer_text import decode_answer
 from biomedllama_cli.evaluation.changing_positions import change_with_length
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
@@ -59,24 +60,6 @@ class Generator(Protocol):
             DataError: a prompt has no tokens at all.
         """
         ...
-
-
-def decode_answer(
-    tokenizer: Tokenizer, prompt_ids: Sequence[int], new_ids: Sequence[int], stop: Sequence[str] = ()
-) -> str:
-    """Return the text that new ids add to a prompt, up to the first of the `stop` texts.
-
-    Prompt and answer are decoded together: SentencePiece drops the space before the first word of whatever it is
-    given, so an answer decoded alone would lose its leading space.
-    """
-    # A model may have more rows than the vocabulary has pieces; those ids mean no text.
-    known = [token_id for token_id in new_ids if token_id < tokenizer.vocabulary_size]
-    before = tokenizer.decode(prompt_ids)
-    whole = tokenizer.decode([*prompt_ids, *known])
-    # Where the answer's first bytes spoil a character at the prompt's end, it is decoded alone.
-    text = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(known)
-    ends = [place for place in (text.find(mark) for mark in stop) if place >= 0]
-    return text[: min(ends)] if ends else text
 
 
 def plan_batches(

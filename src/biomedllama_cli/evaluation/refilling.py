@@ -15,7 +15,6 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import DynamicLayer
 
-from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.changing_positions import change_with_length
 from biomedllama_cli.evaluation.continuation import (
     ContinuationRule,
@@ -25,7 +24,7 @@ from biomedllama_cli.evaluation.continuation import (
     pad_left,
 )
 from biomedllama_cli.evaluation.model_support import find_static_reason
-from biomedllama_cli.evaluation.sampling import ChainSampler
+from biomedllama_cli.evaluation.sampling import ChainSampler, check_scores
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 FREE_SHARE = 4
@@ -124,8 +123,7 @@ class RefilledBatch:
     def _let_go(self) -> Iterator[tuple[int, Continued]]:
         """Yield the rows that are at their end, and forget them."""
         found = [
-            self._end.find(new_ids, row.max_new_tokens)
-            for new_ids, (_, row) in zip(self._new_ids, self._rows, strict=True)
+            self._end.find(row, new_ids) for new_ids, (_, row) in zip(self._new_ids, self._rows, strict=True)
         ]
         if not any(found):
             return
@@ -180,13 +178,8 @@ class RefilledBatch:
         if self._rule.temperature > 0:
             # The sampler's noise makes the largest score a sample, so nothing else is drawn.
             scores_BV = sampler(torch.empty(0), scores_BV)
-        best_B, chosen_B = scores_BV.max(dim=-1)
-        if bool(best_B.isnan().any()):
-            raise ModelError(
-                "model: its scores of the next token are no numbers.",
-                "The precision may be too narrow for it: take --dtype fp32, or bf16 on CUDA.",
-            )
-        chosen: list[int] = chosen_B.tolist()
+        check_scores(scores_BV)
+        chosen: list[int] = scores_BV.argmax(dim=-1).tolist()
         return chosen
 
 

@@ -1,4 +1,4 @@
-"""Sampling that depends on the item and the chain alone, and the end of an answer at a text."""
+"""Sampling that depends on the item and the chain alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor
 
-from biomedllama_cli.models.tokenizer import Tokenizer
+from biomedllama_cli.errors import ModelError
 
 
 def chain_seed(seed: int, item_id: str, chain: int) -> int:
@@ -97,29 +97,14 @@ def _keep_likeliest_of_all(log_probs_BV: torch.Tensor, top_p: float) -> torch.Te
     return log_probs_BV.masked_fill(dropped_BV.scatter(-1, order_BV, dropped_BV), float("-inf"))
 
 
-class TextStop(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row as soon as its new text holds one of the stop texts.
+def check_scores(scores_BV: torch.Tensor) -> None:
+    """Check that a token can be chosen in each row; minus infinity rules a token out, but not all of them.
 
-    Args:
-        tokenizer: decodes the new ids.
-        stop: the texts.
-        prompt_length: columns before the first new id, padding included.
+    Raises:
+        ModelError: a row has scores that are no numbers, or no finite one.
     """
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], prompt_length: int) -> None:
-        self.tokenizer = tokenizer
-        self.stop = tuple(stop)
-        self.prompt_length = prompt_length
-        # Every id but a special one stands for a byte at least, so a stop text that is just complete lies in these.
-        self.tail = max(len(mark.encode()) for mark in self.stop) + 8
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        """Return whether each row is done, shape [B]."""
-        new_ids = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.tail) :].tolist()
-        return torch.tensor([self.holds(row) for row in new_ids], device=input_ids.device)
-
-    def holds(self, new_ids: Sequence[int]) -> bool:
-        """Tell whether the last of some new ids have just completed a stop text."""
-        known = [i for i in new_ids[-self.tail :] if i < self.tokenizer.vocabulary_size]
-        text = self.tokenizer.decode(known)
-        return any(mark in text for mark in self.stop)
+    if not bool(scores_BV.amax(dim=-1).isfinite().all()):
+        raise ModelError(
+            "model: its scores of the next token are no numbers.",
+            "The precision may be too narrow for it: take --dtype fp32, or bf16 on CUDA.",
+        )

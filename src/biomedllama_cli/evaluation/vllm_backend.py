@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from biomedllama_cli.errors import UnavailableError
-from biomedllama_cli.evaluation.generation import decode_answer, plan_batches
+from biomedllama_cli.evaluation.answer_text import decode_answer
+from biomedllama_cli.evaluation.generation import plan_batches
 from biomedllama_cli.evaluation.prompting import GenerationRule, Prompt, encode_prompts
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.tokenizer import Tokenizer
