@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 from gguf_writing import write_gguf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_llama import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.models import gguf_tokenizer
 from biomedllama_cli.models.chat_template import choose_template
 from biomedllama_cli.models.gguf import find_gguf, read_gguf
 from biomedllama_cli.models.gguf_header import MalformedHeader, parse_header
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = [
     "Insulin lowers the concentration of glucose in 24 patients (12 women).",
@@ -265,6 +268,48 @@ def test_a_token_outside_the_vocabulary_is_refused(tiny_folder, tmp_path):
     file.write_bytes(content)
     with pytest.raises(ModelError, match="eos token 1000000, outside"):
         load_tokenizer(str(file))
+
+
+@pytest.fixture(scope="module")
+def byte_level_gguf(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("byte-level")
+    build_tiny_model(folder / "model", adds_bos=False)
+    return write_gguf(folder / "model", folder / "model.gguf")
+
+
+def load_described(file: Path, changes: dict[str, object], monkeypatch) -> Tokenizer:
+    """Load the tokenizer of a file whose header says something else in places."""
+    header = read_gguf(file)
+    changed = replace(header, metadata=header.metadata | changes)
+    monkeypatch.setattr(gguf_tokenizer, "read_gguf", lambda path: changed)
+    return load_tokenizer(str(file))
+
+
+def test_a_token_that_is_there_twice_is_refused(byte_level_gguf, monkeypatch):
+    tokens = list(read_gguf(byte_level_gguf).metadata["tokenizer.ggml.tokens"])
+    tokens[5] = tokens[-1]
+    with pytest.raises(ModelError, match="holds a token twice"):
+        load_described(byte_level_gguf, {"tokenizer.ggml.tokens": tokens}, monkeypatch)
+
+
+NAMES = (
+    "model", "pre", "tokens", "merges", "scores", "token_type", "add_bos_token", "add_space_prefix",
+    "bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id",
+)  # fmt: skip
+ENTRIES = st.one_of(
+    st.sampled_from(["gpt2", "llama", "llama-bpe", "qwen2"]), st.integers(-2, 400), st.floats(), st.booleans(),
+    st.lists(st.integers(-2, 8), max_size=3), st.lists(st.text(max_size=3), max_size=3), st.text(max_size=3),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(NAMES), ENTRIES, max_size=3))
+@example(changes={"pre": ["a"]})
+def test_a_vocabulary_described_by_any_values_is_read_or_refused(changes, byte_level_gguf, monkeypatch):
+    said = {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    with monkeypatch.context() as patch, suppress(ModelError):
+        tokenizer = load_described(byte_level_gguf, said, patch)
+        assert isinstance(tokenizer.encode_batch(["Insulin 12"])[0], list)
 
 
 def entry(key: bytes, kind: int, value: bytes) -> bytes:

@@ -160,7 +160,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_a_hub_id_offline_is_unavailable_with_a_way_out() -> None:
     with pytest.raises(UnavailableError, match="nobody/nothing") as caught:
         load_model("nobody/nothing")
-    assert caught.value.hint == "Give a local folder, or go online once."  # no option: chat has a command for it
+    assert caught.value.hint == "Give a local folder, or go online once."
 
 
 def test_the_text_configuration_is_that_of_the_loaded_model(tiny_folder: Callable[[str], Path]) -> None:

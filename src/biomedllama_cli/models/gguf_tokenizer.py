@@ -68,7 +68,7 @@ def load_gguf_tokenizer(path: Path) -> tuple[Any, bool]:
         raise ModelError(
             f"tokenizer: {path} holds no vocabulary that can be read: {reason}", _HINT
         ) from error
-    default = kind == "llama" or says("tokenizer.ggml.pre") in _WHOLE_WORDS
+    default = kind == "llama" or str(says("tokenizer.ggml.pre")) in _WHOLE_WORDS
     adds_bos = bool(says("tokenizer.ggml.add_bos_token", default))
     return backend, adds_bos and backend.bos_token_id is not None
 
@@ -99,6 +99,8 @@ def _check_vocabulary(path: Path, header: GgufHeader) -> None:
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
         raise ModelError(f"tokenizer: {path} holds no vocabulary.", _HINT)
+    if len(set(tokens)) < len(tokens):  # `tokenizers` panics at some of them
+        raise ModelError(f"tokenizer: {path} holds a token twice.", _HINT)
     for name in ("bos", "eos", "unknown", "padding"):
         number = header.metadata.get(f"tokenizer.ggml.{name}_token_id", 0)
         if not isinstance(number, int) or not 0 <= number < len(tokens):
