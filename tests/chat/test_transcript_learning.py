@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_mixture_reads_transcripts_as_they_are(tmp_path: Path, given: bool) ->
     first, second = loaded.examples
     assert first.turns[1].text == TALK.exchanges[0].prompt  # with its passages, as the model was given it
     assert first.turns[4].text == "No.\n\nIt is too cold"
+    assert [turn.learnt for turn in first.turns] == [True, True, True, True, False]  # it was interrupted
     assert first.id != second.id
 
 
@@ -83,11 +85,13 @@ def test_what_is_learnt_are_the_tokens_that_chat_fed(tmp_path: Path, style: str,
     source = str(tmp_path / "model")
     chosen = choose_style(tokenizer, source, style)  # type: ignore[arg-type]
     written = choose_template(tokenizer, source, "plain" if style == "instructed" else "chat")
-    (example,) = learn(save(tmp_path / "talks.jsonl", TALK))
+    whole = replace(TALK.exchanges[2], reply=make_reply("No.\n\nIt is too cold."))
+    talk = replace(TALK, exchanges=(*TALK.exchanges[:2], whole, TALK.exchanges[3]))
+    (example,) = learn(save(tmp_path / "talks.jsonl", talk))
     encoded = Encoder(tokenizer, written, 4096).encode(example)
     session = ChatSession([make_session().speakers[0]], ChatSettings())
-    for answered, exchange in ((0, TALK.exchanges[0]), (2, TALK.exchanges[2])):
-        session.resume(Conversation(TALK.system, TALK.exchanges[:answered]))
+    for answered, exchange in ((0, talk.exchanges[0]), (2, talk.exchanges[2])):
+        session.resume(Conversation(talk.system, talk.exchanges[:answered]))
         fed = chosen.encode(tokenizer, session.read_turns(session.begin(exchange.prompt)))
         assert encoded.token_ids[: len(fed)] == fed
         assert encoded.trained[len(fed)]

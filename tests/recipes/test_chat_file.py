@@ -34,7 +34,8 @@ def test_answers_stand_in_the_order_of_the_questions_with_what_the_model_was_giv
         assert line["question"] == record["question"].strip()
         assert line["messages"] == [
             {"role": "user", "content": line["question"]},
-            {"role": "assistant", "content": line["answer"]},
+            {"role": "assistant", "content": line["answer"]}
+            | ({} if line["finish"] == "end" else {"weight": 0}),
         ]
         assert line["new_tokens"] <= 12
     assert len({line["noise_seed"] for line in lines}) == 14
@@ -69,6 +70,8 @@ def test_answers_feed_instruct(tmp_path: Path, chatty: TinyModel, questions: Pat
     assert [example.id for example in examples] == [f"q{number}" for number in range(14)]
     assert [turn.role for turn in examples[0].turns] == ["system", "user", "assistant"]
     assert examples[3].turns[-1].text == read(output)[3]["answer"].strip()
+    learnt = [example.turns[-1].learnt for example in examples]
+    assert learnt == [line["finish"] in ("end", "stop") for line in read(output)]
 
 
 def test_the_other_model_answers_beside(tmp_path: Path, chatty: TinyModel, questions: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from biomedllama_cli.chat.answering import LookedUp
-from biomedllama_cli.chat.conversation import Reply
+from biomedllama_cli.chat.conversation import Reply, write_message
 from biomedllama_cli.chat.passage_facts import describe_passage
 from biomedllama_cli.chat.private_files import check_private, write_private
 from biomedllama_cli.errors import OutputError
@@ -160,11 +160,11 @@ def describe_answer(
         replies: of `describe_reply`, one per model.
         looked_up: whether a corpus was searched.
     """
-    said = [*turns, ("assistant", replies[0]["answer"])]
+    said = [write_message(role, text) for role, text in turns]
     line: dict[str, Any] = {
         "id": one.question.id,
         "question": one.question.question,
-        "messages": [{"role": role, "content": text} for role, text in said],
+        "messages": [*said, write_message("assistant", replies[0]["answer"], replies[0]["finish"])],
         **replies[0],
         "noise_seed": noise_seed,
     }

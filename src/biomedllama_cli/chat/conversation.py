@@ -140,6 +140,24 @@ class Conversation:
                 turns += [("user", exchange.prompt), ("assistant", reply.text)]
         return turns if prompt is None else [*turns, ("user", prompt)]
 
+    def messages(self) -> list[dict[str, object]]:
+        """Return the first model's turns as transcripts hold them."""
+        finishes = iter([each.reply.finish for each in self.exchanges if each.reply.text.strip()])
+        return [
+            write_message(role, text, next(finishes) if role == "assistant" else "end")
+            for role, text in self.turns()
+        ]
+
+
+def write_message(role: str, text: str, finish: str = "end") -> dict[str, object]:
+    """Return a turn as `instruct` reads it: one that was cut short has the weight 0, so that no model learns its end.
+
+    >>> write_message("assistant", "It is", "length")
+    {'role': 'assistant', 'content': 'It is', 'weight': 0}
+    """
+    message: dict[str, object] = {"role": role, "content": text}
+    return message if finish in ("end", "stop") else {**message, "weight": 0}
+
 
 def name_model(facts: Mapping[str, Any]) -> str:
     """Return what a model is called, with the beginning of its hash to tell it from others of that name.

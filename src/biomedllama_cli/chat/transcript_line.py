@@ -100,7 +100,7 @@ def write_line(conversation: Conversation, facts: TranscriptFacts) -> str:
         "schema_version": SCHEMA_VERSION,
         "id": facts.id,
         "created": facts.created,
-        "messages": [{"role": role, "content": text} for role, text in conversation.turns()],
+        "messages": conversation.messages(),
         "model": facts.model,
         "other_model": facts.other,
         "settings": facts.settings,
