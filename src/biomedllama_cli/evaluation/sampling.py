@@ -81,11 +81,12 @@ def keep_likeliest(log_probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     kept_BK = probs_BK.cumsum(dim=-1) - probs_BK < top_p
     count_B1 = kept_BK.sum(dim=-1, keepdim=True)
     least_B1 = head_BK.gather(-1, (count_B1 - 1).clamp_min(0))
-    dropped_BV = log_probs_BV < least_B1
-    # Where the set ends beyond the head, or among equal tokens, only the order of all of them tells it.
-    beyond = kept_BK[:, -1:] | ((~dropped_BV).sum(dim=-1, keepdim=True) != count_B1)
-    if bool(beyond.any()):
+    if bool(kept_BK[:, -1].any()):  # the set may end beyond the head
         return _keep_likeliest_of_all(log_probs_BV, top_p)
+    # Of the equal tokens that the set ends with, the first ones are in it.
+    equal_BV = log_probs_BV == least_B1
+    room_B1 = count_B1 - (log_probs_BV > least_B1).sum(dim=-1, keepdim=True)
+    dropped_BV = (log_probs_BV < least_B1) | (equal_BV & (equal_BV.cumsum(dim=-1) > room_B1))
     return log_probs_BV.masked_fill(dropped_BV, float("-inf"))
 
 
