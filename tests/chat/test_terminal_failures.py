@@ -117,9 +117,9 @@ def test_ctrl_z_waits_for_the_prompt(start: Start) -> None:
 def test_a_signal_before_the_first_of_two_replies_keeps_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # wide enough for both
     desk = Desk(make_session("one", "two"))
     desk.talk.screen = Screen(io.StringIO(), plain=False)
-    monkeypatch.setenv("COLUMNS", "120")
     stream_beside = talk_module.stream_beside
 
     def kill_first(*arguments: Any) -> list[str]:

@@ -20,4 +20,4 @@ def test_time_left_after_a_resume_follows_from_this_start_alone(
         progress.start_at(900)
         clock.now += 10
         progress.advance(1, "loss 2.000")
-    assert caplog.messages == ["pretrain: 901 of 1,000 steps, 0.1/s, 990 s left  loss 2.000"]
+    assert caplog.messages == ["pretrain: 901 of 1,000 steps, 6.0/min, 990 s left  loss 2.000"]

@@ -12,7 +12,7 @@ from biomedllama_cli.chat.session import Asking, ChatSession
 from biomedllama_cli.chat.transcript import load_conversation, save_conversation
 from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
 from biomedllama_cli.recipes.chat_load import Voice
-from biomedllama_cli.recipes.chat_report import ChatReport, build_report
+from biomedllama_cli.recipes.chat_report import FINISHES, ChatReport, build_report
 from biomedllama_cli.settings.chat import ChatSettings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ def answer_question(
     session = begin_session(settings, voices, library)
     asking = session.begin(question)
     exchange = session.finish(asking, [_answer(session, asking, number) for number in range(len(voices))])
+    for voice, reply in zip(voices, (exchange.reply, exchange.other), strict=False):
+        if reply is not None and reply.finish in FINISHES:
+            logger.warning("%s: %s", voice.facts["source"], FINISHES[reply.finish])
     path = settings.transcript.save
     if path is not None and not save(session, path, voices, library):
         logger.warning("the reply is empty, so there is no conversation to save: %s is not written", path)

@@ -11,9 +11,9 @@ from biomedllama_cli.chat.terminal.sanitise import sanitise, sanitise_line
 from biomedllama_cli.evaluation.cells import Frozen
 
 FINISHES = {
-    "length": "The reply was cut at its longest (--max-new-tokens).",
-    "context": "The reply was cut where the context was full (--context-length).",
-    "repetition": "The reply was ended where it began to repeat itself (--no-repetition-guard).",
+    "length": "the reply was cut at its longest (--max-new-tokens)",
+    "context": "the reply was cut where the context was full (--context-length)",
+    "repetition": "the reply was ended where it began to repeat itself (--no-repetition-guard)",
 }
 """What is told of a reply that did not end by itself."""
 
@@ -47,9 +47,8 @@ class Answer(Frozen):
         )
 
     def lines(self) -> list[str]:
-        """Return the answer as text, and what is to be said of its end."""
-        note = FINISHES.get(self.finish)
-        return [*sanitise(self.answer).splitlines(), *([f"[{note}]"] if note else [])]
+        """Return the answer as text, and nothing that the model did not say."""
+        return sanitise(self.answer).splitlines()
 
 
 class Source(Frozen):

@@ -74,9 +74,9 @@ class Progress:
         text = f"{self._description}: {self._done:,.0f}"
         if self._total:
             left = (self._total - self._done) / speed if speed else float("inf")
-            text += f" of {self._total:,.0f} {self._unit}, {speed:,.1f}/s, {left:,.0f} s left"
+            text += f" of {self._total:,.0f} {self._unit}, {name_speed(speed)}, {left:,.0f} s left"
         else:
-            text += f" {self._unit}, {speed:,.1f}/s"
+            text += f" {self._unit}, {name_speed(speed)}"
         return f"{text}  {note}".rstrip()
 
     def __exit__(
@@ -85,3 +85,12 @@ class Progress:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def name_speed(speed: float) -> str:
+    """Return units per second, or where they are few, per minute.
+
+    >>> name_speed(1234.56), name_speed(0.05)
+    ('1,234.6/s', '3.0/min')
+    """
+    return f"{speed:,.1f}/s" if speed >= 1 else f"{60 * speed:,.1f}/min"

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 from biomedllama_cli.chat.terminal.commands import complete, run_command
-from biomedllama_cli.chat.terminal.interrupts import Interrupts, clean_logs, quiet_keys
+from biomedllama_cli.chat.terminal.interrupts import Interrupts, drop_typed, quiet_keys
 from biomedllama_cli.chat.terminal.line_editor import Editor, LineEditor, PlainReader
 from biomedllama_cli.chat.terminal.screen import Screen, find_terminal
 from biomedllama_cli.chat.terminal.talk import Services, Talk, describe_failure
@@ -40,10 +40,12 @@ def run_terminal(
         OutputError: the file of the history cannot be written.
     """
     screen = Screen(terminal or find_terminal())
-    with Interrupts() as interrupts, clean_logs():
+    with Interrupts() as interrupts:
         talk = Talk(session, facts, services, screen=screen, interrupts=interrupts)
         editor = _choose_editor(talk)
         _greet(talk, facts)
+        if isinstance(editor, LineEditor) and drop_typed(sys.stdin):
+            screen.show("What was typed before this is not read.", "dim")
         # A key that is pressed between two prompts must find the terminal as the editor wants it, or it is lost.
         with quiet_keys(sys.stdin, lines=False) if isinstance(editor, LineEditor) else nullcontext():
             while talk.running and interrupts.ended_by is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import select
 import signal
 import termios
 import threading
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, TextIO
-
-from biomedllama_cli.chat.terminal.sanitise import sanitise
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _NO_KEY = b"\0"
@@ -114,6 +112,16 @@ def _raise() -> None:
     raise KeyboardInterrupt
 
 
+def drop_typed(stream: TextIO) -> bool:
+    """Forget what was typed while the models were loaded; tell whether it held a line.
+
+    The terminal has turned its Enter into a line feed, which the line editor takes for a line more, not for the end.
+    """
+    typed = bool(select.select([stream], [], [], 0)[0])
+    termios.tcflush(stream, termios.TCIFLUSH)
+    return typed
+
+
 @contextmanager
 def quiet_keys(stream: TextIO, *, lines: bool = True) -> Iterator[None]:
     """Keep what is typed from the screen while the chat is busy; it waits for the next prompt.
@@ -143,26 +151,3 @@ def quiet_keys(stream: TextIO, *, lines: bool = True) -> Iterator[None]:
     finally:
         with suppress(termios.error):  # the terminal may be gone
             termios.tcsetattr(handle, termios.TCSADRAIN, before)
-
-
-class _CleanRecords(logging.Filter):
-    """Lets a record through whose text drives nothing."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Sanitise the text of a record."""
-        record.msg, record.args = sanitise(record.getMessage()), ()
-        return True
-
-
-@contextmanager
-def clean_logs() -> Iterator[None]:
-    """Sanitise what is logged: names of files and texts of errors stand in it."""
-    handlers = list(logging.getLogger().handlers)
-    records = _CleanRecords()
-    for handler in handlers:
-        handler.addFilter(records)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(records)

@@ -178,7 +178,7 @@ class Talk:
         """Show a passage in full."""
         from biomedllama_cli.chat.retrieval.prompt import cite
 
-        self.screen.show(f"[{number}] {cite(passage)}", "bold")
+        self.screen.show(f"[{number}] {cite(passage)} · score {passage.score:.1f}", "bold")
         self.screen.show(passage.text)
 
     def show_reply(self, reply: Reply) -> None:
