@@ -172,8 +172,9 @@ def test_what_is_no_ordinary_file_is_neither_read_nor_written(ask: Ask, tmp_path
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "secret")
     for name in ("pipe", ".", "/dev/zero"):
         assert ask("--prompt", "hi", "--load", name)[0] == 3
-    for name in ("pipe", ".", "/dev/zero", "link.jsonl", "secret/talks.jsonl"):
+    for name in ("pipe", "/dev/zero", "link.jsonl", "secret/talks.jsonl"):
         assert ask("--prompt", "hi", "--save", name)[0] == 6
+    assert ask("--prompt", "hi", "--save", ".")[0] == 2  # no name of a file, whatever is there
     assert ask("--file", "pipe", "--output", "answers.jsonl")[0] == 3
     assert (tmp_path / "secret").read_text() == "kept\n"
 

@@ -39,7 +39,7 @@ rows_of_documents = st.lists(
 
 def test_why_attention_is_sdpa_is_said_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
     attention_module._tell_sdpa.cache_clear()
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG", logger="biomedllama_cli"):
         assert [resolve_attention("auto", "cpu") for _ in range(3)] == ["sdpa"] * 3
     assert caplog.text.count("xformers cannot be used") == 1
     assert caplog.records[-1].levelname == "DEBUG"  # nobody on a CPU asked for xformers
