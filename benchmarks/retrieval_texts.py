@@ -20,25 +20,6 @@ from biomedllama_cli.chat.retrieval.index import Index, IndexIdentity, open_inde
 from biomedllama_cli.chat.retrieval.library import K1, METHOD, B
 from biomedllama_cli.tasks.records import iter_records
 
-_QUESTION_WORDS = frozenset(
-    [
-        "does",
-        "do",
-        "did",
-        "can",
-        "could",
-        "should",
-        "would",
-        "has",
-        "have",
-        "what",
-        "which",
-        "how",
-        "why",
-        "when",
-    ]
-)
-
 
 @dataclass(frozen=True)
 class Collection:
@@ -57,7 +38,13 @@ class Candidate:
     b: float = B
     passage_words: int = 300
     split: Callable[[str], list[str]] = terms.split_words
+    asks: bool = False
     stems: bool = True
+
+    def split_question(self, text: str) -> list[str]:
+        """Return the words of a query that are looked for."""
+        words = self.split(text)
+        return words if self.asks else [word for word in words if word not in terms._ASKING] or words
 
 
 def read_collections(data: Path) -> dict[str, Collection]:
@@ -122,7 +109,8 @@ def list_candidates(passage_words: int) -> dict[str, Candidate]:
         "parts of hyphenated words apart and joined": replace(ours, split=_split_both),
         "letters as they are (no Greek names, accents kept)": replace(ours, split=_split_plain),
         "bm25s's longer stop words": replace(ours, split=_leave_out(frozenset(STOPWORDS_EN_PLUS))),
-        "question words left out too": replace(ours, split=_leave_out(_QUESTION_WORDS)),
+        "words that only ask looked for too": replace(ours, asks=True),
+        "words that only ask left out of the texts too": replace(ours, split=_leave_out(terms._ASKING)),
         "pairs of neighbouring words too": replace(ours, split=_split_pairs),
     }
     return tried
@@ -171,9 +159,10 @@ def rank_variant(
         b=candidate.b,
     )
     with tempfile.TemporaryDirectory() as name, ExitStack() as parts:
-        for module in (building, index):
-            parts.enter_context(patch.object(module, "split_words", candidate.split))
-            if not candidate.stems:
+        parts.enter_context(patch.object(building, "split_words", candidate.split))
+        parts.enter_context(patch.object(index, "split_question", candidate.split_question))
+        if not candidate.stems:
+            for module in (building, index):
                 parts.enter_context(patch.object(module, "Stems", _Unstemmed))
         building.build_index(((text, "") for text in texts), Path(name), identity)
         opened, problem = open_index(Path(name), identity)
