@@ -156,7 +156,8 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     if name == next(iter(ARMS)):
         np.save(reference, table.astype(np.float32))
     first = np.load(reference).astype(np.float64)
-    facts["divergence"] = max(0.0, float((np.exp(first) * (first - table)).sum(1).mean()))  # rounding may go below
+    divergence = float((np.exp(first) * (first - table)).sum(1).mean())
+    facts["divergence"] = max(0.0, divergence)  # rounding may go below
     facts["same_likeliest"] = float((first.argmax(1) == table.argmax(1)).mean())
     return facts
 
