@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from chat_models import ZEPHYR
+from pty_chat import PtyProgram, start_chat
 from tiny_llama import POSITIONS, TinyModel, build_tiny_model
 
 from biomedllama_cli.chat.speaker import Speaker
@@ -16,6 +19,7 @@ from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.settings.chat import ReplySettings
 
 MakeSpeaker = Callable[..., Speaker]
+Start = Callable[..., PtyProgram]
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +71,21 @@ def tiny_speaker(make_speaker: MakeSpeaker) -> Speaker:
 def short_reply() -> ReplySettings:
     """Twelve of the likeliest tokens at most."""
     return ReplySettings(max_new_tokens=12, temperature=0)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where a chat that `start` begins writes what its model was given."""
+    return tmp_path / "asked.jsonl"
+
+
+@pytest.fixture
+def start(log: Path) -> Start:
+    """A function that begins a chat on a terminal of its own, ready for the first question."""
+
+    def begin(*arguments: str, settings: dict[str, Any] | None = None, **window: Any) -> PtyProgram:
+        chat = start_chat("--log", str(log), "--settings", json.dumps(settings or {}), *arguments, **window)
+        chat.expect(" · chat >")
+        return chat
+
+    return begin

@@ -12,24 +12,13 @@ from typing import Any
 
 import pytest
 from parrots import make_session
-from pty_chat import PtyProgram, start_chat
+from pty_chat import PtyProgram
 from test_terminal_commands import Desk
 
 from biomedllama_cli.chat.terminal import talk as talk_module
 from biomedllama_cli.chat.terminal.screen import Screen
 
 Start = Callable[..., PtyProgram]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    def begin(*arguments: str, settings: dict[str, Any] | None = None, **window: Any) -> PtyProgram:
-        log = tmp_path / "asked.jsonl"
-        chat = start_chat("--log", str(log), "--settings", json.dumps(settings or {}), *arguments, **window)
-        chat.expect(" · chat >")
-        return chat
-
-    return begin
 
 
 @pytest.mark.parametrize(

@@ -8,28 +8,12 @@ import stat
 import termios
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pty_chat import PtyProgram, start_chat
+from pty_chat import PtyProgram
 
 PROMPT = "tiny · chat >"
 Start = Callable[..., PtyProgram]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "asked.jsonl"
-
-
-@pytest.fixture
-def start(log: Path) -> Start:
-    def begin(*arguments: str, settings: dict[str, Any] | None = None, **window: Any) -> PtyProgram:
-        chat = start_chat("--log", str(log), "--settings", json.dumps(settings or {}), *arguments, **window)
-        chat.expect(" · chat >")
-        return chat
-
-    return begin
 
 
 def read_asked(log: Path) -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pty_chat import PtyProgram, start_chat
@@ -24,17 +22,6 @@ _OWN = re.compile(
 )
 """All that prompt_toolkit and rich need."""
 _COLOUR = re.compile(rb"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    def begin(*arguments: str, settings: dict[str, Any] | None = None, **window: Any) -> PtyProgram:
-        log = tmp_path / "asked.jsonl"
-        chat = start_chat("--log", str(log), "--settings", json.dumps(settings or {}), *arguments, **window)
-        chat.expect(" · chat >")
-        return chat
-
-    return begin
 
 
 def leave(chat: PtyProgram) -> None:

@@ -1,10 +1,11 @@
-"""Readers run in a process of their own, so that what they need of memory can be told."""
+"""Readers run in a process of their own, so that what they need of memory can be told; a disk that gets full."""
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,15 @@ def measure() -> Measure:
         return int(records), reasons, int(megabytes)
 
     return start
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a disk in memory, whose size a test sets; skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs privileges")
+    yield folder
+    gc.collect()  # an index that is still mapped keeps the disk busy
+    subprocess.run(["umount", "--lazy", folder], check=True)

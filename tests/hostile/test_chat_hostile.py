@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
@@ -104,18 +103,6 @@ def room_for_files_of(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk in memory of its own; skips where mounting is not allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs privileges")
-    yield folder
-    gc.collect()  # an index that is still mapped keeps the disk busy
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

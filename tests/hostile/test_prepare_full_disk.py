@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,6 @@ def test_no_room_is_one_sentence_and_finished_tasks_are_kept(
     assert (code, report["tasks_resumed"]) == (0, tasks)
     assert corpora.read_corpus(output) == corpora.read_corpus(material / "expected")
     assert [entry.name for entry in tmp_path.iterdir()] == ["corpus"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return the folder of a disk in memory, whose size a test sets; skip where mounting is not allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs privileges")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def set_size(disk: Path, kilobytes: int) -> None:
