@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def test_nothing_is_completed_in_a_home_that_nobody_has(desk: Desk) -> None:
     assert offer(desk, "/load a\0/") == []
 
 
+def test_what_is_behind_a_closed_folder_is_completed_as_a_file(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "closed" / "inside")
+    stat = os.stat
+
+    def refuse_inside(path: Any, *arguments: Any, **others: Any) -> os.stat_result:
+        if os.path.basename(path) == "link" and others.get("follow_symlinks", True):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **others)
+
+    monkeypatch.setattr(os, "stat", refuse_inside)
+    assert offer(desk, "/load l") == ["link"]
+
+
 def test_files_of_questions_are_completed_for_the_exam(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,8 +177,15 @@ def test_set_shows_changes_and_refuses(desk: Desk) -> None:
     assert desk.talk.session.settings.reply.temperature == 0.2
     with pytest.raises(SettingsError, match="no setting of a chat"):
         desk.run("/set temprature 1")
-    with pytest.raises(SettingsError, match="needs a value"):
-        desk.run("/set top-p")
+    with pytest.raises(SettingsError, match="cannot be set during a chat"):
+        desk.run("/set dtype")
+
+
+@pytest.mark.parametrize("name", ["stop", "--stop", "Stop", "reply.stop"])
+def test_set_shows_a_setting_however_it_is_written_and_changes_nothing(desk: Desk, name: str) -> None:
+    desk.run('/set stop "###"')
+    assert desk.run(f"/set {name}").startswith('stop  "###"')
+    assert desk.talk.session.settings.reply.stop == ("###",)
 
 
 def test_sources_are_listed_under_the_reply_and_shown_in_full(desk: Desk) -> None:

@@ -86,9 +86,7 @@ def change_setting(settings: ChatSettings, name: str, raw: str) -> tuple[ChatSet
     Raises:
         SettingsError: there is no such setting, it cannot change during a chat, or the value breaks its rule.
     """
-    leaf = _find(name)
-    if not _is_changeable(leaf):
-        raise _refuse(leaf)
+    leaf = _find_changeable(name)
     before = _read(settings, leaf)
     value = _split(raw) if leaf.repeatable else raw.strip()
     if value == "":
@@ -102,6 +100,15 @@ def change_setting(settings: ChatSettings, name: str, raw: str) -> tuple[ChatSet
     if after == before:
         return changed, f"{leaf.name} is {show_value(after)} already."
     return changed, f"{leaf.name} is now {show_value(after)} (was {show_value(before)})."
+
+
+def name_setting(name: str) -> str:
+    """Return what the list of settings calls one that can change, however its name is written.
+
+    Raises:
+        SettingsError: there is no such setting, or it cannot change during a chat.
+    """
+    return _find_changeable(name).name
 
 
 def show_value(value: Any) -> str:
@@ -139,6 +146,13 @@ def _find(name: str) -> Leaf:
     begun = [f"Did you mean {each}?" for each in names if wanted and each.startswith(wanted)]
     hint = suggest(wanted, names) or (begun[0] if begun else "Type /set alone to see what can change.")
     raise SettingsError(f"{show(name.strip())} is no setting of a chat.", hint)
+
+
+def _find_changeable(name: str) -> Leaf:
+    leaf = _find(name)
+    if not _is_changeable(leaf):
+        raise _refuse(leaf)
+    return leaf
 
 
 def _refuse(leaf: Leaf) -> SettingsError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from biomedllama_cli.chat.changes import list_current
+from biomedllama_cli.chat.changes import list_current, name_setting
 from biomedllama_cli.chat.terminal.sanitise import repair_text, sanitise
 from biomedllama_cli.chat.terminal.talk import Talk
 from biomedllama_cli.chat.terminal.words import KEYS
@@ -103,7 +104,7 @@ def _complete_file(typed: str) -> Iterator[tuple[str, str, str]]:
         return
     for each in found:
         if begun or not each.name.startswith("."):
-            yield begun, each.name + ("/" if each.is_dir() else ""), ""
+            yield begun, each.name + ("/" if os.path.isdir(each) else ""), ""
 
 
 def _help(talk: Talk, rest: str) -> None:
@@ -136,12 +137,11 @@ def _set(talk: Talk, rest: str) -> None:
     if value.strip():
         talk.screen.show(talk.session.change(name, value.strip()), "dim")
         return
-    current = [each for each in list_current(talk.session.settings) if not name or each.name == name]
-    if not current:
-        talk.session.change(name, "")  # raises what is wrong with the name
+    wanted = name_setting(name) if name else ""
     table = Table.grid(padding=(0, 2, 0, 0))
-    for each in current:
-        table.add_row(Text(each.name, style="bold"), Text(sanitise(each.value)), Text(each.description))
+    for each in list_current(talk.session.settings):
+        if wanted in ("", each.name):
+            table.add_row(Text(each.name, style="bold"), Text(sanitise(each.value)), Text(each.description))
     talk.screen.print(table)
 
 
