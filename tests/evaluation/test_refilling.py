@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from chat_models import load_chat_model
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.evaluation.continuation import (
@@ -126,6 +126,21 @@ def test_models_that_forget_are_not_refilled(tiny_model: Any) -> None:
         sliding_window=8,
     )
     assert not can_refill(MistralForCausalLM(config))
+
+
+def test_a_model_that_remembers_nothing_is_not_refilled_and_answers_in_a_batch(
+    tokenizer: Tokenizer, requests: list[RowRequest]
+) -> None:
+    config = OpenAIGPTConfig(
+        vocab_size=384, n_positions=128, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4
+    )
+    torch.manual_seed(0)
+    model = OpenAIGPTLMHeadModel(config).eval()
+    assert not can_refill(model)
+    short = [RowRequest(row.token_ids[-40:], row.max_new_tokens) for row in requests]
+    rule = ContinuationRule(end_ids=(tokenizer.eos_id,))
+    alone = [continue_padded(model, tokenizer, [row], rule)[0] for row in short]
+    assert continue_padded(model, tokenizer, short, rule) == alone
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

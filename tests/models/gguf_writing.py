@@ -39,14 +39,17 @@ def write_gguf(
     metadata: dict[str, Any] | None = None,
     words: str = "gpt-2",
     without: str = "",
+    names_unknown: bool = True,
 ) -> Path:
     """Write the model and the tokenizer of a folder into a GGUF file.
 
     `metadata` overrides numbers and texts; `words` names how a byte-level vocabulary splits them;
-    `without` names a tensor that is left out.
+    `without` names a tensor that is left out; `names_unknown` says whether a SentencePiece vocabulary has the key
+    of its unknown piece.
     """
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = model.config
+    heads = config.num_attention_heads
     architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(str(file), architecture)
     values: dict[str, Any] = {
@@ -54,9 +57,9 @@ def write_gguf(
         f"{architecture}.embedding_length": config.hidden_size,
         f"{architecture}.block_count": config.num_hidden_layers,
         f"{architecture}.feed_forward_length": config.intermediate_size,
-        f"{architecture}.attention.head_count": config.num_attention_heads,
+        f"{architecture}.attention.head_count": heads,
         f"{architecture}.attention.head_count_kv": config.num_key_value_heads,
-        f"{architecture}.attention.key_length": config.head_dim,
+        f"{architecture}.attention.key_length": getattr(config, "head_dim", None) or config.hidden_size // heads,
         f"{architecture}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         f"{architecture}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
     } | (metadata or {})
@@ -70,7 +73,7 @@ def write_gguf(
         else:
             writer.add_uint32(key, value)
     if (folder / "tokenizer.model").is_file():
-        _add_sentencepiece(writer, folder)
+        _add_sentencepiece(writer, folder, names_unknown=names_unknown)
     else:
         _add_byte_level(writer, folder, rows=model.get_input_embeddings().weight.shape[0], words=words)
     for name, weight in model.state_dict().items():
@@ -111,7 +114,7 @@ def _convert(name: str, weight: torch.Tensor, config: Any, architecture: str) ->
     return weight.float().numpy()
 
 
-def _add_sentencepiece(writer: gguf.GGUFWriter, folder: Path) -> None:
+def _add_sentencepiece(writer: gguf.GGUFWriter, folder: Path, *, names_unknown: bool) -> None:
     sp = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     ids = range(sp.get_piece_size())
     writer.add_tokenizer_model("llama")
@@ -120,7 +123,8 @@ def _add_sentencepiece(writer: gguf.GGUFWriter, folder: Path) -> None:
     writer.add_token_types(
         [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in ids]
     )
-    writer.add_unk_token_id(sp.unk_id())
+    if names_unknown:
+        writer.add_unk_token_id(sp.unk_id())
     writer.add_bos_token_id(sp.bos_id())
     writer.add_eos_token_id(sp.eos_id())
 

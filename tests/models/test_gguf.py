@@ -102,6 +102,12 @@ def test_ids_are_those_of_the_folders_tokenizer(family, tiny_folder, tmp_path):
     assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_id) == ("huggingface", plain.bos_id, plain.eos_id)
 
 
+def test_a_vocabulary_that_does_not_name_its_unknown_piece_gives_the_same_ids(tiny_gguf, tiny_folder, tmp_path):
+    file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", names_unknown=False)
+    assert "tokenizer.ggml.unknown_token_id" not in read_gguf(file).metadata
+    assert load_tokenizer(str(file)).encode_batch(TEXTS) == load_tokenizer(str(tiny_gguf)).encode_batch(TEXTS)
+
+
 def test_ids_of_articles_are_those_of_sentencepiece(shared_data, tiny_gguf, tiny_folder):
     text = (shared_data / "pubmed" / "pubmed2.xml").read_text(encoding="utf-8").splitlines()
     plain = load_tokenizer(str(tiny_folder("llama")))
@@ -111,7 +117,23 @@ def test_ids_of_articles_are_those_of_sentencepiece(shared_data, tiny_gguf, tiny
 @pytest.mark.parametrize(("says", "adds"), [({}, True), ({"tokenizer.ggml.add_bos_token": False}, False)])
 def test_the_file_says_whether_bos_goes_first(says, adds, tiny_folder, tmp_path):
     file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", metadata=says)
-    assert load_tokenizer(str(file)).adds_bos is adds
+    tokenizer = load_tokenizer(str(file))
+    tokenizer.save(tmp_path / "saved")
+    saved = load_tokenizer(str(tmp_path / "saved"))
+    assert (tokenizer.adds_bos, saved.adds_bos) == (adds, adds)
+    assert saved.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+    assert saved.fingerprint == tokenizer.fingerprint
+
+
+def test_bos_goes_before_words_that_stay_whole(tmp_path):
+    build_tiny_model(tmp_path / "folder", adds_bos=False)
+    for words, adds in (("gpt-2", False), ("llama-bpe", True)):
+        file = write_gguf(tmp_path / "folder", tmp_path / f"{words}.gguf", words=words)
+        tokenizer = load_tokenizer(str(file))
+        tokenizer.save(tmp_path / words)
+        assert (tokenizer.adds_bos, load_tokenizer(str(tmp_path / words)).adds_bos) == (adds, adds)
+        ids = tokenizer._backend("Iron", "Zinc")["input_ids"]
+        assert ids.count(tokenizer.bos_id) == 2 * adds
 
 
 def test_the_chat_template_of_the_file_is_used(tiny_folder, tmp_path):

@@ -6,6 +6,7 @@ dropped from the keys and values that the model remembers, and waiting prompts a
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -38,6 +39,8 @@ def can_refill(model: PreTrainedModel) -> bool:
     """
     if find_static_reason(model) is not None or change_with_length(model):
         return False
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False  # it reads every text anew (GPT-1, XLM), and would swallow what it should remember
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 

@@ -29,12 +29,14 @@ from biomedllama_cli.models.word_cache import slice_ids
 if TYPE_CHECKING:
     from biomedllama_cli.models.merge_kernel import MergeTables
 
-_LLAMA3 = (
+LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NEWLINES_END_PARTS = frozenset({_LLAMA3, _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")})
-"""Llama-3's expression, and Qwen2's and Qwen3's, which differ from it in the digits alone."""
+"""Expression that Llama-3 cuts texts by."""
+QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
+"""Qwen2's and Qwen3's, which differs in the digits alone."""
+_NEWLINES_END_PARTS = frozenset({LLAMA3_WORDS, QWEN2_WORDS})
 
 _SPACE = "\u0120"  # a space in the alphabet of byte-level vocabularies
 _GLUED, _BARE = "\x01", "\x02"  # a space that must not be cut at; a word without a space before it

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biomedllama_cli.errors import ModelError, UserError
+from biomedllama_cli.models.byte_level_words import LLAMA3_WORDS, QWEN2_WORDS
 from biomedllama_cli.models.gguf import read_gguf
 from biomedllama_cli.models.gguf_header import GgufHeader
 from biomedllama_cli.models.sentencepiece_export import SPACE, build_definition
@@ -25,16 +26,7 @@ _LLAMA3 = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral"})
 _QWEN2 = frozenset({"qwen2", "deepseek-r1-qwen"})
 _WHOLE_WORDS = _LLAMA3 | {"tekken"}
 """Vocabularies in which a word that is a token stays one, whatever the merges say; BOS goes first."""
-_SPLITS = dict.fromkeys(
-    _LLAMA3,
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-)
-_SPLITS |= dict.fromkeys(
-    _QWEN2,
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-)
+_SPLITS = dict.fromkeys(_LLAMA3, LLAMA3_WORDS) | dict.fromkeys(_QWEN2, QWEN2_WORDS)
 _SPLITS["tekken"] = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -44,8 +36,8 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _HINT = "Give the model's transformers folder, which holds its own tokenizer."
 
 
-def load_gguf_tokenizer(path: Path) -> tuple[Any, bool]:
-    """Load the tokenizer of a GGUF file as one of transformers', and whether BOS goes first by default.
+def load_gguf_tokenizer(path: Path) -> Any:
+    """Load the tokenizer of a GGUF file as one of transformers', which puts BOS first where the file wants it.
 
     Raises:
         ModelError: the file is malformed, or its vocabulary is of a kind that is not supported.
@@ -60,7 +52,7 @@ def load_gguf_tokenizer(path: Path) -> tuple[Any, bool]:
         )
     try:
         raw = _build_sentencepiece(header) if kind == "llama" else _build_byte_level(path, header)
-        backend = _wrap(raw, header)
+        return _wrap(raw, header)
     except UserError:  # a signal is told by one
         raise
     except Exception as error:  # of many types: KeyError, ValueError, whatever `tokenizers` raises
@@ -68,14 +60,11 @@ def load_gguf_tokenizer(path: Path) -> tuple[Any, bool]:
         raise ModelError(
             f"tokenizer: {path} holds no vocabulary that can be read: {reason}", _HINT
         ) from error
-    default = kind == "llama" or str(says("tokenizer.ggml.pre")) in _WHOLE_WORDS
-    adds_bos = bool(says("tokenizer.ggml.add_bos_token", default))
-    return backend, adds_bos and backend.bos_token_id is not None
 
 
 def _wrap(raw: Any, header: GgufHeader) -> Any:
     """Add the tokens that steer a conversation, and the chat template, as transformers keeps them."""
-    from tokenizers import AddedToken
+    from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
     says = header.metadata.get
@@ -89,10 +78,24 @@ def _wrap(raw: Any, header: GgufHeader) -> Any:
         for short, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
         if (number := says(f"tokenizer.ggml.{name}_token_id")) is not None
     }
+    if (bos := says("tokenizer.ggml.bos_token_id")) is not None and _adds_bos(header):
+        # Under a name of its own: the token's text could mean something else in a template.
+        raw.post_processor = processors.TemplateProcessing(
+            single="BOS $A",
+            pair="BOS $A BOS:1 $B:1",
+            special_tokens=[{"id": "BOS", "ids": [bos], "tokens": [tokens[bos]]}],
+        )
     backend = PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **special)
     template = says("tokenizer.chat_template")
     backend.chat_template = template if isinstance(template, str) else None
     return backend
+
+
+def _adds_bos(header: GgufHeader) -> bool:
+    """Tell whether BOS goes first: what the file says, else what is usual for its kind of vocabulary."""
+    says = header.metadata.get
+    usual = says("tokenizer.ggml.model") == "llama" or str(says("tokenizer.ggml.pre")) in _WHOLE_WORDS
+    return bool(says("tokenizer.ggml.add_bos_token", usual))
 
 
 def _check_vocabulary(path: Path, header: GgufHeader) -> None:
@@ -155,13 +158,15 @@ def _build_sentencepiece(header: GgufHeader) -> Any:
     says = header.metadata.get
     tokens, unknown = says("tokenizer.ggml.tokens", []), says("tokenizer.ggml.unknown_token_id")
     types = says("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    if unknown is None:  # SentencePiece cannot be without one; llama.cpp takes 0
+        unknown = types.index(_UNKNOWN) if _UNKNOWN in types else 0
     scores = says("tokenizer.ggml.scores") or [0.0] * len(tokens)
     ends = {name: says(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     model = sentencepiece_model_pb2.ModelProto()
     spec = model.trainer_spec
     spec.model_type, spec.byte_fallback = spec.BPE, _BYTE in types
     spec.bos_piece, spec.eos_piece = ("" if number is None else tokens[number] for number in ends.values())
-    spec.unk_piece = "" if unknown is None else tokens[unknown]
+    spec.unk_piece = tokens[unknown]
     model.normalizer_spec.name = "identity"
     for number, (text, score, kind) in enumerate(zip(tokens, scores, types, strict=True)):
         piece = _UNKNOWN if number == unknown else _NORMAL if kind == _UNKNOWN else kind

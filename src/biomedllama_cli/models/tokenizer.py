@@ -156,8 +156,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> Tokenizer:
     if (file := find_gguf(source)) is not None:
         from biomedllama_cli.models.gguf_tokenizer import load_gguf_tokenizer
 
-        backend, adds_bos = load_gguf_tokenizer(file)
-        return _wrap_huggingface(backend, source, adds_bos=adds_bos)
+        return _wrap_huggingface(load_gguf_tokenizer(file), source)
     if path.is_file():
         return _load_sentencepiece(path, adds_bos=True, source=source)
     if path.is_dir() and source.strip():
@@ -258,25 +257,22 @@ def _load_huggingface(folder: Path, source: str) -> Tokenizer:
             f"tokenizer: transformers cannot load {source!r}: {reason}",
             "Give a folder with tokenizer.json and tokenizer_config.json.",
         ) from None
-    probe = list(backend("a")["input_ids"])
-    bos_id = backend.bos_token_id
-    return _wrap_huggingface(
-        backend, source, adds_bos=bos_id is not None and bool(probe) and probe[0] == bos_id
-    )
+    return _wrap_huggingface(backend, source)
 
 
-def _wrap_huggingface(backend: Any, source: str, *, adds_bos: bool) -> Tokenizer:
+def _wrap_huggingface(backend: Any, source: str) -> Tokenizer:
     if backend.eos_token_id is None:
         raise ModelError(f"tokenizer: {source!r} has no end-of-sequence token.", _EOS_HINT)
     vocabulary = backend.get_vocab()
     bos_id = backend.bos_token_id
+    probe = list(backend("a")["input_ids"])
     definition = backend.backend_tokenizer.to_str() if getattr(backend, "is_fast", False) else str(vocabulary)
     return Tokenizer(
         kind="huggingface",
         vocabulary_size=max(vocabulary.values()) + 1,
         bos_id=bos_id,
         eos_id=int(backend.eos_token_id),
-        adds_bos=adds_bos,
+        adds_bos=bos_id is not None and bool(probe) and probe[0] == bos_id,
         fingerprint=vocabulary_fingerprint(
             ((i, piece) for piece, i in vocabulary.items()), bos_id, backend.eos_token_id
         ),
