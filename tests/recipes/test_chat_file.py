@@ -18,6 +18,7 @@ from tiny_llama import TinyModel, build_tiny_model
 
 from biomedllama_cli.chat.conversation import Passage
 from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable
+from biomedllama_cli.evaluation.journal import Journal
 from biomedllama_cli.instructions.sources.catalogue import read_source
 from biomedllama_cli.recipes.chat_file import answer_file, find_answers
 from biomedllama_cli.recipes.chat_file_run import FileRun
@@ -114,7 +115,7 @@ def test_sources_of_an_answer_are_told(tmp_path: Path, chatty: TinyModel, questi
 
 
 def test_files_that_must_not_be_written_are_refused_before_anything_is_answered(
-    tmp_path: Path, chatty: TinyModel, questions: Path
+    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for output, told in ((questions, "the file of the questions itself"), (tmp_path, "no ordinary file")):
         settings = build_settings(chatty, questions, output, overwrite=True)
@@ -124,6 +125,11 @@ def test_files_that_must_not_be_written_are_refused_before_anything_is_answered(
     settings = build_settings(chatty, questions, tmp_path / "link")
     with pytest.raises(OutputError, match="symbolic link"):
         find_answers(settings, [settings.model], None)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    settings = build_settings(chatty, questions, tmp_path / "below" / "answers.jsonl")
+    with pytest.raises(OutputError, match="Files cannot be made in"):
+        find_answers(settings, [settings.model], None)
+    assert not (tmp_path / "below").exists()
 
 
 def test_questions_that_do_not_fit_are_refused_before_any_is_answered(
@@ -188,6 +194,24 @@ def test_a_signal_keeps_what_is_answered_and_the_same_command_continues(
     assert 0 < report.found < 14
     assert output.read_bytes() == whole.read_bytes()
     assert list_files(output.parent) == ["answers.jsonl", "answers.jsonl.run.json"]
+
+
+def test_what_one_of_two_models_has_answered_is_no_answered_question(
+    tmp_path: Path, chatty: TinyModel, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = build_settings(chatty, questions, tmp_path / "answers.jsonl", compare=str(chatty.folder))
+    append, left = Journal.append, iter(range(10, 0, -1))
+
+    def stop(self: Journal, *arguments: Any) -> None:
+        append(self, *arguments)
+        if next(left) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", stop)
+        with pytest.raises(Resumable):
+            run(settings)
+    assert run(settings).found == 0  # of fourteen, the first model had answered ten and the second none
 
 
 KILLED = """

@@ -87,8 +87,7 @@ def look_up(
     found = []
     for question in questions:
         passages = library.search(question.question, count) if library is not None else ()
-        prompt = write_prompt(question.question, passages) if passages else question.question
-        found.append(LookedUp(question, prompt, passages))
+        found.append(LookedUp(question, write_prompt(question.question, passages), passages))
         advance(1)
     return found
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from biomedllama_cli.chat.answering import LookedUp
 from biomedllama_cli.chat.conversation import Reply, write_message
 from biomedllama_cli.chat.passage_facts import describe_passage
-from biomedllama_cli.chat.private_files import check_private, write_private
+from biomedllama_cli.chat.private_files import check_folder, check_private, write_private
 from biomedllama_cli.errors import OutputError
 from biomedllama_cli.evaluation.cells import Frozen
 from biomedllama_cli.settings.explain import explain
@@ -215,9 +215,10 @@ def check_output(output: Path, questions: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputError: it or its file of facts is the file of questions, no ordinary file, or holds something and may
-            not be replaced.
+            not be replaced; or its folder cannot be written.
     """
     _check_ordinary(output)
+    check_folder(output.parent)
     for path in (output, name_facts_file(output)):
         if path.exists() and questions.exists() and path.samefile(questions):
             raise OutputError(

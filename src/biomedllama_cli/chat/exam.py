@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from biomedllama_cli.chat.exam_answer import ExamAnswer, FormAnswer
 from biomedllama_cli.chat.exam_question import ExamQuestion
-from biomedllama_cli.chat.exam_text import parse_exam
+from biomedllama_cli.engine.model_fit import find_positions
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.evaluation.harness_journal import NoJournal
 from biomedllama_cli.evaluation.jobs import Asked
@@ -24,8 +24,6 @@ from biomedllama_cli.evaluation.scores import own_likelihoods, score_options
 from biomedllama_cli.evaluation.variants import CONTEXT_FREE, PREMISE_PREFIX, build_asked, headline_form
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.settings.evaluate import ProtocolSettings
-
-__all__ = ["Exam", "ExamAnswer", "ExamQuestion", "check_profile", "parse_exam"]
 
 _TASK = "questions"
 """What the questions are to `evaluate`: one's own."""
@@ -47,9 +45,9 @@ class Exam:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Tokenizer, context_length: int | None = None
     ) -> None:
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = find_positions(model.config)
         wanted = context_length or ProtocolSettings().context_length
-        self.context_length = wanted if limit is None else min(wanted, int(limit))
+        self.context_length = wanted if limit is None else min(wanted, limit)
         self._model = model
         self._tokenizer = tokenizer
         self._scorer: SharedPrefixScorer | None = None

@@ -10,11 +10,9 @@ from typing import Any
 from biomedllama_cli.chat.exam_notes import list_notes, tell_verdict
 from biomedllama_cli.chat.exam_question import ExamQuestion
 from biomedllama_cli.evaluation.jobs import Likelihood
+from biomedllama_cli.evaluation.scores import KINDS
 from biomedllama_cli.evaluation.statistics import choose_option
 from biomedllama_cli.tasks.options import LETTERS
-
-KINDS = ("sum", "per_token", "per_character", "per_byte", "domain_conditional")
-"""Scores of a form: the log-likelihood as it is, per unit of the option's length, and less that without a question."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from biomedllama_cli.tasks.question import Question
 from biomedllama_cli.tasks.recognition import recognize_task
 from biomedllama_cli.tasks.records import SUFFIXES, MissingFieldError, Record, iter_records
 from biomedllama_cli.tasks.sample import SAMPLE_FILE
+from biomedllama_cli.wording import name_count
 
-_PLACE = re.compile(r"(?:(?P<task>[\w.-]+)=)?(?P<path>.+?)(?::(?P<number>\d+))?$")
+_PLACE = re.compile(r"(?:(?P<task>[\w.-]+)=)?(?P<path>.+?)(?::(?P<number>\d{1,18}))?$")
 _ANSWER_FIELDS = ("answer_index", "answer_idx", "answer")
 
 
@@ -76,7 +77,7 @@ def _take(found: Iterator[ExamQuestion | None], task: str | None, path: Path, nu
         # What `evaluate` is told of its flags is no help here.
         raise DataError(error.message, SYNTAX if "--task" in error.hint else error.hint) from error
     raise DataError(
-        f"{path} holds {count:,} question{'' if count == 1 else 's'}, and question {number:,} was asked for",
+        f"{path} holds {name_count(count, 'question')}, and question {number:,} was asked for",
         "The first question of a file is 1.",
     )
 

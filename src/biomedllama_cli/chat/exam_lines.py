@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biomedllama_cli.chat.exam_answer import KINDS, ExamAnswer
+from biomedllama_cli.chat.exam_answer import ExamAnswer
+from biomedllama_cli.chat.terminal.sanitise import sanitise, sanitise_line
+from biomedllama_cli.evaluation.scores import KINDS
 
 _KIND_HEADINGS = {
     "sum": "sum",
@@ -61,15 +63,6 @@ def show_answer(answer: ExamAnswer, width: int = 80, *, verbose: bool = False) -
     return lines
 
 
-def show_printable(text: str) -> str:
-    r"""Return a text on one line, everything a terminal would act on as a space.
-
-    >>> show_printable("iron\x1b[2J\nor  tin")
-    'iron [2J or tin'
-    """
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
-
-
 def _show_options(answer: ExamAnswer, width: int) -> list[str]:
     bars = [""] if width >= _WIDE else []
     room = width - _NARROWEST_OPTION - 5 - len(bars) * (_BAR + 2)
@@ -78,7 +71,7 @@ def _show_options(answer: ExamAnswer, width: int) -> list[str]:
         [
             _mark(answer, row),
             row["letter"],
-            show_printable(row["option"]),
+            sanitise_line(row["option"]),
             *(draw_bar(row["probability"]) for _ in bars),
             *(format(row[key], form) for key, _, form in numbers),
         ]
@@ -126,11 +119,11 @@ def show_prompts(answer: ExamAnswer) -> Iterator[str]:
         yield ""
         yield f"Prompt of {', '.join(names)}:"
         for line in prompt.split("\n"):
-            yield "| " + "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
+            yield f"| {sanitise(line)}"
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return _print(Text(show_printable(text), overflow="fold"), width)
+    return _print(Text(sanitise_line(text), overflow="fold"), width)
 
 
 def _render(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, texts: int) -> list[str]:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from biomedllama_cli.evaluation.results import SMALLEST_MARGIN
-from biomedllama_cli.evaluation.scores import margin
-from biomedllama_cli.evaluation.statistics import choose_option
+from biomedllama_cli.evaluation.scores import choose_likeliest, margin
 from biomedllama_cli.tasks.options import LETTERS
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def _tell_asked(answer: ExamAnswer) -> Iterator[str]:
             f"`evaluate --profile {name}` also lets the model write an answer after this prompt, and its headline "
             "score is read from that; these are the likelihoods it gives beside it (option_likelihood)."
         )
-    likeliest = choose_option([one.value for one in answer.without_question])
+    likeliest = choose_likeliest(answer.without_question)
     share = answer.rows()[likeliest]["without_question"]
     yield f"Without the question the model would choose {LETTERS[likeliest]} ({share:.2f})."
 

@@ -14,6 +14,8 @@ from biomedllama_cli.evaluation.variants import PREMISE_PREFIX, headline_form, r
 
 LIKELIHOOD_SCORE = "option_likelihood"
 """Of a profile that generates: the options' likelihood after the same prompt."""
+KINDS = ("sum", "per_token", "per_character", "per_byte", "domain_conditional")
+"""Scores of a form: the log-likelihood as it is, per unit of the option's length, and less that without a question."""
 Scored = Mapping[str, tuple[Likelihood, ...]]
 """One question's log-likelihoods by variant name, one per option in the question's own order."""
 

@@ -90,11 +90,11 @@ def answer_file(
         open_journal(output.parent, identity, keeper=ANSWERING) as journal,
     ):
         run = FileRun(settings, speakers, asked, given, journal, stop, questions.sha256)
-        found = journal.found
+        found = run.count_finished()
         run.answer()
         written = run.write(output, models, library)
     remove_journal(journal.folder)
-    return FileReport.of(written, output, found=found // len(speakers))
+    return FileReport.of(written, output, found=found)
 
 
 def _find(

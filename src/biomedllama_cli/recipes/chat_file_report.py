@@ -34,6 +34,7 @@ class FileReport(Frozen):
         corpus: whose passages were in the prompts.
         new_tokens: written by this start, by all models.
         seconds: likewise, without loading.
+        tokens_per_second: new tokens of this start a second; None where it wrote none.
     """
 
     schema_version: str = "biomedllama.chat-file/1"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from biomedllama_cli.chat.answering import Given, LookedUp, answer_questions, choose_noise_seed
+from biomedllama_cli.chat.answering import Given, LookedUp, answer_questions
 from biomedllama_cli.chat.answers_file import (
     AnswerCounts,
     AnswerFacts,
@@ -72,6 +72,13 @@ class FileRun:
         """Questions answered at once."""
         return self.settings.questions.batch_size or BATCH_SIZES[self.speakers[0].model.device.type]
 
+    def count_finished(self) -> int:
+        """Return how many questions every model has answered."""
+        keys = [
+            [_key(number, place) for number in range(len(self.speakers))] for place in range(len(self.asked))
+        ]
+        return sum(all(self.journal.find(key) is not None for key in each) for each in keys)
+
     def answer(self) -> None:
         """Answer what is not answered yet."""
         with Progress("answering", len(self.asked) * len(self.speakers), "questions") as progress:
@@ -124,7 +131,7 @@ class FileRun:
             describe_answer(
                 one,
                 self.given[0][place].trimmed.turns,
-                choose_noise_seed(settings.seed, one.question.id),
+                self.given[0][place].noise_seed,
                 replies[place],
                 looked_up=library is not None,
             )

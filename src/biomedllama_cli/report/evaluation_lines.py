@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from biomedllama_cli.evaluation.cells import QuestionCell, Results
+from biomedllama_cli.evaluation.scores import KINDS
 from biomedllama_cli.report import evaluation_notes as notes
 from biomedllama_cli.report.evaluation_records import build_records
 from biomedllama_cli.report.profile_differences import build_profile_tables
@@ -21,10 +22,7 @@ from biomedllama_cli.report.tables import (
     show_controls,
 )
 
-_MATRIX_SCORE = re.compile(
-    r"(?P<form>\w+?)_(?P<rule>sum|per_token|per_character|per_byte|domain_conditional)"
-)
-_RULES = ("sum", "per_token", "per_character", "per_byte", "domain_conditional")
+_MATRIX_SCORE = re.compile(rf"(?P<form>\w+?)_(?P<rule>{'|'.join(KINDS)})")
 _FORMS = {
     "text": "option text",
     "letter": "option letter",
@@ -162,9 +160,9 @@ def _matrix_table(cell: QuestionCell) -> Table:
             forms.setdefault(found["form"], {})[found["rule"]] = Measured.of(accuracy)
     columns = (
         Column("scored", key=True),
-        *(Column(rule.replace("_", " ").replace("domain ", "domain-"), "interval") for rule in _RULES),
+        *(Column(rule.replace("_", " ").replace("domain ", "domain-"), "interval") for rule in KINDS),
     )
-    rows = tuple((_describe_form(form), *map(scores.get, _RULES)) for form, scores in forms.items())
+    rows = tuple((_describe_form(form), *map(scores.get, KINDS)) for form, scores in forms.items())
     return Table(_title(cell, "scoring matrix"), columns, rows, _bos(cell)).without_empty_columns()
 
 

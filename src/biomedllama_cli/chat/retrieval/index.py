@@ -143,11 +143,13 @@ class Block:
         """Yield hits that may be among the best, each with its place among those of its document, from 0.
 
         Args:
-            terms: numbers of the question's terms, int [terms].
+            terms: numbers of the question's terms, int32 [terms].
             count: how many hits are wanted.
         """
         columns = np.searchsorted(self._terms, terms)
-        columns = columns[np.append(self._terms, -1)[columns] == terms] if len(self._terms) else columns[:0]
+        inside = columns < len(self._terms)
+        columns, terms = columns[inside], terms[inside]
+        columns = columns[self._terms[columns] == terms]
         if not len(columns):
             return
         scores = self.scorer.get_scores_from_ids(columns)
@@ -206,7 +208,8 @@ class Index:
         """
         stems = dict.fromkeys(self._stems.find(word) for word in split_question(question))
         numbers = (self._vocabulary.find(stem) for stem in stems)
-        terms = np.array([number for number in numbers if number is not None], np.int64)
+        # Of the type of the mapped arrays they are looked up in: for any other all of those would be copied.
+        terms = np.array([number for number in numbers if number is not None], np.int32)
         try:
             found = [hit for block in self.blocks for hit in block.find(terms, count)] if len(terms) else []
         except (IndexError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.text import Text
 
 from biomedllama_cli.chat.conversation import Exchange, Passage, Reply, name_model
+from biomedllama_cli.chat.retrieval.prompt import cite
 from biomedllama_cli.chat.terminal.interrupts import Interrupts, quiet_keys
 from biomedllama_cli.chat.terminal.reply_view import (
     column_width,
@@ -27,7 +28,7 @@ from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts, descr
 from biomedllama_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from biomedllama_cli.chat.exam import ExamAnswer
+    from biomedllama_cli.chat.exam_answer import ExamAnswer
     from biomedllama_cli.chat.session import Answering, Asking, ChatSession, Replying
 
 logger = logging.getLogger(__name__)
@@ -167,17 +168,11 @@ class Talk:
 
     def show_sources(self, exchange: Exchange) -> None:
         """List the passages of a reply, one line each."""
-        if not exchange.passages:
-            return
-        from biomedllama_cli.chat.retrieval.prompt import cite
-
         for number, passage in enumerate(exchange.passages, 1):
             self.screen.show(f"[{number}] {cite(passage)}", "dim")
 
     def show_passage(self, number: str, passage: Passage) -> None:
         """Show a passage in full."""
-        from biomedllama_cli.chat.retrieval.prompt import cite
-
         self.screen.show(f"[{number}] {cite(passage)} · score {passage.score:.1f}", "bold")
         self.screen.show(passage.text)
 
@@ -212,11 +207,10 @@ class Talk:
                 self.screen.show("Interrupted.", "dim")
                 return None
 
-    def keep(self) -> None:
-        """Write the conversation into the file that the settings name, if they do."""
+    def keep(self) -> bool:
+        """Write the conversation into the file that the settings name, if they do; tell whether it is there now."""
         path = self.session.settings.transcript.save
-        if path is not None:
-            self.services.save(path.expanduser(), self.session)
+        return path is not None and self.services.save(path, self.session)
 
     def tell_error(self, error: UserError) -> None:
         """Say what went wrong; the chat goes on."""
