@@ -22,7 +22,7 @@ if __name__ == "__main__":  # and not where pytest looks for doctests
     sys.modules |= {_sampling.__name__: _sampling, _rendering.__name__: _rendering}
 
 from biomedllama_cli.chat.conversation import Finish, Passage, Reply
-from biomedllama_cli.chat.private_files import open_private
+from biomedllama_cli.chat.private_files import write_private
 from biomedllama_cli.chat.session import ChatSession
 from biomedllama_cli.chat.terminal.app import run_terminal
 from biomedllama_cli.chat.terminal.talk import Services
@@ -95,6 +95,8 @@ class Speaker:
             return Stream("forget it", finish="length")
         if word == "loop":
             return Stream("again again", finish="repetition")
+        if word == "silent":
+            return Stream(("" for _ in range(10**6)), seconds=0.01)
         if word == "warn":
             return Stream(_warn())
         if word == "fail":
@@ -147,9 +149,11 @@ def _load(path: Path, session: ChatSession) -> list[str]:
     return ["It was held with another model."]
 
 
-def _save(path: Path, session: ChatSession) -> None:
-    with open_private(path, "replace") as file:
-        json.dump([[each.question, each.reply.text] for each in session.conversation.exchanges], file)
+def _save(path: Path, session: ChatSession) -> bool:
+    said = [[each.question, each.reply.text] for each in session.conversation.exchanges if each.reply.text]
+    if said:
+        write_private(path, json.dumps(said))
+    return bool(said)
 
 
 def main() -> int:

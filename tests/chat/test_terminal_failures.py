@@ -111,9 +111,9 @@ def test_a_signal_before_the_first_of_two_replies_keeps_what_there_is(
     desk.talk.screen = Screen(io.StringIO(), plain=False)
     stream_beside = talk_module.stream_beside
 
-    def kill_first(*arguments: Any) -> list[str]:
+    def kill_first(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
-        return stream_beside(*arguments)
+        stream_beside(*arguments)
 
     monkeypatch.setattr(talk_module, "stream_beside", kill_first)
     with desk.talk.interrupts:

@@ -164,8 +164,7 @@ def test_a_reply_without_end_of_line_ends_its_line() -> None:
     assert terminal.getvalue() == "no end\nend\n"
 
 
-def test_columns_hold_the_whole_of_both_replies() -> None:
+def test_columns_that_moved_leave_nothing_behind() -> None:
     terminal = Terminal()
-    texts = stream_beside(Screen(terminal, plain=False), [cut("left " * 40, 3), cut("right", 1)], ["a", "b"])
-    assert texts == ["left " * 40, "right"]
+    stream_beside(Screen(terminal, plain=False), [cut("left " * 40, 3), cut("right", 1)], ["a", "b"])
     assert show(terminal.getvalue()) == [""]  # what moved is gone; whoever called prints the whole

@@ -239,6 +239,45 @@ def test_sigterm_while_a_reply_comes_saves_its_part_and_leaves_a_sane_terminal(
         assert is_echoing(chat)
 
 
+def test_a_signal_before_the_first_word_does_not_say_that_the_conversation_is_kept(
+    start: Start, log: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.json"
+    with start(settings={"transcript": {"save": str(saved)}}) as chat:
+        chat.say("silent")
+        chat.wait(lambda screen: log.exists(), "the question")
+        chat.kill(signal.SIGTERM)
+        assert chat.expect_end() == 130
+        assert "the conversation is in" not in chat.text
+    assert not saved.exists()
+
+
+def test_a_signal_has_a_conversation_written_that_is_not_in_its_file(start: Start, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    with start(settings={"transcript": {"save": str(saved)}}) as chat:
+        chat.say("hello")
+        wait_for_prompt(chat, 2)
+        saved.unlink()
+        chat.kill(signal.SIGTERM)
+        assert chat.expect_end() == 75
+        assert "Stopped by SIGTERM; the conversation is in" in chat.text
+    assert json.loads(saved.read_text(encoding="utf-8")) == [["hello", "tiny heard 5 characters."]]
+
+
+def test_a_conversation_that_cannot_be_written_at_the_end_is_an_error_of_its_own(
+    start: Start, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.json"
+    with start(settings={"transcript": {"save": str(saved)}}) as chat:
+        chat.say("hello")
+        wait_for_prompt(chat, 2)
+        saved.unlink()
+        saved.mkdir()
+        chat.kill(signal.SIGTERM)
+        assert chat.expect_end() == 6
+        assert "saved.json is no ordinary file" in chat.text.replace("\n", "")
+
+
 def test_sigterm_at_the_prompt_ends_the_chat(start: Start) -> None:
     with start() as chat:
         chat.type("half a ques")

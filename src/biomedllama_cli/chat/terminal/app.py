@@ -37,7 +37,7 @@ def run_terminal(
     Raises:
         Resumable: a signal ended it, and the conversation is saved.
         KeyboardInterrupt: a signal ended it, and nothing was to be saved.
-        OutputError: the file of the history cannot be written.
+        OutputError: the file of the history cannot be written, or, after a signal, that of the conversation.
     """
     screen = Screen(terminal or find_terminal())
     with Interrupts() as interrupts:
@@ -55,8 +55,7 @@ def run_terminal(
 
 def _choose_editor(talk: Talk) -> Editor:
     if talk.screen.moves and sys.stdin.isatty():
-        history_file = talk.session.settings.transcript.history_file
-        kept = None if history_file is None else history_file.expanduser()
+        kept = talk.session.settings.transcript.history_file
         return LineEditor(talk.screen.terminal, talk.interrupts, lambda before: complete(talk, before), kept)
     return PlainReader(talk.screen.write, talk.interrupts)
 
@@ -81,7 +80,8 @@ def _take_turn(talk: Talk, editor: Editor) -> None:
         talk.running = False
         return
     except KeyboardInterrupt:
-        talk.screen.show(LEAVING, "dim")
+        if talk.interrupts.ended_by is None:  # else it was no Ctrl-C
+            talk.screen.show(LEAVING, "dim")
         return
     try:
         if message.startswith("//"):
@@ -100,7 +100,7 @@ def _leave(talk: Talk) -> None:
     name = talk.interrupts.ended_by
     if name is None:
         return
-    path = talk.session.settings.transcript.save
-    if path is None or not talk.session.conversation.exchanges:
+    if not talk.keep():  # once more: what was loaded may not be in this file yet, or the last try may have failed
         raise KeyboardInterrupt
+    path = talk.session.settings.transcript.save
     raise Resumable(f"Stopped by {name}; the conversation is in {path}.", f"Go on with it: --load {path}.")

@@ -124,7 +124,7 @@ class PlainReader:
     """Reads lines where there is no terminal, or one that can only write on.
 
     Args:
-        screen: writes the prompt.
+        write: writes the prompt.
         interrupts: signals of the chat.
     """
 

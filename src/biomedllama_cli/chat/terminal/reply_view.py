@@ -95,13 +95,10 @@ class _Growing:
         return lines
 
 
-def stream_beside(screen: Screen, streams: Sequence[Iterable[str]], titles: Sequence[str]) -> list[str]:
+def stream_beside(screen: Screen, streams: Sequence[Iterable[str]], titles: Sequence[str]) -> None:
     """Write replies of several models, each in its column, one after the other.
 
     The columns move while they grow: their ends are shown. Whoever calls this prints the whole of them.
-
-    Returns:
-        The sanitised text of each.
     """
     texts = [""] * len(streams)
     pace = Pace()
@@ -119,7 +116,6 @@ def stream_beside(screen: Screen, streams: Sequence[Iterable[str]], titles: Sequ
                 texts[number] += sanitiser.feed(piece)
                 pace.draw(show)
             texts[number] += sanitiser.close()
-    return texts
 
 
 def column_width(screen: Screen, count: int) -> int:
