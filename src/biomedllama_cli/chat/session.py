@@ -15,6 +15,7 @@ from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.evaluation.sampling import chain_seed
 from biomedllama_cli.models.chat_rendering import Turns
 from biomedllama_cli.settings.chat import ChatSettings, ReplySettings
+from biomedllama_cli.tasks.records import check_encodable
 
 _MOST_ATTEMPTS = 1000
 """So many tries of one question are told apart after a conversation was loaded."""
@@ -59,7 +60,7 @@ class Asking:
         noise_seed: of the sampling; both of two models get the same.
         attempt: how often it was asked before.
         reply: how the reply is generated.
-        replaced: the exchange that a retry took back.
+        replaces: whether it takes the place of the last exchange, which stands until there is a reply.
     """
 
     question: str
@@ -68,13 +69,14 @@ class Asking:
     noise_seed: int
     attempt: int
     reply: ReplySettings
-    replaced: Exchange | None = None
+    replaces: bool = False
 
 
 class ChatSession:
     """A conversation with one model, or with two that answer side by side.
 
-    Every question goes `begin` (or `retry`), `stream` once per speaker, `finish`; where no reply came, `abandon`.
+    Every question goes `begin` (or `retry`), `stream` once per speaker, `finish`; until then nothing has changed, so
+    that one without a reply can be forgotten.
 
     Args:
         speakers: who answers: one or two; each is shown its own replies.
@@ -130,7 +132,8 @@ class ChatSession:
 
     def read_turns(self, asking: Asking, number: int = 0) -> list[tuple[str, str]]:
         """Return (role, text) of what a speaker is shown, the question last."""
-        return self.conversation.turns(asking.prompt, other_source=self.other_source if number else None)
+        before = replace(self.conversation, exchanges=self._list_before(asking))
+        return before.turns(asking.prompt, other_source=self.other_source if number else None)
 
     def finish(self, asking: Asking, replies: Sequence[Reply]) -> Exchange:
         """Make a question and its replies, also those that were stopped, part of the conversation.
@@ -150,29 +153,23 @@ class ChatSession:
             self._describe(asking),
             self.other_source if other else "",
         )
-        self._set_exchanges((*self.conversation.exchanges, exchange))
+        self._set_exchanges(self._list_before(asking), exchange)
         return exchange
 
-    def abandon(self, asking: Asking) -> None:
-        """Put back what a retry took away, since no reply came."""
-        if asking.replaced is not None:
-            self._set_exchanges((*self.conversation.exchanges, asking.replaced))
-
     def retry(self) -> Asking:
-        """Take the last exchange back and ask its question again, with another seed.
+        """Ask the last question again, with another seed; its reply takes the place of the last one.
 
         Raises:
             SettingsError: nothing was asked, or nothing random is in a reply that would be generated as before.
         """
         last = self._find_last("ask again")
         turn = len(self.conversation.exchanges)
-        asking = replace(self._ask(last.question, turn, self._find_attempt(last, turn) + 1), replaced=last)
+        asking = replace(self._ask(last.question, turn, self._find_attempt(last, turn) + 1), replaces=True)
         if turn > self._loaded and self._would_repeat(last, asking):
             raise SettingsError(
                 "The temperature is 0, so the same question gets the same reply again: nothing can change.",
                 "Type /set temperature 0.7, or ask in other words.",
             )
-        self._set_exchanges(self.conversation.exchanges[:-1])
         return asking
 
     def undo(self) -> Exchange:
@@ -196,7 +193,7 @@ class ChatSession:
         Raises:
             DataError: it is no Unicode text.
         """
-        self.conversation = replace(self.conversation, system=_check_text(text, "system message"))
+        self.conversation = replace(self.conversation, system=_strip_text(text, "system message"))
 
     def change(self, name: str, value: str) -> str:
         """Change a setting and return a sentence that says so.
@@ -230,12 +227,16 @@ class ChatSession:
         self.created = datetime.now(UTC).isoformat(timespec="seconds")
         self._loaded = 0
 
-    def _set_exchanges(self, exchanges: tuple[Exchange, ...]) -> None:
-        self.conversation = replace(self.conversation, exchanges=exchanges)
-        self._loaded = min(self._loaded, len(exchanges))
+    def _set_exchanges(self, kept: tuple[Exchange, ...], *added: Exchange) -> None:
+        self.conversation = replace(self.conversation, exchanges=(*kept, *added))
+        self._loaded = min(self._loaded, len(kept))
+
+    def _list_before(self, asking: Asking) -> tuple[Exchange, ...]:
+        exchanges = self.conversation.exchanges
+        return exchanges[:-1] if asking.replaces else exchanges
 
     def _ask(self, question: str, turn: int, attempt: int) -> Asking:
-        question = _check_text(question, "question")
+        question = _strip_text(question, "question")
         if not question:
             raise DataError("The question says nothing.", "Type one.")
         passages = self.library.search(question, self.settings.sources.passages) if self.library else ()
@@ -285,12 +286,6 @@ def choose_noise_seed(seed: int, turn: int, attempt: int = 0) -> int:
     return chain_seed(seed, f"turn {turn}", attempt)
 
 
-def _check_text(text: str, name: str) -> str:
+def _strip_text(text: str, name: str) -> str:
     """Return a text without the white space around it, which tokenises in ways that nobody means."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"The {name} is no Unicode text: it holds half of a character.", "Type it anew."
-        ) from None
-    return text.strip()
+    return check_encodable(text, f"the {name}").strip()

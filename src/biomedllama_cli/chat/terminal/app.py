@@ -100,7 +100,8 @@ def _leave(talk: Talk) -> None:
     name = talk.interrupts.ended_by
     if name is None:
         return
-    if not talk.keep():  # once more: what was loaded may not be in this file yet, or the last try may have failed
+    # Once more: what was loaded may not be in this file yet, or the last try may have failed.
+    if not talk.keep():
         raise KeyboardInterrupt
     path = talk.session.settings.transcript.save
     raise Resumable(f"Stopped by {name}; the conversation is in {path}.", f"Go on with it: --load {path}.")

@@ -100,20 +100,17 @@ class Talk:
 
     def answer(self, begin: Callable[[], Asking]) -> None:
         """Show the replies to a question that is looked up first, and keep them."""
-        asking: Asking | None = None
         with quiet_keys(sys.stdin):
             try:
                 with self.interrupts.raising():
                     asking = begin()
                 replies = self._reply(asking)
-            except BaseException as error:
-                if asking is not None:
-                    self.session.abandon(asking)
-                if isinstance(error, KeyboardInterrupt):
-                    self.screen.show("Interrupted: nothing was asked.", "dim")
-                    return
-                if isinstance(error, UserError) or not isinstance(error, Exception):
-                    raise
+            except KeyboardInterrupt:
+                self.screen.show("Interrupted: nothing was asked.", "dim")
+                return
+            except UserError:
+                raise
+            except Exception as error:
                 raise describe_failure(error, "The reply") from error
             exchange = self.session.finish(asking, replies)
         self.show_sources(exchange)
