@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from biomedllama_cli.errors import ModelError
@@ -36,22 +36,30 @@ def find_gguf(source: str) -> Path | None:
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Read and check the header of a GGUF file; no tensor is read.
+    """Read and check the header of a GGUF file; no tensor is read, and a file that has not changed is read once.
 
     Raises:
         ModelError: the file is malformed, or holds something that cannot be loaded.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise MalformedHeader("it is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                header = parse_header(content, size)
+        state = path.stat()
+        return _read_header(path, state.st_size, state.st_mtime_ns, state.st_ino)
     except MalformedHeader as error:
         raise ModelError(f"model: {path} is no GGUF file that can be read: {error}.", BROKEN_HINT) from None
     except OSError as error:
         raise ModelError(f"model: {path} cannot be read: {error.strerror}.") from error
+
+
+@lru_cache(maxsize=2)
+def _read_header(path: Path, size: int, changed: int, number: int) -> GgufHeader:
+    """Read and check a header; size, time of change and the file's number make a new entry for a new content."""
+    if size == 0:
+        raise MalformedHeader("it is empty")
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        header = parse_header(content, len(content))
     _check_kind(path, header)
     _check_shapes(path, header)
     _check_heads(path, header)

@@ -6,6 +6,8 @@ The result is a plain model and takes the memory of one. transformers can load s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,19 +51,9 @@ def load_gguf(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    header = read_gguf(path)
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
-                _build_config(header), dtype=dtype, attn_implementation=attention
-            )
-    except UserError:  # a signal is told by one
-        raise
-    except Exception as error:  # transformers checks configurations with errors of many types
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"model: {path} describes no model that can be built: {reason}", BROKEN_HINT
-        ) from error
+    config, header = load_gguf_config(path), read_gguf(path)
+    with _explain(path), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     weights: dict[str, torch.Tensor] = {}
     for gguf_name, tensor in header.tensors.items():
@@ -90,8 +82,32 @@ def load_gguf(path: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel
     return loaded
 
 
+def load_gguf_config(path: Path) -> Any:
+    """Return the configuration that a GGUF file's header describes.
+
+    Raises:
+        ModelError: the file is malformed, or its model is not supported.
+    """
+    header = read_gguf(path)
+    with _explain(path):
+        return _build_config(header)
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
+    """Turn what transformers raises at a description, errors of many types, into one sentence."""
+    try:
+        yield
+    except UserError:  # a signal is told by one
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model: {path} describes no model that can be built: {reason}", BROKEN_HINT
+        ) from error
+
+
 def _build_config(header: GgufHeader) -> Any:
-    """Return the configuration that the header describes."""
     from transformers import AutoConfig
 
     tokens = {
@@ -141,19 +157,15 @@ def _unpack(path: Path, tensor: GgufTensor) -> torch.Tensor:
     from gguf.quants import dequantize
 
     raw = np.memmap(path, np.uint8, "r", offset=tensor.start, shape=(tensor.length,))
-    kind = GGMLQuantizationType[tensor.type_name]
-    if kind == GGMLQuantizationType.F32:
-        values = np.array(raw).view(np.float32)
-    else:
-        try:
-            rows = raw.view(np.float16) if kind == GGMLQuantizationType.F16 else raw
-            values = dequantize(rows.reshape(*tensor.shape[:-1], -1), kind)
-        except NotImplementedError:
-            raise ModelError(
-                f"model: {path} stores weights as {tensor.type_name}, which cannot be unpacked.",
-                "Give another quantisation of the model, such as Q4_K_M or Q8_0.",
-            ) from None
-    return torch.from_numpy(np.ascontiguousarray(values)).reshape(tensor.shape)
+    try:
+        values = dequantize(raw.reshape(*tensor.shape[:-1], -1), GGMLQuantizationType[tensor.type_name])
+    except NotImplementedError:
+        raise ModelError(
+            f"model: {path} stores weights as {tensor.type_name}, which cannot be unpacked.",
+            "Give another quantisation of the model, such as Q4_K_M or Q8_0.",
+        ) from None
+    # Fp32 as it lies in the file is only a view of it, which cannot be written to.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"])).reshape(tensor.shape)
 
 
 def _restore_rows(weight: torch.Tensor, name: str, header: GgufHeader) -> torch.Tensor:
@@ -177,14 +189,9 @@ def _scale_frequencies(model: Any, path: Path, header: GgufHeader) -> None:
     tensor = header.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return
-    if tensor.type_name != "F32":
-        raise ModelError(
-            f"model: {path} holds {ROPE_FACTORS} as {tensor.type_name}; F32 is needed.", BROKEN_HINT
-        )
     import torch
 
-    raw = np.memmap(path, np.float32, "r", offset=tensor.start, shape=tensor.shape)
-    factors = torch.from_numpy(np.array(raw))
+    factors = _unpack(path, tensor)
     rotary = model.model.rotary_emb
     if factors.shape != rotary.inv_freq.shape or not bool((factors.isfinite() & (factors > 0)).all()):
         raise ModelError(f"model: {path} holds {ROPE_FACTORS} that do not fit its heads.", BROKEN_HINT)

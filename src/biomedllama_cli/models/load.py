@@ -32,7 +32,7 @@ from biomedllama_cli.models.attention import register_xformers, resolve_attentio
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
 from biomedllama_cli.models.gguf import find_gguf
-from biomedllama_cli.models.gguf_weights import load_gguf
+from biomedllama_cli.models.gguf_weights import load_gguf, load_gguf_config
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
@@ -113,11 +113,13 @@ def load_text_config(
     """Load the configuration of the text model that `load_model` would give, without its weights.
 
     Raises:
-        ModelError: the name is unknown or the folder is missing, broken or would run code.
+        ModelError: the name is unknown, the folder is missing, broken or would run code, or the file is malformed.
         UnavailableError: the hub cannot be reached and has no copy in the cache.
     """
     if source.startswith(SCRATCH_PREFIX):
         return build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
+    if (file := find_gguf(source)) is not None:
+        return load_gguf_config(file)
     if (adapter := find_adapter(source)) is not None:
         return load_text_config(adapter.base)
     folder = _find_folder(source)

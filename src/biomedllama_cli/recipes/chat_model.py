@@ -11,12 +11,7 @@ from biomedllama_cli.engine.saved_runs import find_newest_result
 from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.adapter_folder import find_adapter, find_tokenizer_source
 from biomedllama_cli.models.gguf import find_gguf, read_gguf
-from biomedllama_cli.recipes.evaluate_sources import (
-    SCRATCH_PREFIX,
-    check_source,
-    find_result_of_run,
-    is_gguf,
-)
+from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source, find_result_of_run
 from biomedllama_cli.settings.chat import ChatComputeSettings, ChatSettings
 
 if TYPE_CHECKING:
@@ -82,11 +77,9 @@ def find_source(source: str) -> str:
             f"model: {source} has random weights and no tokenizer, so there is nobody to talk to.",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    if is_gguf(source):
-        return source
     found = find_result_of_run(source)
     check_source(found)
-    if not Path(found).expanduser().is_dir():
+    if not Path(found).expanduser().exists():
         logger.info("model: %s is no folder here: it is taken as a hub id", found)
     return found
 
@@ -104,20 +97,18 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
     """
     import torch
 
-    from biomedllama_cli.engine.accelerator import choose_device_type
+    from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, choose_device_type
     from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
     from biomedllama_cli.models.quantization import build_quantization, check_widths
     from biomedllama_cli.models.tokenizer import load_tokenizer
     from biomedllama_cli.settings.pretrain import ParallelSettings
 
     device = torch.device(choose_device_type(ParallelSettings(device=compute.device)))
-    file = find_gguf(source)
     _check_quantize(source, compute)
     precision = _choose_precision(compute.dtype, device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = COMPUTE_DTYPES[precision]
     attention = resolve_attention(compute.attention, device, dtype)
-    if file is None:
-        load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))
     model = load_model(
         source,

@@ -31,10 +31,8 @@ def find_models(settings: EvaluateSettings) -> list[str]:
     if settings.model:
         sources = [find_result_of_run(source) for source in dict.fromkeys(settings.model)]
         for source in sources:
-            if is_gguf(source):
-                continue
             check_source(source)
-            if not Path(source).expanduser().is_dir():
+            if not Path(source).expanduser().exists():
                 logger.info(
                     "model: %s is no folder here: it is taken as a hub id, and looked up when it is loaded",
                     source,
@@ -97,23 +95,6 @@ def holds_results_of(created: str | None, folder: Path) -> bool:
         return False
 
 
-def is_gguf(source: str) -> bool:
-    """Tell whether the name of a model stands for a GGUF file, whose header is checked.
-
-    Raises:
-        ModelError: the file is broken, of a kind that is not loaded, or not there.
-    """
-    if (file := find_gguf(source)) is not None:
-        read_gguf(file)
-        return True
-    if source.endswith(".gguf") and not Path(source).expanduser().exists():
-        raise ModelError(
-            f"model: the file {source} does not exist.",
-            "Give a file on this machine; `hf download OWNER/NAME FILE.gguf` fetches one of the hub's.",
-        )
-    return False
-
-
 def refuse_gguf(source: str) -> None:
     """Refuse to train the model of a GGUF file.
 
@@ -128,22 +109,29 @@ def refuse_gguf(source: str) -> None:
 
 
 def check_source(source: str) -> None:
-    """Refuse a model in the format of transformers that needs no look at the hub, and nothing heavy, to be refused.
+    """Refuse a model that needs no look at the hub, and nothing heavy, to be refused.
 
     Raises:
-        ModelError: it has no weights, is not there, is a GGUF file, is an adapter without its base, or holds the runs
-            of several seeds.
+        ModelError: it has no weights, is not there, is a GGUF file that is broken or of a kind that is not loaded, is
+            an adapter without its base, or holds the runs of several seeds.
     """
     if source.startswith(SCRATCH_PREFIX):
         raise ModelError(
             f"model: {source} has random weights and no tokenizer, so there is nothing to evaluate",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    refuse_gguf(source)
+    if (file := find_gguf(source)) is not None:
+        read_gguf(file)
+        return
     folder = Path(source).expanduser()
     if folder.is_file():
         raise ModelError(
             f"model: {source} is a file, not a folder", "Give a hub id, a model folder or a checkpoint."
+        )
+    if source.endswith(".gguf") and not folder.exists():
+        raise ModelError(
+            f"model: the file {source} does not exist.",
+            "Give a file on this machine; `hf download OWNER/NAME FILE.gguf` fetches one of the hub's.",
         )
     if is_path(source) and not folder.is_dir():
         raise ModelError(

@@ -10,20 +10,19 @@ from functools import cache
 import torch
 from transformers import PreTrainedModel
 
+from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
+from biomedllama_cli.engine.model_fit import find_positions
 from biomedllama_cli.evaluation.cells import ModelFacts
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.models.adapter_folder import find_tokenizer_source
-from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
-from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.settings.evaluate import ComputeSettings
 from biomedllama_cli.wording import name_count
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CUDA_BATCH_SIZE = 8
 
 
@@ -46,7 +45,7 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
     """Load tokenizer and model onto a device.
 
     Args:
-        source: hub id, folder, checkpoint, GGUF file or `scratch:NAME`.
+        source: hub id, folder, checkpoint or GGUF file.
         compute: precision, attention and the scorer's layout.
         device: to score on.
         context_length: longest input asked for (in tokens).
@@ -58,10 +57,9 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
     precision = compute.dtype
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
-    dtype = _DTYPES[precision]
+    dtype = COMPUTE_DTYPES[precision]
     attention = resolve_attention(compute.attention, device, dtype)
-    if not source.startswith(SCRATCH_PREFIX) and find_gguf(source) is None:
-        load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
+    load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))
     model = load_model(source, dtype=dtype, attention=attention, vocabulary_size=tokenizer.vocabulary_size)
     model.to(device)
@@ -81,11 +79,11 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
 
 def limit_context(model: PreTrainedModel, asked: int) -> int:
     """Return the context length asked for, or the model's own limit with a warning."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = find_positions(model.config)
     if limit is None or asked <= limit:
         return asked
-    _tell_lowered(asked, int(limit))
-    return int(limit)
+    _tell_lowered(asked, limit)
+    return limit
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.training_questions import check_task
-from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source
+from biomedllama_cli.recipes.evaluate_sources import SCRATCH_PREFIX, check_source, refuse_gguf
 from biomedllama_cli.settings.finetune import QuestionSettings
 from biomedllama_cli.tasks.catalogue import TASKS
 
@@ -33,7 +33,8 @@ def check_base(model: str) -> None:
     """Check that a model given as a folder is there, and where it is an adapter, its base.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it is not, or is a GGUF file.
     """
     if model and not model.startswith(SCRATCH_PREFIX):  # refused in the words of tuning
+        refuse_gguf(model)
         check_source(model)

@@ -27,7 +27,7 @@ from biomedllama_cli.models.chat_template import Template
 from biomedllama_cli.models.load import load_text_config
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
-from biomedllama_cli.recipes.evaluate_sources import find_models
+from biomedllama_cli.recipes.evaluate_sources import find_models, refuse_gguf
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import TrainingSections
 from biomedllama_cli.recipes.tuning_report import TuningFacts
@@ -133,6 +133,7 @@ def find_base(model: str, workspace: Path, command: str) -> str:
             f"model: {model} has random weights and no tokenizer, so there is nothing to tune.",
             hint="Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
+    refuse_gguf(model)
     newest = None if model else find_newest_result(workspace, but_of=command)
     if not model and newest is None:
         raise ModelError(
