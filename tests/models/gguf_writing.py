@@ -50,6 +50,7 @@ def write_gguf(
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = model.config
     heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(str(file), architecture)
     values: dict[str, Any] = {
@@ -59,7 +60,7 @@ def write_gguf(
         f"{architecture}.feed_forward_length": config.intermediate_size,
         f"{architecture}.attention.head_count": heads,
         f"{architecture}.attention.head_count_kv": config.num_key_value_heads,
-        f"{architecture}.attention.key_length": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        f"{architecture}.attention.key_length": head_size,
         f"{architecture}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         f"{architecture}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
     } | (metadata or {})

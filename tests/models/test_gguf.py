@@ -19,11 +19,12 @@ from tiny_llama import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.models import gguf as gguf_files
 from biomedllama_cli.models import gguf_tokenizer
 from biomedllama_cli.models.chat_template import choose_template
 from biomedllama_cli.models.gguf import find_gguf, read_gguf
 from biomedllama_cli.models.gguf_header import MalformedHeader, parse_header
-from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.load import load_model, load_text_config
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = [
@@ -43,7 +44,7 @@ def logits_of(model, ids=IDS):
         return model(ids).logits
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_a_file_gives_the_logits_of_the_folder_it_was_made_from(family, tiny_folder, tmp_path):
     file = write_gguf(tiny_folder(family), tmp_path / "model.gguf")
     plain = AutoModelForCausalLM.from_pretrained(tiny_folder(family))
@@ -81,6 +82,40 @@ def test_the_model_is_a_plain_one(tiny_gguf, tmp_path):
     assert torch.equal(logits_of(again), logits_of(model))
 
 
+def test_half_precision_is_read_as_it_is(tiny_folder, tmp_path):
+    f16 = gguf.GGMLQuantizationType.F16
+    file = write_gguf(tiny_folder("llama"), tmp_path / "f16.gguf", quantization=f16)
+    assert read_gguf(file).stored_as == "F16"
+    loaded = load_model(str(file)).state_dict()
+    for name, weight in AutoModelForCausalLM.from_pretrained(tiny_folder("llama")).state_dict().items():
+        assert torch.equal(loaded[name], weight.half().float() if weight.dim() > 1 else weight)
+
+
+def test_the_configuration_is_that_of_the_loaded_model(tiny_gguf):
+    config, model = load_text_config(str(tiny_gguf)), load_model(str(tiny_gguf))
+    assert type(config) is type(model.config)
+    assert (config.hidden_size, config.vocab_size) == model.get_input_embeddings().weight.T.shape
+
+
+def test_a_header_is_read_once_until_the_file_is_another(tiny_folder, tmp_path, monkeypatch):
+    sizes = []
+
+    def count(content, size):
+        sizes.append(size)
+        return parse_header(content, size)
+
+    monkeypatch.setattr(gguf_files, "parse_header", count)
+    file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf")
+    for _ in range(2):
+        load_tokenizer(str(file))
+        assert load_model(str(file)).config.max_position_embeddings == 512
+    assert sizes == [file.stat().st_size]
+    other = write_gguf(tiny_folder("llama"), tmp_path / "other.gguf", metadata={"llama.context_length": 256})
+    other.replace(file)
+    assert load_model(str(file)).config.max_position_embeddings == 256
+    assert len(sizes) == 2
+
+
 def test_frequency_factors_are_applied(tiny_folder, tmp_path):
     factors = torch.tensor([1.0, 1.0, 2.0, 8.0])
     file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", rope_factors=factors)
@@ -102,7 +137,9 @@ def test_ids_are_those_of_the_folders_tokenizer(family, tiny_folder, tmp_path):
     assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_id) == ("huggingface", plain.bos_id, plain.eos_id)
 
 
-def test_a_vocabulary_that_does_not_name_its_unknown_piece_gives_the_same_ids(tiny_gguf, tiny_folder, tmp_path):
+def test_a_vocabulary_that_does_not_name_its_unknown_piece_gives_the_same_ids(
+    tiny_gguf, tiny_folder, tmp_path
+):
     file = write_gguf(tiny_folder("llama"), tmp_path / "model.gguf", names_unknown=False)
     assert "tokenizer.ggml.unknown_token_id" not in read_gguf(file).metadata
     assert load_tokenizer(str(file)).encode_batch(TEXTS) == load_tokenizer(str(tiny_gguf)).encode_batch(TEXTS)
@@ -402,7 +439,7 @@ def test_changed_bytes_never_do_more_than_be_refused(data, tiny_gguf, tmp_path):
     content = bytearray(tiny_gguf.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, 20_000))] = data.draw(st.integers(0, 255))
-    file = tmp_path / "changed.gguf"
+    file = tmp_path / f"{len(list(tmp_path.iterdir()))}.gguf"  # a name of its own: headers are remembered
     file.write_bytes(content)
     for load in (load_tokenizer, load_model):
         try:

@@ -5,6 +5,7 @@ A family stands for what is special about it:
 * `llama`: a SentencePiece tokenizer.model with BOS, an untied output table;
 * `llama3`: a vocabulary beyond 65,536 whose real ids lie in its upper end, BOS put there by a post-processor,
   grouped queries;
+* `qwen2`: no BOS, biases of queries, keys and values, no head size of its own;
 * `qwen3`: no BOS at all, tied tables, more embedding rows than pieces;
 * `gemma3`: layers with sliding windows beside full ones, tied tables, BOS;
 * `gemma3-wrapper`: the same inside a multimodal model with a vision tower;
@@ -30,12 +31,12 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     SiglipVisionConfig,
 )
-
-FAMILIES = ("llama", "llama3", "qwen3", "gemma3", "gemma3-wrapper", "mistral")
 
 TEXT = [
     "Aspirin irreversibly inhibits cyclooxygenase and so the synthesis of thromboxane in platelets.",
@@ -77,6 +78,7 @@ def build_tokenizer(family: str, folder: Path) -> int:
         return _train_sentencepiece(folder)
     bos, eos = {
         "llama3": ("<|begin_of_text|>", "<|end_of_text|>"),
+        "qwen2": (None, "<|endoftext|>"),
         "qwen3": (None, "<|endoftext|>"),
         "gemma3": ("<bos>", "<eos>"),
         "gemma3-wrapper": ("<bos>", "<eos>"),
@@ -95,6 +97,17 @@ def _llama3(pieces: int) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(vocab_size=pieces, num_key_value_heads=2, bos_token_id=0, eos_token_id=1, **shape)
     )
+
+
+def _qwen2(pieces: int) -> PreTrainedModel:
+    config = Qwen2Config(
+        vocab_size=pieces, num_key_value_heads=2, bos_token_id=None, eos_token_id=0, **_SHAPE
+    )
+    model = Qwen2ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if name.endswith(".bias"):  # which begin at nothing
+            torch.nn.init.normal_(weight)
+    return model
 
 
 def _qwen3(pieces: int) -> PreTrainedModel:
@@ -165,6 +178,7 @@ def _mistral(pieces: int) -> PreTrainedModel:
 _MODELS = {
     "llama": _llama,
     "llama3": _llama3,
+    "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3": _gemma3,
     "gemma3-wrapper": _gemma3_wrapper,

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+from gguf_writing import write_gguf
 from tuning_runs import list_files, make_question, write_lines, write_questions
 
 import biomedllama_cli
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.errors import ModelError
+from biomedllama_cli.recipes.tuning_plan import find_base
 
 CPU = [
     "--device",
@@ -92,6 +95,11 @@ FINETUNE: dict[str, tuple[list[str], int, str]] = {
     "scratch model": (["--task", "task.jsonl", "--model", "scratch:tiny"], 4, "nothing to tune"),
     "missing model": (["--task", "task.jsonl", "--model", "./nowhere"], 4, "nowhere"),
     "GGUF file": (["--task", "task.jsonl", "--model", "model.gguf"], 4, "it is not trained further"),
+    "missing GGUF file": (
+        ["--task", "task.jsonl", "--model", "gone.gguf"],
+        4,
+        "the file gone.gguf does not exist",
+    ),
     "quantised on a CPU": (["--task", "task.jsonl", "--method", "qlora"], 5, "qlora"),
     "no such module": (
         ["--task", "task.jsonl", "--method", "lora", "--target-modules", "w_pack"],
@@ -125,6 +133,12 @@ def test_finetune_refuses_in_one_sentence(refuse: Callable[..., Any], name: str)
     found, message, _ = refuse(["finetune", *arguments])
     assert found == code, message
     assert sentence in message
+
+
+def test_a_gguf_file_that_can_be_loaded_is_not_tuned_either(tmp_path: Path, model: Path) -> None:
+    file = write_gguf(model, tmp_path / "model.gguf")
+    with pytest.raises(ModelError, match="it is not trained further"):
+        find_base(str(file), tmp_path, "finetune")
 
 
 @pytest.mark.parametrize(

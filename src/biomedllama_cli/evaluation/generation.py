@@ -58,6 +58,7 @@ class Generator(Protocol):
         Raises:
             SettingsError: the context has no room for a prompt.
             DataError: a prompt has no tokens at all.
+            ModelError: the model's scores are no numbers.
         """
         ...
 

@@ -27,6 +27,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
+from biomedllama_cli.evaluation.continuation import pad_left
 from biomedllama_cli.evaluation.harness_journal import Journal, NoJournal
 from biomedllama_cli.evaluation.harness_quiet import quiet_harness
 from biomedllama_cli.evaluation.harness_requests import Request, group_requests
@@ -144,11 +145,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
             )
             return encoded
         rows = [self.tok_encode(string, left_truncate_len=left_truncate_len) for string in strings]
-        longest = max(map(len, rows))
-        pad_id = self.tokenizer.pad_token_id
-        ids_BS = torch.tensor([[pad_id] * (longest - len(row)) + row for row in rows])
-        mask_BS = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return ids_BS, mask_BS
+        return pad_left(rows, self.tokenizer.pad_token_id, torch.device("cpu"))
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """Score continuations of contexts."""

@@ -6,7 +6,6 @@ target are those that `encode_prompt` gives for its prompt.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.models.chat_rendering import ChatRenderer, RewritesHistory, TemplateRefusal, Turns
 from biomedllama_cli.models.control_tokens import ControlText, list_control_tokens, name_special_tokens
 from biomedllama_cli.models.pieces import Piece, build_piece_encoder
+from biomedllama_cli.models.sentencepiece_export import read_object
 from biomedllama_cli.models.tokenizer import Tokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -217,11 +217,7 @@ def _read_folder(folder: Path) -> str | None:
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
         pass
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return _pick(config.get("chat_template")) if isinstance(config, dict) else None
+    return _pick(read_object(folder / "tokenizer_config.json").get("chat_template"))
 
 
 def _pick(found: object) -> str | None:

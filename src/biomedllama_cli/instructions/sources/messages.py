@@ -38,7 +38,7 @@ def read_turns(record: Record) -> tuple[Turn, ...]:
     Raises:
         DataError: they are something else.
     """
-    name = next((name for name in _LISTS if name in record.fields), "messages")
+    name = _find_list(record)
     messages: Any = record.field(name)
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{record.where}: field `{name}` must be a list of messages")
@@ -50,13 +50,17 @@ def read_turns(record: Record) -> tuple[Turn, ...]:
     return turns
 
 
+def _find_list(record: Record) -> str:
+    """Return the name of the field that messages are in, or should be."""
+    return next((name for name in _LISTS if name in record.fields), "messages")
+
+
 def _read(record: Record, source: str) -> Example:
     turns = read_turns(record)
     if turns[-1].role != "assistant":
-        name = next(name for name in _LISTS if name in record.fields)
         raise DataError(
-            f"{record.where}: {name}: the last message is the {turns[-1].role}'s; it must be the assistant's, to be "
-            "learnt"
+            f"{record.where}: {_find_list(record)}: the last message is the {turns[-1].role}'s; it must be the "
+            "assistant's, to be learnt"
         )
     return Example(read_id(record), source, turns)
 
