@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,15 +53,14 @@ def test_a_new_file_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.
     assert asked == [0o600, 0o600]
 
 
-@pytest.mark.parametrize("mode", ["append", "replace"])
-def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path, mode: str) -> None:
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
     path = tmp_path / "old"
     path.write_text("old ")
     path.chmod(0o666)
-    with open_private(path, mode) as file:  # type: ignore[arg-type]
+    with open_private(path) as file:
         assert mode_of(path) == 0o600
         file.write("new")
-    assert path.read_text() == ("old new" if mode == "append" else "new")
+    assert path.read_text() == "old new"
 
 
 def test_a_replaced_file_loses_its_wide_mode(tmp_path: Path) -> None:
@@ -159,6 +159,19 @@ def test_a_text_that_is_no_unicode_leaves_the_old_content(tmp_path: Path) -> Non
         write_private(path, "new \ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_cannot_be_read_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse_folder(path: Any, flags: int, *arguments: Any, **others: Any) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *arguments, **others)
+
+    monkeypatch.setattr(os, "open", refuse_folder)
+    write_private(tmp_path / "file", "a")
+    assert (tmp_path / "file").read_text() == "a"
 
 
 def test_a_long_name_can_be_replaced(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_turn_costs_only_its_new_tokens_and_says_what_a_fresh_reading_says(
         assert reply.reused_tokens == known
         assert (reply.new_tokens, reply.finish) == (12, "length")
         known = reply.prompt_tokens + reply.new_tokens - 1
-        assert speaker.tokens_computed == known
+        assert speaker.memory.tokens_computed == known
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -73,15 +73,15 @@ def test_asking_again_reads_one_token_and_going_back_reads_the_new_question(
 ) -> None:
     speaker = make_speaker(style)
     (first_turns, first), (turns, second), *_ = talk(speaker)
-    before = speaker.tokens_computed
+    before = speaker.memory.tokens_computed
     again = ask(speaker, turns, SAMPLED)
     assert again.reused_tokens == second.prompt_tokens - 1
-    assert speaker.tokens_computed - before == 1 + 11
-    before = speaker.tokens_computed
+    assert speaker.memory.tokens_computed - before == 1 + 11
+    before = speaker.memory.tokens_computed
     other = ask(speaker, [*first_turns, ("assistant", first.text), ("user", "Says who?")])
     # The first exchange is still known, and the words that begin both questions' turns.
     assert other.reused_tokens >= first.prompt_tokens + first.new_tokens - 1
-    assert speaker.tokens_computed - before == other.prompt_tokens - other.reused_tokens + 11
+    assert speaker.memory.tokens_computed - before == other.prompt_tokens - other.reused_tokens + 11
     assert other.text == generate(speaker, speaker.memory.ids[: other.prompt_tokens])
 
 
@@ -101,14 +101,14 @@ def test_families_with_and_without_windows_say_what_transformers_generates(
     turns: Turns = []
     for question in QUESTIONS:
         turns.append(("user", question))
-        before = speaker.tokens_computed
+        before = speaker.memory.tokens_computed
         stream = speaker.stream(turns, GREEDY, noise_seed=1)
         list(stream)
         reply = stream.reply
         assert reply.text.rstrip("\ufffd") == generate(speaker, stream.prompt_ids, reply.new_tokens).rstrip(
             "\ufffd"
         )
-        fed = speaker.tokens_computed - before
+        fed = speaker.memory.tokens_computed - before
         assert fed == reply.prompt_tokens - reply.reused_tokens + reply.new_tokens - 1
         turns.append(("assistant", reply.text))
     assert reply.reused_tokens > reply.prompt_tokens // 2

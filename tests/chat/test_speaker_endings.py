@@ -139,7 +139,7 @@ def test_a_reply_may_be_stopped_while_its_prompt_is_read(
     finally:
         handle.remove()
     assert (stream.reply.text, stream.reply.finish, stream.reply.new_tokens) == ("", "interrupted", 0)
-    assert speaker.tokens_computed == 32
+    assert speaker.memory.tokens_computed == 32
     again = ask(speaker, turns)
     assert again.reused_tokens == 32
     assert again.text == generate(speaker, stream.prompt_ids)

@@ -12,7 +12,8 @@ from parrots import Parrot, ask, make_reply, make_session, shown
 from test_terminal_commands import Desk, describe
 
 from biomedllama_cli.chat.session import ChatSession
-from biomedllama_cli.chat.transcript import collect_facts, load_conversation, save_conversation
+from biomedllama_cli.chat.transcript import load_conversation, save_conversation
+from biomedllama_cli.chat.transcript_facts import collect_facts
 from biomedllama_cli.errors import SettingsError, UserError
 
 

@@ -17,12 +17,11 @@ from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, R
 from biomedllama_cli.chat.transcript import (
     FILE_LIMIT,
     LINE_LIMIT,
-    TranscriptFacts,
     check_transcript,
-    collect_facts,
     load_conversation,
     save_conversation,
 )
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts
 from biomedllama_cli.errors import DataError, OutputError
 
 PASSAGE = Passage(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from parrots import make_session
 
-from biomedllama_cli.chat.transcript import TranscriptFacts, collect_facts, describe_difference
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
 
 
 def test_the_facts_of_a_session_are_those_of_now() -> None:

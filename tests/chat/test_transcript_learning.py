@@ -14,7 +14,8 @@ from biomedllama_cli.chat.conversation import Conversation, Exchange
 from biomedllama_cli.chat.session import ChatSession
 from biomedllama_cli.chat.speaker import Speaker
 from biomedllama_cli.chat.style import choose_style
-from biomedllama_cli.chat.transcript import collect_facts, save_conversation
+from biomedllama_cli.chat.transcript import save_conversation
+from biomedllama_cli.chat.transcript_facts import collect_facts
 from biomedllama_cli.instructions.encoder import Encoder
 from biomedllama_cli.instructions.example import Example
 from biomedllama_cli.instructions.mixture_file import load_mixture

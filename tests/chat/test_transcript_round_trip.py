@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 from parrots import ask, make_session
 
 from biomedllama_cli.chat.conversation import Conversation, Exchange, Passage, Reply
-from biomedllama_cli.chat.transcript import (
-    TranscriptFacts,
-    collect_facts,
-    load_conversation,
-    save_conversation,
-)
+from biomedllama_cli.chat.transcript import load_conversation, save_conversation
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SAID = TEXT.filter(lambda text: bool(text.strip()))

@@ -172,6 +172,23 @@ def test_a_conversation_that_is_only_loaded_stays_and_gives_the_same_answer_agai
     assert file.read_bytes() == before
 
 
+def test_turns_that_have_no_room_are_told_of(
+    chat_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "talks.jsonl"
+    for number in range(2):
+        load = {"load": file} if number else {}
+        ask(chat_model, "What is cress? " * 8, transcript={"save": file, **load})
+    short = {"device": "cpu", "context_length": 100}
+    report = ask(chat_model, "And moss?", transcript={"load": file}, compute=short)
+    dropped = report.replies[0].dropped_turns
+    assert dropped > 0
+    assert f"{chat_model}: the context has no room for the oldest {dropped} turns, left out" in caplog.text
+    caplog.clear()
+    ask(chat_model, "And moss?", transcript={"load": file})
+    assert "no room" not in caplog.text
+
+
 def test_another_models_conversation_is_told_of(
     tiny_models: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from biomedllama_cli.chat.terminal.screen import Screen
 from biomedllama_cli.chat.terminal.talk import Services, Talk
 from biomedllama_cli.chat.terminal.words import TerminalFacts
 from biomedllama_cli.errors import DataError, ModelError
-from biomedllama_cli.recipes import chat_terminal
+from biomedllama_cli.recipes import chat_once, chat_terminal
 from biomedllama_cli.recipes.chat_load import load_voices
 from biomedllama_cli.settings.chat import ChatSettings
 
@@ -99,6 +99,19 @@ def test_a_model_whose_loading_was_broken_off_at_its_end_leaves_the_chat_going(
     talk.ask("What is cress?")
     run_command(talk, f"/save {tmp_path}/talk.jsonl")
     assert (tmp_path / "talk.jsonl").exists()
+
+
+def test_a_conversation_whose_loading_was_broken_off_at_its_end_is_not_gone_on_with(
+    talkers: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    talk = begin(monkeypatch, talkers[:1])
+    talk.ask("What is cress?")
+    run_command(talk, f"/save {tmp_path}/talk.jsonl")
+    run_command(talk, "/new")
+    before = talk.session.conversation
+    monkeypatch.setattr(chat_once, "describe_difference", _press_ctrl_c)
+    run_command(talk, f"/load {tmp_path}/talk.jsonl")
+    assert talk.session.conversation == before
 
 
 def _press_ctrl_c(*arguments: object) -> None:

@@ -55,11 +55,21 @@ def parse_exam(text: str) -> ExamQuestion:
     if not text:
         raise DataError("there is no question", SYNTAX)
     if "\n" not in text and "|" not in text:
-        place = find_place(text)
-        if place is not None:
-            return read_place(*place)
+        found = _read_named(text)
+        if found is not None:
+            return found
     question = _parse_lines(text.split("\n"))
     return replace(question, remarks=find_remarks(question))
+
+
+def _read_named(text: str) -> ExamQuestion | None:
+    """Return the question of a file that a text names; None where it names none."""
+    try:
+        place = find_place(text)
+        return None if place is None else read_place(*place)
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the question's file cannot be read: {reason}", SYNTAX) from error
 
 
 def _parse_lines(lines: list[str]) -> ExamQuestion:

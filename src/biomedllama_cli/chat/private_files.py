@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 from biomedllama_cli.errors import OutputError
 
@@ -20,15 +20,14 @@ _POLL_SECONDS = 0.05
 _ELSEWHERE = "Name another file."
 
 
-def open_private(path: Path, mode: Literal["append", "replace"] = "append") -> TextIO:
-    """Open a text file (UTF-8) for writing that its owner alone can read, from its first byte on.
+def open_private(path: Path) -> TextIO:
+    """Open a text file (UTF-8), to be written at its end, that its owner alone can read, from its first byte on.
 
     Folders that are missing are made, for the owner alone; a file that is there already and that others may read is
     closed to them before anything is written.
 
     Args:
-        path: the file.
-        mode: whether what it holds stays.
+        path: the file; what it holds stays.
 
     Raises:
         OutputError: it is no ordinary file of this user, a symbolic link, or cannot be written.
@@ -45,8 +44,6 @@ def open_private(path: Path, mode: Literal["append", "replace"] = "append") -> T
         _check_own(path, os.fstat(handle))
         # An older file may be wider, and the umask may have made a new one narrower.
         os.fchmod(handle, FILE_MODE)
-        if mode == "replace":
-            os.ftruncate(handle, 0)
         return open(handle, "w", encoding="utf-8", newline="\n")
     except OSError as error:
         os.close(handle)
@@ -66,6 +63,8 @@ def write_private(path: Path, content: str | Iterable[str]) -> None:
     Raises:
         OutputError: as `open_private`; the old content stands.
     """
+    from biomedllama_cli.corpus.job import flush_path  # loads numpy
+
     make_private_folder(path.parent)
     check_private(path)
     try:  # mkstemp makes the file with 0600, less what the umask takes away
@@ -80,7 +79,8 @@ def write_private(path: Path, content: str | Iterable[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        with suppress(OSError):  # the name survives a power cut where the file system can do that
+            flush_path(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -183,16 +183,6 @@ def _check_own(path: Path, found: os.stat_result) -> None:
         raise OutputError(
             f"{path} belongs to another user, who could read what is written there.", _ELSEWHERE
         )
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

@@ -52,11 +52,6 @@ class Speaker:
         self.latest: ReplyStream | None = None
         """The reply that was begun last."""
 
-    @property
-    def tokens_computed(self) -> int:
-        """Tokens ever put through the model."""
-        return self.memory.tokens_computed
-
     def stream(
         self, turns: Sequence[tuple[str, str]], reply: ReplySettings, *, noise_seed: int
     ) -> ReplyStream:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from biomedllama_cli.errors import SettingsError
@@ -115,8 +114,7 @@ def choose_style(tokenizer: Tokenizer, source: str, wanted: Wanted) -> Style:
         return _instruct(tokenizer, source, "the prompts of `instruct`, as asked for")
     if wanted == "chat":
         return _chat(_read_template(tokenizer, source, "chat"), "the model's own chat template, as asked for")
-    path = Path(source).expanduser()
-    folder = path if path.exists() else locate_model(source, None)
+    folder = locate_model(source, None)
     facts = None if folder is None else read_tuning_facts(str(folder))
     if folder is not None and facts is not None:
         by_instruct = (folder / MIXTURE_FILE).exists()

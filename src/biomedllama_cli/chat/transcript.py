@@ -15,17 +15,9 @@ from biomedllama_cli.chat.private_files import (
     make_private_folder,
     write_private,
 )
-from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts, describe_difference
+from biomedllama_cli.chat.transcript_facts import TranscriptFacts
 from biomedllama_cli.chat.transcript_line import parse_line, read_line, write_line
 from biomedllama_cli.errors import DataError, OutputError
-
-__all__ = [
-    "TranscriptFacts",
-    "collect_facts",
-    "describe_difference",
-    "load_conversation",
-    "save_conversation",
-]
 
 FILE_LIMIT = 1 << 30
 """Largest transcript (in bytes)."""

@@ -72,7 +72,7 @@ def open_library(sources: SourceSettings) -> Library | None:
     """
     if sources.corpus is None:
         return None
-    documents = load_manifest(sources.corpus.expanduser()).documents.kept
+    documents = load_manifest(sources.corpus).documents.kept
     bar = Progress(f"indexing {sources.corpus}", documents, "documents")
     with ExitStack() as shown:
 

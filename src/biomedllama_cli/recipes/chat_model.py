@@ -34,14 +34,12 @@ class ChatModel:
     Attributes:
         model: in eval mode, on its device.
         tokenizer: of the model.
-        source: what it was loaded from: folder, hub id or file.
         facts: what a transcript says of it.
         context_length: longest conversation with its reply (in tokens), the model's own limit respected.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
-    source: str
     facts: dict[str, Any]
     context_length: int
 
@@ -69,18 +67,24 @@ def find_source(source: str) -> str:
     """Return the model that a name given by the user stands for: of a run folder what it has to show.
 
     Raises:
-        ModelError: it has no weights, is not there, is a broken file or an adapter without its base, or holds the
-            runs of several seeds.
+        ModelError: it has no weights, is not there, is a broken file or an adapter without its base, holds the runs
+            of several seeds, or is the name of nothing that a file system can hold.
     """
     if source.startswith(SCRATCH_PREFIX):
         raise ModelError(
             f"model: {source} has random weights and no tokenizer, so there is nobody to talk to.",
             "Give a hub id, a model folder or a checkpoint; `biomedllama pretrain` trains this shape.",
         )
-    found = find_result_of_run(source)
-    check_source(found)
-    if not Path(found).expanduser().exists():
-        logger.info("model: %s is no folder here: it is taken as a hub id", found)
+    try:
+        found = find_result_of_run(source)
+        check_source(found)
+        if not Path(found).expanduser().exists():
+            logger.info("model: %s is no folder here: it is taken as a hub id", found)
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise ModelError(
+            f"model: {source} names no model: {reason}.", "Give a hub id, a model folder or a checkpoint."
+        ) from error
     return found
 
 
@@ -123,7 +127,7 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
         model.to(device)
     check_widths(model)
     facts = _describe(source, model, tokenizer, precision, compute.quantize)
-    return ChatModel(model.eval(), tokenizer, source, facts, _choose_context(model, compute.context_length))
+    return ChatModel(model.eval(), tokenizer, facts, _choose_context(model, compute.context_length))
 
 
 def _check_quantize(source: str, compute: ChatComputeSettings) -> None:

@@ -14,6 +14,7 @@ from biomedllama_cli.chat.transcript_facts import TranscriptFacts, collect_facts
 from biomedllama_cli.recipes.chat_load import Voice
 from biomedllama_cli.recipes.chat_report import FINISHES, ChatReport, build_report
 from biomedllama_cli.settings.chat import ChatSettings
+from biomedllama_cli.wording import name_count
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,14 @@ def answer_question(
     asking = session.begin(question)
     exchange = session.finish(asking, [_answer(session, asking, number) for number in range(len(voices))])
     for voice, reply in zip(voices, (exchange.reply, exchange.other), strict=False):
-        if reply is not None and reply.finish in FINISHES:
+        if reply is None:
+            continue
+        if reply.dropped_turns:
+            count = name_count(reply.dropped_turns, "turn")
+            logger.warning(
+                "%s: the context has no room for the oldest %s, left out", voice.facts["source"], count
+            )
+        if reply.finish in FINISHES:
             logger.warning("%s: %s", voice.facts["source"], FINISHES[reply.finish])
     path = settings.transcript.save
     if path is not None and not save(session, path, voices, library):
@@ -74,8 +82,9 @@ def resume(session: ChatSession, path: Path, voices: Sequence[Voice], library: L
         DataError: the file cannot be read, or is no transcript.
     """
     conversation, saved = load_conversation(path)
-    session.resume(conversation, conversation_id=saved.id, created=saved.created)
     difference = describe_difference(saved, describe(session, voices, library))
+    # Last: where Ctrl-C breaks this off, the session goes on with what it had.
+    session.resume(conversation, conversation_id=saved.id, created=saved.created)
     return [] if difference is None else [difference]
 
 

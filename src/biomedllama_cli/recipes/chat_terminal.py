@@ -12,7 +12,6 @@ import torch
 
 from biomedllama_cli.chat.exam import Exam
 from biomedllama_cli.chat.exam_answer import ExamAnswer
-from biomedllama_cli.chat.exam_question import ExamQuestion
 from biomedllama_cli.chat.exam_text import parse_exam
 from biomedllama_cli.chat.retrieval.library import Library
 from biomedllama_cli.chat.session import Answering, ChatSession
@@ -20,7 +19,6 @@ from biomedllama_cli.chat.speaker import Speaker
 from biomedllama_cli.chat.terminal.app import run_terminal
 from biomedllama_cli.chat.terminal.talk import Services
 from biomedllama_cli.chat.terminal.words import ModelFacts, TerminalFacts
-from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.recipes.chat_exam import build_exam
 from biomedllama_cli.recipes.chat_load import Voice, load_voice
 from biomedllama_cli.recipes.chat_model import find_source
@@ -54,7 +52,7 @@ def hold_conversation(settings: ChatSettings, voices: list[Voice], library: Libr
         return resume(session, path, models.find(session), library)
 
     services = Services(
-        find_other=find_other,
+        find_other=find_source,
         load_other=models.load_other,
         free_memory=free_memory,
         ask_exam=models.ask_exam,
@@ -75,19 +73,6 @@ def describe_voice(voice: Voice) -> ModelFacts:
     """Return what the terminal tells of a model."""
     style = voice.speaker.style
     return ModelFacts(voice.facts, style.name, style.reason, voice.speaker.context_length)
-
-
-def find_other(name: str) -> str:
-    """Return the source of the model that `/compare` names.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    try:
-        return find_source(name)
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
-        hint = "Give a hub id, a model folder or a checkpoint."
-        raise ModelError(f"model: {name} names no model: {_reason(error)}.", hint) from error
 
 
 def free_memory() -> None:
@@ -135,7 +120,7 @@ class _Models:
             DataError: the text holds no question, or it cannot be scored.
             SettingsError: the profile has no likelihood of the options.
         """
-        question = _parse_exam(text)
+        question = parse_exam(text)
         profile = session.settings.exam.profile
         return [self._find_exam(voice).ask(question, profile) for voice in self.find(session)]
 
@@ -143,16 +128,3 @@ class _Models:
         if voice.speaker not in self._exams:
             self._exams[voice.speaker] = build_exam(voice, self._settings)
         return self._exams[voice.speaker]
-
-
-def _parse_exam(text: str) -> ExamQuestion:
-    try:
-        return parse_exam(text)
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
-        raise DataError(
-            f"the question's file cannot be read: {error}", "Type /mc Question? | a | b."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
