@@ -7,7 +7,7 @@ turns; medians of all rounds but the first, which warms up.
 
     python benchmarks/chat_speed.py --model FOLDER
 
-Needs `pip install -e ".[benchmarks]"`; without --model the folder is made in --folder. Two cores, two minutes.
+Needs `pip install -e ".[benchmarks]"`; without --model the folder is made in --folder. Two cores, five minutes.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def time_generate(model: PreTrainedModel, ids: list[int], new_tokens: int) -> fl
     return time.perf_counter() - started
 
 
-def measure(speaker: Speaker, repeats: int) -> dict[str, float]:
-    """Return the seconds and speeds of one conversation of two turns, asked anew."""
-    speaker.forget()
+def measure(known: Speaker, repeats: int) -> dict[str, float]:
+    """Return the seconds and speeds of one conversation of two turns, whose speaker has read nothing before."""
+    speaker = Speaker(known.model, known.tokenizer, known.style, context_length=known.context_length)
     question = f"Summarise: {SENTENCE * repeats}"
     first, ids = ask(speaker, [("user", question)])
     turns = [("user", question), ("assistant", first.text), ("user", "And the tricuspid valve?")]
