@@ -63,6 +63,12 @@ def be_killed() -> None:
     time.sleep(600)
 
 
+def die_in_a_library() -> None:
+    if RANK == 1:
+        os.abort()
+    time.sleep(600)
+
+
 def be_killed_while_another_hangs() -> None:
     if RANK == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in a collective that never comes back
@@ -82,6 +88,7 @@ STORIES: dict[str, Callable[[], None]] = {
         fail_with_bad_data,
         fail_unexpectedly,
         be_killed,
+        die_in_a_library,
         be_killed_while_another_hangs,
     )
 }

@@ -143,6 +143,15 @@ def test_a_killed_rank_is_named(start, story: str) -> None:
     assert launched.left_behind() == []
 
 
+def test_a_rank_that_dies_in_a_library_shows_where_it_was(start) -> None:
+    launched = start("die_in_a_library", 2)
+    code, errors = launched.finish()
+    assert code == ExitCode.WORKER
+    assert "Fatal Python error: Aborted" in errors
+    assert "in die_in_a_library" in errors
+    assert launched.left_behind() == []
+
+
 def test_sigterm_reaches_every_rank_which_saves_and_the_exit_code_says_so(start) -> None:
     launched = start("wait_for_a_signal", 2)
     launched.wait_until_listening(2)

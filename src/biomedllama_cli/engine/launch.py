@@ -146,6 +146,8 @@ def build_environment(folder: Path, processes: int, on_cpu: bool) -> dict[str, s
         "OMP_NUM_THREADS": str(max(1, count_cores() // processes)),
         # How long the agent waits for ranks that save after a signal (in seconds); its own default is 30.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
+        # A worker that dies of a native library shows where it was.
+        "PYTHONFAULTHANDLER": "1",
         **os.environ,
         EXPECTED_WORLD_SIZE: str(processes),
         OUTCOME: str(folder),
