@@ -47,9 +47,9 @@ def train_ours(options: argparse.Namespace) -> dict[str, Any]:
     from biomedllama_cli.engine.accelerator import build_accelerator, prepare
     from biomedllama_cli.engine.host_memory import map_large_blocks_apart
     from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-    from biomedllama_cli.engine.step import train_step
+    from biomedllama_cli.engine.step import StepFrame, train_step
     from biomedllama_cli.models.adapters import add_adapter, load_base
-    from biomedllama_cli.models.loss import enable_summed_loss
+    from biomedllama_cli.models.loss import enable_token_losses
     from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
     from biomedllama_cli.settings.tuning import AdapterSettings
 
@@ -67,10 +67,11 @@ def train_ours(options: argparse.Namespace) -> dict[str, Any]:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     settings = OptimizerSettings(weight_decay=0.0)
-    optimizer = build_optimizer(enable_summed_loss(model), settings)
+    optimizer = build_optimizer(enable_token_losses(model), settings)
     model, optimizer = prepare(accelerator, model, optimizer)
     memory["loaded"] = read_memory()["now"]
     losses, began = [], time.perf_counter()
+    frame = StepFrame.plain(accelerator, 1.0, options.rows)
     for rows in build_rows(model.config.vocab_size, options):
         set_learning_rate(optimizer, LEARNING_RATE)
         # Both arms predict the tokens after the first: the Trainer's rows are as long and lose their last place.
@@ -80,8 +81,8 @@ def train_ours(options: argparse.Namespace) -> dict[str, Any]:
             "position_ids": torch.arange(options.length).expand(options.rows, -1),
         }
         batch["labels"][:, -1] = -100
-        measured = train_step(accelerator, model, optimizer, [batch], max_grad_norm=1.0)
-        losses.append(float(measured.losses.sum() / measured.target_tokens))
+        measured = train_step(accelerator, model, optimizer, [batch], frame)
+        losses.append(measured.loss)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {"losses": losses, "trained": trained, "seconds": time.perf_counter() - began, **memory}
 

@@ -20,13 +20,13 @@ import torch
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
 from biomedllama_cli.engine.order import epoch_permutation
-from biomedllama_cli.engine.step import train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.engine.tuning_data import lay_out_examples
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.packing import Pack
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.recipes.training import choose_attention
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import TuningOptimizerSettings
@@ -109,17 +109,18 @@ def run_ours(setting: Setting, steps: list[list[int]], layout: Layout, rows_at_o
         ParallelSettings(device="cpu"), NumericsSettings(precision=setting.precision)
     )
     attention = choose_attention(NumericsSettings(precision=setting.precision), accelerator.device)
-    model = enable_summed_loss(load_model(str(setting.model), attention=attention))
+    model = enable_token_losses(load_model(str(setting.model), attention=attention))
     model, optimizer = prepare(accelerator, model, build_optimizer(model, OPTIMIZER))
     model.train()
     outcome = Outcome(examples=steps)
+    frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, rows_at_once)
     for examples in steps:
         start = time.perf_counter()
         batches = [rows.__getitems__(packs) for packs in lay_out(rows, examples, layout, rows_at_once)]
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
-        measured = train_step(accelerator, model, optimizer, batches, max_grad_norm=OPTIMIZER.max_grad_norm)
-        outcome.losses.append(float(measured.losses.sum() / measured.target_tokens))
-        outcome.grad_norms.append(float(measured.grad_norm))
+        measured = train_step(accelerator, model, optimizer, batches, frame)
+        outcome.losses.append(measured.loss)
+        outcome.grad_norms.append(measured.grad_norm)
         outcome.seconds.append(time.perf_counter() - start)
         outcome.useful_tokens.append(int(rows.encoded.lengths[examples].sum()))
         outcome.positions.append(sum(batch["input_ids"].numel() for batch in batches))

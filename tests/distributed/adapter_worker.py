@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, load_optimizer, save_checkpoint
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-from biomedllama_cli.engine.step import train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models.adapters import add_adapter, choose_base_dtype, load_adapter_weights
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import AdapterSettings
 
@@ -67,18 +67,19 @@ def train(name: str, base: Path, output: Path, *, resume: Path | None = None) ->
         load_adapter_weights(model, resume, hash_base=accelerator.is_main_process)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = build_optimizer(enable_summed_loss(model), OPTIMIZER)
+    optimizer = build_optimizer(enable_token_losses(model), OPTIMIZER)
     model, optimizer = prepare(accelerator, model, optimizer)
     if resume is not None:
         load_optimizer(resume, model, optimizer)
     run = RunFolder(output / f"{name}-{world_size}{'-resumed' if resume else ''}", base / "tokenizer", {})
     losses, norms = [], []
+    frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, 1)
     for step in range(SAVED_STEP + 1 if resume else 1, STEPS + 1):
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
         rows = build_rows(step)[accelerator.process_index :: world_size]
-        measured = train_step(accelerator, model, optimizer, rows, max_grad_norm=OPTIMIZER.max_grad_norm)
-        losses.append(float(measured.losses.sum() / measured.target_tokens))
-        norms.append(float(measured.grad_norm))
+        measured = train_step(accelerator, model, optimizer, rows, frame)
+        losses.append(measured.loss)
+        norms.append(measured.grad_norm)
         if step in (SAVED_STEP, STEPS):
             with GatheredNumbers() as gathered:
                 save_checkpoint(run, accelerator, model, optimizer, Progress(step, 0, {}, {}))

@@ -25,9 +25,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from biomedllama_cli.engine import step as step_module
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare, set_gradient_sync
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-from biomedllama_cli.engine.step import train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models import loss as loss_module
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 
 STEPS, MICRO_BATCHES, WORLD, LENGTH, VOCABULARY = 20, 4, 4, 16, 64
@@ -37,7 +37,7 @@ SHORT = 5
 # Settings, precision, steps.
 VARIANTS = {
     "2x2": ({"dp_replicate_size": 2}, "fp32", STEPS),
-    "2x2-kept": ({"dp_replicate_size": 2, "reshard_after_forward": False}, "fp32", SHORT),
+    "2x2-kept": ({"dp_replicate_size": 2, "sharding": "hybrid-zero2"}, "fp32", SHORT),
     "4x1": ({"dp_shard_size": 1}, "fp32", SHORT),
     "1x4": ({}, "fp32", SHORT),
     "2x2-bf16": ({"dp_replicate_size": 2}, "bf16", SHORT),
@@ -144,20 +144,19 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
 
 def train_sharded(parallel: ParallelSettings, precision: str, steps: int, log: CollectiveLog):
     accelerator = build_accelerator(parallel, NumericsSettings(precision=precision))
-    model = enable_summed_loss(build_model())
+    model = enable_token_losses(build_model())
     optimizer = build_optimizer(model, OPTIMIZER)
     model, optimizer = prepare(accelerator, model, optimizer)
     log.watch(accelerator)
     losses, norms = [], []
+    frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, 1)
     for step in range(steps):
         log.start_step(step)
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
         micro_batches = build_micro_batches(step, accelerator.process_index, accelerator.num_processes)
-        measured = train_step(
-            accelerator, model, optimizer, micro_batches, max_grad_norm=OPTIMIZER.max_grad_norm
-        )
-        losses.append(float(measured.losses.sum() / measured.target_tokens))
-        norms.append(float(measured.grad_norm))
+        measured = train_step(accelerator, model, optimizer, micro_batches, frame)
+        losses.append(measured.loss)
+        norms.append(measured.grad_norm)
     return accelerator, model, losses, norms
 
 

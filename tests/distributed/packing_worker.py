@@ -11,13 +11,13 @@ import numpy as np
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-from biomedllama_cli.engine.step import train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.engine.tuning_data import TuningData, order_examples
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.engine.tuning_validation import TuningValidator
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import TuningBatchSettings
 
@@ -38,13 +38,14 @@ def main(output: Path) -> None:
     world_size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     accelerator = build_accelerator(ParallelSettings(device="cpu"), NumericsSettings(precision="fp32"))
     model = load_model("scratch:tiny", attention="sdpa", vocabulary_size=64, eos_id=2, seed=0)
-    optimizer = build_optimizer(enable_summed_loss(model), OptimizerSettings())
+    optimizer = build_optimizer(enable_token_losses(model), OptimizerSettings())
     model, optimizer = prepare(accelerator, model, optimizer)
     rows = build_rows()
     order = order_examples(EXAMPLES, epochs=1.4, seed=0)  # three steps of 9 examples and one of 1
     sizes = TuningBatchSettings(global_batch_size=9, micro_batch_size=1)
     data = TuningData(rows, order, batch=sizes, world_size=world_size)
     empty, losses, norms = 0, [], []
+    frame = StepFrame.plain(accelerator, 1.0, 1)
     for step in range(1, data.total_steps + 1):
         micro_batches = data.micro_batches(step, rank)
         empty += sum(
@@ -52,9 +53,9 @@ def main(output: Path) -> None:
         )
         set_learning_rate(optimizer, 3e-3)
         batches = [rows.__getitems__(packs) for packs in micro_batches]
-        measured = train_step(accelerator, model, optimizer, batches, max_grad_norm=1.0)
-        losses.append(float(measured.losses.sum() / measured.target_tokens))
-        norms.append(float(measured.grad_norm))
+        measured = train_step(accelerator, model, optimizer, batches, frame)
+        losses.append(measured.loss)
+        norms.append(measured.grad_norm)
     validation = TuningValidator(rows, micro_batch_size=1, packing=True).run(accelerator, model)
     if rank == 0:
         facts = {"losses": losses, "norms": norms, "validation": validation.loss, "empty": empty}

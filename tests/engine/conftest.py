@@ -22,7 +22,7 @@ from biomedllama_cli.engine.order import build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.validation import Validator, count_split_targets
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import (
     BatchSettings,
     CheckpointSettings,
@@ -83,7 +83,7 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
         set_attention_dropout(model, changes.pop("dropout", 0.0))
         torch.manual_seed(0)
         changes.pop("adapt", lambda model: None)(model)
-        enable_summed_loss(model)
+        enable_token_losses(model)
         optimizer = build_optimizer(model, optimizer_settings)
         model, optimizer = prepare(accelerator, model, optimizer)
         if resume:
@@ -111,6 +111,9 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
                     keep_checkpoints=changes.pop("keep_checkpoints", 3),
                 ),
                 monitor=MonitorSettings(validate_every_steps=changes.pop("validate_every_steps", 15)),
+                micro_batch_size=batch.micro_batch_size,
+                data_rank=0,
+                data_ranks=1,
                 data_workers=changes.pop("data_workers", 0),
                 flops_per_token=1e6,
                 peak_flops=changes.pop("peak_flops", None),

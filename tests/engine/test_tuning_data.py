@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-from biomedllama_cli.engine.step import train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.engine.tuning_data import TuningData, order_examples
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.engine.tuning_validation import TuningValidator
@@ -25,7 +25,7 @@ from biomedllama_cli.errors import DataError
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.sources.catalogue import read_source
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 from biomedllama_cli.settings.tuning import TuningBatchSettings
@@ -141,7 +141,7 @@ def test_a_later_start_reads_what_the_whole_run_reads_from_there(data_workers: i
 
     def read(start_step: int) -> list[Any]:
         data = data_of(rows_of(lengths), order, batch=8)
-        batches = iter_micro_batches(data, accelerator, start_step, data_workers=data_workers)
+        batches = iter_micro_batches(data, accelerator, start_step, rank=0, data_workers=data_workers)
         return [batch["input_ids"].tolist() for batch in batches]
 
     whole, later = read(1), read(7)
@@ -171,7 +171,7 @@ def trainee() -> Any:
 
     def build() -> tuple[Any, Any, Any]:
         model = load_model("scratch:tiny", attention="sdpa", vocabulary_size=64, eos_id=EOS, seed=0)
-        optimizer = build_optimizer(enable_summed_loss(model), OptimizerSettings())
+        optimizer = build_optimizer(enable_token_losses(model), OptimizerSettings())
         set_learning_rate(optimizer, 3e-3)
         return (accelerator, *prepare(accelerator, model, optimizer))
 
@@ -186,11 +186,12 @@ def test_packed_and_padded_runs_have_one_loss_curve(trainee: Any) -> None:
         data = data_of(rows_of(lengths), order, batch=8, **layout)
         accelerator, model, optimizer = trainee()
         losses, norms = [], []
+        frame = StepFrame.plain(accelerator, 1.0, 3)
         for step in range(1, data.total_steps + 1):
             batches = [data.rows.__getitems__(packs) for packs in data.micro_batches(step, 0)]
-            measured = train_step(accelerator, model, optimizer, batches, max_grad_norm=1.0)
-            losses.append(float(measured.losses.sum() / measured.target_tokens))
-            norms.append(float(measured.grad_norm))
+            measured = train_step(accelerator, model, optimizer, batches, frame)
+            losses.append(measured.loss)
+            norms.append(measured.grad_norm)
         return losses, norms
 
     losses, norms = train(rows_at_once=2)

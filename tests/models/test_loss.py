@@ -14,7 +14,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 
 from biomedllama_cli.models import loss as loss_module
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.models.loss import enable_summed_loss, summed_cross_entropy
+from biomedllama_cli.models.loss import enable_token_losses, token_losses
 
 SMALL = {
     "vocab_size": 300,
@@ -49,10 +49,9 @@ def _assert_equal(model: Any) -> None:
     plain = copy.deepcopy(model)
     expected = _reference(plain)
     expected.backward()
-    loss_sum, target_tokens = summed_cross_entropy(enable_summed_loss(model), *_batch())
+    loss_sum = token_losses(enable_token_losses(model), *_batch()).sum()
     loss_sum.backward()
     assert loss_sum.dtype == torch.float32
-    assert int(target_tokens) == 2 * 24 - 5
     torch.testing.assert_close(loss_sum, expected, rtol=1e-6, atol=0)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert ours.grad is not None, name
@@ -105,34 +104,47 @@ def test_the_logits_of_a_batch_never_exist_at_once(
 
     # 35 of 43 targets: more numbers than the gradient of the output table has (32 x 300).
     monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 300 * 35)
-    model = enable_summed_loss(tiny.build_model("llama").train(training))
+    model = enable_token_losses(tiny.build_model("llama").train(training))
     with Largest():
-        loss_sum, _ = summed_cross_entropy(model, *_batch())
+        loss_sum = token_losses(model, *_batch()).sum()
         loss_sum.backward()
     assert Largest.numbers == 300 * 35
 
 
 def test_a_batch_without_targets_costs_nothing_and_reaches_every_parameter(tiny: Any) -> None:
-    model = enable_summed_loss(tiny.build_model("llama"))
+    model = enable_token_losses(tiny.build_model("llama"))
     input_ids, labels, positions = _batch()
-    loss_sum, target_tokens = summed_cross_entropy(model, input_ids, torch.full_like(labels, -100), positions)
+    loss_sum = token_losses(model, input_ids, torch.full_like(labels, -100), positions).sum()
     loss_sum.backward()
     assert loss_sum.item() == 0
-    assert int(target_tokens) == 0
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.any()
 
 
 def test_documents_stay_apart_in_the_loss(tiny: Any) -> None:
-    model = enable_summed_loss(tiny.build_model("llama"))
+    model = enable_token_losses(tiny.build_model("llama"))
     input_ids, labels, positions = _batch()
-    whole, _ = summed_cross_entropy(model, input_ids, labels, positions)
-    parts = sum(
-        summed_cross_entropy(model, input_ids[:, part], labels[:, part], positions[:, part])[0]
+    whole = token_losses(model, input_ids, labels, positions)
+    parts = [
+        token_losses(model, input_ids[:, part], labels[:, part], positions[:, part])
         for part in (slice(0, 9), slice(9, 24))
+    ]
+    torch.testing.assert_close(whole, torch.cat(parts, dim=1), rtol=1e-5, atol=1e-6)
+
+
+def test_every_token_has_its_own_loss_in_its_place(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 300 * 10)
+    model = tiny.build_model("llama")
+    input_ids, labels, positions = _batch()
+    logits = model(input_ids=input_ids, position_ids=positions, use_cache=False).logits
+    expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(
+        labels
     )
-    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)
+    losses = token_losses(enable_token_losses(model), input_ids, labels, positions)
+    assert (labels == -100).any()
+    assert not losses[labels == -100].any()
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_autocast_sums_in_fp32(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +152,7 @@ def test_bf16_autocast_sums_in_fp32(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
     model = tiny.build_model("llama")
     expected = _reference(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss_sum, _ = summed_cross_entropy(enable_summed_loss(model), *_batch())
+        loss_sum = token_losses(enable_token_losses(model), *_batch()).sum()
     loss_sum.backward()
     assert loss_sum.dtype == torch.float32
     assert abs(loss_sum - expected) / expected < 0.02
@@ -150,18 +162,18 @@ def test_bf16_autocast_sums_in_fp32(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_the_model_stays_a_plain_transformers_model(tiny: Any, tmp_path: Path) -> None:
     model = tiny.build_model("llama")
     names = list(model.state_dict())
-    assert enable_summed_loss(enable_summed_loss(model)) is model
+    assert enable_token_losses(enable_token_losses(model)) is model
     assert list(model.state_dict()) == names
     input_ids, labels, positions = _batch()
     expected = model(input_ids=input_ids).logits
     model.save_pretrained(tmp_path)
     assert torch.equal(load_model(str(tmp_path))(input_ids=input_ids).logits, expected)
-    summed_cross_entropy(model, input_ids, labels, positions)
+    token_losses(model, input_ids, labels, positions)
 
 
 def test_a_copy_trains_its_own_weights(tiny: Any) -> None:
-    model = enable_summed_loss(tiny.build_model("llama"))
+    model = enable_token_losses(tiny.build_model("llama"))
     copied = copy.deepcopy(model)
-    summed_cross_entropy(copied, *_batch())[0].backward()
+    token_losses(copied, *_batch()).sum().backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad is not None for parameter in copied.parameters())

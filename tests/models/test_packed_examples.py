@@ -12,7 +12,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from biomedllama_cli.engine.rows import Batch
-from biomedllama_cli.engine.step import forward_loss
+from biomedllama_cli.engine.step import forward_losses
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.packing import Pack, lay_out
@@ -20,7 +20,7 @@ from biomedllama_cli.models import attention as attention_module
 from biomedllama_cli.models import document_attention
 from biomedllama_cli.models.attention import register_xformers
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.recipes.training import choose_attention
 from biomedllama_cli.settings.pretrain import NumericsSettings
 
@@ -50,7 +50,7 @@ def _learn(model: Any, batches: list[Batch]) -> tuple[float, Gradients]:
     model.zero_grad()
     total = 0.0
     for batch in batches:
-        loss = forward_loss(model, batch)
+        loss = forward_losses(model, batch).sum()
         loss.backward()
         total += loss.item()
     return total, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -72,7 +72,7 @@ def test_packed_padded_and_one_by_one_are_the_same(tiny: Any, family: str, atten
     register_document_attention()
     model = tiny.build_model(family)
     model.set_attn_implementation(attention)
-    enable_summed_loss(model)
+    enable_token_losses(model)
     rows = _rows()
     packed = _micro_batches(rows, rows_at_once=2, packing=True)
     assert max(len(pack) for packs in packed for pack in packs) > 2
@@ -101,7 +101,7 @@ def test_on_a_cpu_no_attention_is_longer_than_an_example(
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
     monkeypatch.setattr(document_attention, "sdpa_attention_forward", attend)
-    model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
+    model, rows = enable_token_losses(tiny.build_model(family)), _rows()
     assert choose_attention(NumericsSettings(), torch.device("cpu")) == DOCUMENT_ATTENTION
     model.set_attn_implementation(DOCUMENT_ATTENTION)
     packs = [[0, 1, 2], [3, 4]]
@@ -131,7 +131,7 @@ def test_xformers_keeps_packed_examples_apart(
 
     monkeypatch.setattr(attention_module, "_attend", attend)
     model, rows = tiny.build_model(family), _rows()
-    enable_summed_loss(model)
+    enable_token_losses(model)
     model.set_attn_implementation("eager")
     expected_loss, expected = _learn(model, [rows[[number]] for number in range(len(rows))])
     model.set_attn_implementation("xformers")
@@ -144,7 +144,7 @@ def test_xformers_keeps_packed_examples_apart(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_that_go_on_would_leak_and_be_seen(tiny: Any, family: str) -> None:
-    model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
+    model, rows = enable_token_losses(tiny.build_model(family)), _rows()
     _, expected = _learn(model, [rows[[number]] for number in range(len(rows))])
     leaking = [rows.__getitems__(packs) for packs in _micro_batches(rows, rows_at_once=2, packing=True)]
     for batch in leaking:
@@ -154,7 +154,7 @@ def test_positions_that_go_on_would_leak_and_be_seen(tiny: Any, family: str) -> 
 
 
 def test_what_stands_in_padding_changes_nothing(tiny: Any) -> None:
-    model, rows = enable_summed_loss(tiny.build_model("mistral")), _rows()
+    model, rows = enable_token_losses(tiny.build_model("mistral")), _rows()
     batch = rows.__getitems__([[0], [1, 2, 3], [4, 5]])
     loss, gradients = _learn(model, [batch])
     changed = {name: tensor.clone() for name, tensor in batch.items()}
@@ -168,7 +168,7 @@ def test_what_stands_in_padding_changes_nothing(tiny: Any) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_micro_batch_without_examples_adds_zero_to_every_gradient(tiny: Any, family: str) -> None:
-    model, rows = enable_summed_loss(tiny.build_model(family)), _rows()
+    model, rows = enable_token_losses(tiny.build_model(family)), _rows()
     loss, gradients = _learn(model, [rows.__getitems__([[]])])
     assert loss == 0.0
     assert all(not gradient.any() for gradient in gradients.values())

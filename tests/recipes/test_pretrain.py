@@ -427,7 +427,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
         layers.clear()
         report = pretrain(
             build(
-                numerics={"gradient_checkpointing": on},
+                numerics={"activation_checkpointing": "full" if on else "none"},
                 output_dir=tmp_path / str(on),
                 duration={"max_steps": 4},
             )

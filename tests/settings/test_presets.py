@@ -50,7 +50,7 @@ def test_published_is_the_published_table() -> None:
     assert (settings.optimizer.weight_decay, settings.optimizer.max_grad_norm) == (0.1, 1.0)
     assert (settings.schedule.warmup_fraction, settings.schedule.final_learning_rate_fraction) == (0.03, 0.1)
     assert (settings.numerics.precision, settings.numerics.tf32) == ("bf16", True)
-    assert settings.parallel.reshard_after_forward is False
+    assert settings.parallel.sharding == "hybrid-zero2"
 
 
 def test_the_script_differs_from_the_table_in_its_rate_and_its_checkpoints() -> None:

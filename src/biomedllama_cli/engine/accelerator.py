@@ -160,7 +160,7 @@ def _build_fsdp_plugin(
     compute_dtype = COMPUTE_DTYPES[numerics.precision]
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
-        reshard_after_forward=parallel.reshard_after_forward,
+        reshard_after_forward=parallel.sharding != "hybrid-zero2",
         auto_wrap_policy="transformer_based_wrap",
         mixed_precision_policy=MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
         state_dict_type="SHARDED_STATE_DICT",

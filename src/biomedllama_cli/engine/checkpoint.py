@@ -60,6 +60,7 @@ class Progress:
         order: what fixes the order of sequences, by name; must be equal on resuming.
         grad_scaler: state of the fp16 loss scaling, empty in other precisions.
         best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
+        gate: state of what may refuse updates; empty without one.
     """
 
     step: int
@@ -67,6 +68,7 @@ class Progress:
     order: dict[str, Any]
     grad_scaler: dict[str, float]
     best: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -118,19 +118,20 @@ class MicroBatchIds:
 
 
 def iter_micro_batches(
-    data: TrainingData, accelerator: Accelerator, start_step: int, *, data_workers: int
+    data: TrainingData, accelerator: Accelerator, start_step: int, *, rank: int, data_workers: int
 ) -> Iterator[Batch]:
     """Generate this rank's micro-batches from `start_step` (counted from 1) to the end.
 
     Args:
         data: rows and their order.
-        accelerator: says which rank this is.
+        accelerator: says where batches go.
         start_step: first step; nothing before it is read.
+        rank: whose rows.
         data_workers: loader processes; their number changes nothing but the speed.
     """
     loader: DataLoader[Batch] = DataLoader(
         data.rows,
-        batch_sampler=MicroBatchIds(data, accelerator.process_index, start_step),
+        batch_sampler=MicroBatchIds(data, rank, start_step),
         num_workers=data_workers,
         collate_fn=_keep,  # __getitems__ made the batch already
         multiprocessing_context="fork"

@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 from biomedllama_cli.engine.checkpoint import (
@@ -20,27 +21,18 @@ from biomedllama_cli.engine.checkpoint import (
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
 from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
+from biomedllama_cli.engine.onlookers import NOBODY, Onlookers
 from biomedllama_cli.engine.optimizer import set_learning_rate
 from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
-from biomedllama_cli.engine.step import StepTensors, train_step
+from biomedllama_cli.engine.step import StepFrame, StepTensors, describe_step, train_step
 from biomedllama_cli.errors import ModelError, Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
 
 __all__ = ["Loop", "LoopSettings", "ProgressReporter", "Tally", "Trainee"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A step whose numbers are still on the device."""
-
-    step: int
-    learning_rate: float
-    processed_tokens: int
-    tensors: StepTensors
 
 
 class Loop:
@@ -52,6 +44,7 @@ class Loop:
         run_folder: where to write; only rank 0 does.
         settings: the sections the loop reads.
         progress: told after every step.
+        onlookers: look at the run.
     """
 
     def __init__(
@@ -61,12 +54,23 @@ class Loop:
         run_folder: RunFolder,
         settings: LoopSettings,
         progress: ProgressReporter,
+        *,
+        onlookers: Onlookers = NOBODY,
     ) -> None:
         self._accelerator, self._model = trainee.accelerator, trainee.model
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
-        self._settings, self._progress = settings, progress
+        self._settings, self._progress, self._onlookers = settings, progress, onlookers
         self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
-        start = run_folder.progress
+        gate, start = onlookers.gate, run_folder.progress
+        self._frame = StepFrame(
+            max_grad_norm=settings.optimizer.max_grad_norm,
+            rows_at_once=settings.micro_batch_size,
+            data_rank=settings.data_rank,
+            data_ranks=settings.data_ranks,
+            accept=None if gate is None else gate.accept,
+        )
+        if gate is not None and start is not None and start.gate:
+            gate.load(start.gate)
         self._tally = Tally(
             step=start.step if start else 0,
             tokens_seen=start.tokens_seen if start else 0,
@@ -83,42 +87,35 @@ class Loop:
         """
         folder = self._run.folder if self._accelerator.is_main_process else None
         start = self._run.progress.step if self._run.progress else -1
-        with StopRequest() as stop, MetricsWriter(folder, start) as self._metrics:
+        with StopRequest() as stop, MetricsWriter(folder, start) as self._metrics, ExitStack() as at_end:
+            for watcher in self._onlookers.watchers:
+                at_end.callback(watcher.close)
+            for sink in self._onlookers.sinks:
+                at_end.callback(sink.close)
             return self._run_steps(stop)
 
     def _run_steps(self, stop: StopRequest) -> Tally:
         tally, total = self._tally, self._data.total_steps
-        batches = iter_micro_batches(
-            self._data, self._accelerator, tally.step + 1, data_workers=self._settings.data_workers
-        )
+        batches = self._open_batches()
         if self._run.resumed_from is not None and self._run.progress is not None:
             restore_random_states(self._run.resumed_from, self._accelerator)
             if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
                 self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
         else:
-            self._validate()
+            self._look(is_last=total == 0)
         if self._is_spent():
             return tally
         self._model.train()
         self._progress.start_at(tally.step)
-        pending: _Pending | None = None
+        for watcher in self._onlookers.watchers:
+            watcher.begin(tally.step)
         tally.clock = time.perf_counter()
         for step in range(tally.step + 1, total + 1):
-            current = self._train(step, batches, stop)
-            self._account(pending)
-            pending = current
-            due = self._is_due(step)
-            # On CUDA a step's numbers are read while the next one runs, so that the device never waits for
-            # Python; elsewhere, or when they are needed, at once.
-            if self._accelerator.device.type != "cuda" or due or tally.stop_seen:
-                self._account(pending)
-                pending = None
+            self._account(step, self._train(step, batches, stop))
             if tally.stop_seen or step == total:
-                batches = iter(
-                    ()
-                )  # ends the loader processes, so that none dies by a signal while this one saves
-            if due or tally.stop_seen:
-                self._look_and_save(step)
+                # Ends the loader processes, so that none dies by a signal while this one saves.
+                batches = iter(())
+            self._look_and_save(step)
             if self._is_spent():
                 logger.info(
                     "no better held-out loss in %d looks: ended after step %d", tally.best.looks_since, step
@@ -128,19 +125,30 @@ class Loop:
                 raise self._build_resumable(step)
         return tally
 
-    def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> _Pending:
-        rate = self._learning_rate(step)
-        count = len(self._data.micro_batches(step, self._accelerator.process_index))
-        set_learning_rate(self._optimizer, rate)
-        tensors = train_step(
+    def _open_batches(self) -> Iterator[Batch]:
+        return iter_micro_batches(
+            self._data,
+            self._accelerator,
+            self._tally.step + 1,
+            rank=self._frame.data_rank,
+            data_workers=self._settings.data_workers,
+        )
+
+    def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> StepTensors:
+        count = len(self._data.micro_batches(step, self._frame.data_rank))
+        set_learning_rate(self._optimizer, self._learning_rate(step))
+        began = time.perf_counter()
+        micro_batches = list(itertools.islice(batches, count))
+        waited = time.perf_counter() - began
+        return train_step(
             self._accelerator,
             self._model,
             self._optimizer,
-            list(itertools.islice(batches, count)),
-            max_grad_norm=self._settings.optimizer.max_grad_norm,
+            micro_batches,
+            self._frame,
             stop_requested=stop.requested,
+            seconds=(waited, 0.0),
         )
-        return _Pending(step, rate, self._data.step_tokens(step), tensors)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate_at(
@@ -151,37 +159,42 @@ class Loop:
             final_fraction=self._settings.schedule.final_learning_rate_fraction,
         )
 
-    def _account(self, pending: _Pending | None) -> None:
-        """Read a step's numbers (waits for the device), write them and check them."""
-        if pending is None:
-            return
-        losses = pending.tensors.losses.tolist()
-        target_tokens = int(pending.tensors.target_tokens)
-        loss, grad_norm = math.fsum(losses) / max(target_tokens, 1), float(pending.tensors.grad_norm)
-        self._check_finite(pending.step, losses, grad_norm)
+    def _account(self, step: int, measured: StepTensors) -> None:
+        """Write a step's numbers and check them."""
         tally, now = self._tally, time.perf_counter()
         seconds, tally.clock = now - tally.clock, now
-        tally.step, tally.stop_seen = pending.step, bool(pending.tensors.ranks_asked_to_stop)
-        tally.tokens_seen += target_tokens
+        self._check_finite(step, measured)
+        tally.step, tally.stop_seen = step, bool(measured.ranks_asked_to_stop)
+        tally.tokens_seen += measured.target_tokens
         tally.train_seconds += seconds
-        tally.trained_tokens += pending.processed_tokens
-        speed = pending.processed_tokens / seconds
+        processed = self._data.step_tokens(step)
+        tally.trained_tokens += processed
+        speed = processed / seconds
         line: dict[str, Any] = {
-            "step": pending.step,
-            "train/loss": loss,
-            "train/learning_rate": pending.learning_rate,
-            "train/grad_norm": grad_norm,  # infinite in fp16 where the loss scaling skipped the update
+            "step": step,
+            "train/loss": measured.loss,
+            "train/learning_rate": self._learning_rate(step),
+            "train/grad_norm": measured.grad_norm,  # infinite in fp16 where the loss scaling skipped the update
             "train/tokens_per_second": speed,
             "tokens_seen": tally.tokens_seen,
         }
-        note = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
+        note = f"loss {measured.loss:.3f}  {speed:,.0f} tokens/s"
         if (mfu := self.mfu(speed)) is not None:
             line["mfu"] = mfu
             note += f"  MFU {mfu:.3f}"
-        self._metrics.write(line)
+        facts = describe_step(step, measured, seconds)
+        for watcher in self._onlookers.watchers:
+            line |= watcher.note(facts)
+        self._write(line)
         self._progress.advance(1, note)
-        if pending.step % self._settings.monitor.log_every_steps == 0:
-            logger.info("step %d: %s", pending.step, note)
+        if step % self._settings.monitor.log_every_steps == 0:
+            logger.info("step %d: %s", step, note)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._metrics.write(line)
+        if self._accelerator.is_main_process:
+            for sink in self._onlookers.sinks:
+                sink.write(line)
 
     def mfu(self, tokens_per_second: float) -> float | None:
         """Return the share of the devices' peak (a fraction), or None where the peak is not known."""
@@ -194,10 +207,11 @@ class Loop:
             devices=self._accelerator.num_processes,
         )
 
-    def _check_finite(self, step: int, losses: list[float], grad_norm: float) -> None:
+    def _check_finite(self, step: int, measured: StepTensors) -> None:
+        losses = measured.row_losses.reshape(-1, self._frame.rows_at_once).sum(axis=1).tolist()
         broken = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
         # In fp16 an infinite gradient is ordinary: the loss scaling skips that update and lowers its factor.
-        if not broken and (math.isfinite(grad_norm) or self._accelerator.scaler is not None):
+        if not broken and (math.isfinite(measured.grad_norm) or self._accelerator.scaler is not None):
             return
         what = "loss" if broken else "gradient"
         rows = self._data.name_rows(step, broken or list(range(len(losses))))
@@ -208,24 +222,27 @@ class Loop:
             "--precision bf16 or fp32.",
         )
 
-    def _is_due(self, step: int) -> bool:
-        monitor, checkpoint = self._settings.monitor, self._settings.checkpoint
-        return (
-            step == self._data.total_steps
-            or step % monitor.validate_every_steps == 0
-            or step % checkpoint.save_every_steps == 0
-        )
-
     def _look_and_save(self, step: int) -> None:
-        """Validate and save where this step asks for it; the time does not count as training."""
-        last = step == self._data.total_steps
-        if last or step % self._settings.monitor.validate_every_steps == 0:
-            self._validate()
+        """Measure and save where this step asks for it; the time does not count as training."""
+        is_last = step == self._data.total_steps
+        self._look(is_last=is_last)
         best = self._settings.keep_best and self._tally.best.step == step
         due = step % self._settings.checkpoint.save_every_steps == 0
-        if last or best or due or self._tally.stop_seen or self._is_spent():
+        if is_last or best or due or self._tally.stop_seen or self._is_spent():
             self._save()
         self._tally.clock = time.perf_counter()
+
+    def _look(self, *, is_last: bool) -> None:
+        """Ask the validator and the meters, where the step they are at is theirs."""
+        step, accelerator = self._tally.step, self._accelerator
+        if is_last or step % self._settings.monitor.validate_every_steps == 0:
+            self._validate()
+        line: dict[str, Any] = {}
+        for meter in self._onlookers.meters:
+            if meter.is_due(step, is_last=is_last):
+                line |= meter.measure(accelerator, self._model, step)
+        if line:
+            self._write({"step": step, **line})
 
     def _is_spent(self) -> bool:
         patience = self._settings.patience
@@ -241,18 +258,21 @@ class Loop:
             note += f", {result.bits_per_byte:.4f} bits per byte"
         if step > 0:  # the model as it was given is no checkpoint to keep
             self._tally.best = self._tally.best.after(step, result.loss)
-        self._metrics.write(line)
+        self._write(line)
         if self._accelerator.is_main_process:
             logger.info("step %d: %s", step, note)
 
     def _save(self) -> None:
-        scaler = self._accelerator.scaler
+        scaler, gate = self._accelerator.scaler, self._onlookers.gate
+        for watcher in self._onlookers.watchers:
+            watcher.flush()
         progress = Progress(
             step=self._tally.step,
             tokens_seen=self._tally.tokens_seen,
             order=self._run.order,
             grad_scaler=scaler.state_dict() if scaler is not None else {},
             best=asdict(self._tally.best) if self._settings.keep_best else {},
+            gate=gate.save() if gate is not None else {},
         )
         self._tally.checkpoint = save_checkpoint(
             self._run, self._accelerator, self._model, self._optimizer, progress

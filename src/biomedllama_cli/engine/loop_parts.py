@@ -36,6 +36,9 @@ class LoopSettings:
     """The sections that the loop reads.
 
     Attributes:
+        micro_batch_size: rows one rank forwards at once.
+        data_rank: whose rows this rank has; ranks that share a sequence have the same.
+        data_ranks: how many there are.
         data_workers: loader processes of each rank.
         flops_per_token: of a forward and a backward pass.
         peak_flops: of one device (FLOP/s), or None where no MFU is shown.
@@ -47,6 +50,9 @@ class LoopSettings:
     schedule: ScheduleSettings
     checkpoint: CheckpointSettings
     monitor: MonitorSettings
+    micro_batch_size: int
+    data_rank: int
+    data_ranks: int
     data_workers: int
     flops_per_token: float
     peak_flops: float | None

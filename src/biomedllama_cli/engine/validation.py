@@ -14,7 +14,7 @@ from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import Batch, PackedRows
-from biomedllama_cli.engine.step import count_targets, forward_loss, move_batch
+from biomedllama_cli.engine.step import count_targets, forward_losses, move_batch
 from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 
 
@@ -84,7 +84,7 @@ def score_held_out(accelerator: Accelerator, model: torch.nn.Module, batches: It
     for batch in batches:
         totals[1] += count_targets([batch])
         with accelerator.autocast():
-            totals[0] += forward_loss(model, move_batch(batch, accelerator.device))
+            totals[0] += forward_losses(model, move_batch(batch, accelerator.device)).sum()
     model.train(was_training)
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(totals)

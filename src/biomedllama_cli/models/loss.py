@@ -1,8 +1,8 @@
-"""The summed cross entropy of next-token prediction, without the logits of a whole batch in memory.
+"""The cross entropy of next-token prediction, token by token, without the logits of a whole batch in memory.
 
 The sum must be computed inside module calls: under FSDP2 the output table (and a tied input table) is gathered
 by the pre-forward hook of the module that holds it, the root or the table itself, and freed after the call; code
-outside would see a shard. `enable_summed_loss` therefore teaches the model's own forward, and the table's, a
+outside would see a shard. `enable_token_losses` therefore teaches the model's own forward, and the table's, a
 keyword for the targets. The model keeps its class, its parameter names and `save_pretrained`; accelerate, DDP and
 FSDP2 wrap it as any other.
 
@@ -29,39 +29,40 @@ LOGITS_PER_CHUNK = 2**25
 _OTHER_LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logits_bias")
 
 
-def enable_summed_loss(model: PreTrainedModel) -> PreTrainedModel:
-    """Teach a causal language model to return its summed loss, and return the model.
+def enable_token_losses(model: PreTrainedModel) -> PreTrainedModel:
+    """Teach a causal language model to return the loss of every token, and return the model.
 
-    Afterwards `model(input_ids=..., position_ids=..., target_ids_BT=...)` returns the scalar fp32 sum; without
-    `target_ids_BT` the forward is unchanged. Call it before the model is wrapped. Calling it twice is harmless.
+    Afterwards `model(input_ids=..., position_ids=..., target_ids_BT=...)` returns them, fp32 [B, T], 0 where nothing is
+    predicted; without `target_ids_BT` the forward is unchanged. Call it before the model is wrapped. Calling it
+    twice is harmless.
     """
-    if getattr(model, "_has_summed_loss", False):
+    if getattr(model, "_has_token_losses", False):
         return model
     # Bound as a method, because accelerate re-wraps `forward.__func__`; no closure, because models are copied.
     model.forward = MethodType(_forward, model)
     _teach_head(model)
-    model._has_summed_loss = True
+    model._has_token_losses = True
     return model
 
 
-def summed_cross_entropy(
+def token_losses(
     model: torch.nn.Module, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, position_ids_BT: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cross entropy summed over the target tokens (in nats, fp32) and their number.
+) -> torch.Tensor:
+    """Return the cross entropy of every token (in nats, fp32 [B, T]), 0 where nothing is predicted.
 
     No attention mask is passed: positions that restart inside a row are the document boundaries, and a mask of
-    ones would silently switch them off. The caller divides by the step's target tokens over all ranks.
+    ones would silently switch them off. The caller sums, and divides by the step's target tokens over all ranks.
 
     Args:
-        model: one that went through `enable_summed_loss`, wrapped or not.
+        model: one that went through `enable_token_losses`, wrapped or not.
         input_ids_BT: token ids.
         labels_BT: the token that follows each position, already shifted; -100 where nothing is predicted.
         position_ids_BT: place of each token in its document.
     """
-    loss_sum = model(
+    losses_BT: torch.Tensor = model(
         input_ids=input_ids_BT, position_ids=position_ids_BT, target_ids_BT=labels_BT, use_cache=False
     )
-    return loss_sum, (labels_BT != IGNORED).sum()
+    return losses_BT
 
 
 def _forward(
@@ -69,28 +70,36 @@ def _forward(
 ) -> Any:
     if target_ids_BT is None:
         return type(self).forward(self, *args, **kwargs)
-    return _sum_loss(self, target_ids_BT, kwargs)
+    return _find_losses(self, target_ids_BT, kwargs)
 
 
-def _sum_loss(model: PreTrainedModel, target_ids_BT: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
+def _find_losses(model: PreTrainedModel, target_ids_BT: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
     # Before the forward, so that the copy of the indices to the host waits for no kernel of this forward.
     target_places_N = (target_ids_BT.reshape(-1) != IGNORED).nonzero().squeeze(1)
     target_ids_N = target_ids_BT.reshape(-1)[target_places_N]
     if any(hasattr(owner, name) for name in _OTHER_LOGIT_SCALES for owner in (model, model.config)):
         logits_NV = type(model).forward(model, **kwargs).logits.flatten(0, 1)[target_places_N]
-        return functional.cross_entropy(logits_NV.float(), target_ids_N, reduction="sum")
+        losses_N = functional.cross_entropy(logits_NV.float(), target_ids_N, reduction="none")
+        return _place(losses_N, target_places_N, target_ids_BT)
     hidden_BTD = model.base_model(**kwargs).last_hidden_state
     if target_places_N.numel() == 0:
         # Every parameter stays in the graph: other ranks wait for its gradient.
         nothing: torch.Tensor = model.get_output_embeddings()(hidden_BTD[:, :1]) * 0.0
-        return nothing.float().sum()
+        return nothing.float().sum() + torch.zeros(
+            target_ids_BT.shape, dtype=torch.float32, device=hidden_BTD.device
+        )
     hidden_ND = hidden_BTD.flatten(0, 1)[target_places_N]
-    loss_sum: torch.Tensor = model.get_output_embeddings()(hidden_ND, target_ids_N=target_ids_N)
-    return loss_sum
+    losses_N = model.get_output_embeddings()(hidden_ND, target_ids_N=target_ids_N)
+    return _place(losses_N, target_places_N, target_ids_BT)
+
+
+def _place(losses_N: torch.Tensor, places_N: torch.Tensor, like_BT: torch.Tensor) -> torch.Tensor:
+    """Return the losses at their places; index_copy, because each place is there once: sums stay the same bits."""
+    return losses_N.new_zeros(like_BT.numel()).index_copy(0, places_N, losses_N).view_as(like_BT)
 
 
 def _teach_head(model: PreTrainedModel) -> None:
-    """Teach the output table to return the summed loss of hidden states, chunk by chunk.
+    """Teach the output table to return the losses of hidden states, chunk by chunk.
 
     The chunks are inside one call of the module, because FSDP2 gathers and reduces once per call: with one call
     per chunk the output table would be reduced once per chunk, and ranks with different numbers of target tokens
@@ -110,20 +119,20 @@ def _head_forward(
     chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
     chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
     if len(chunks) == 1:
-        return _sum_chunk(self, *chunks[0])
-    total: torch.Tensor = hidden_ND.new_zeros((), dtype=torch.float32)
-    for hidden_CD, target_ids_C in chunks:
-        # The backward pass computes the logits of one chunk again instead of keeping all of them.
-        total = total + checkpoint(
-            _sum_chunk, self, hidden_CD, target_ids_C, use_reentrant=False, preserve_rng_state=False
-        )
-    return total
+        return _find_chunk_losses(self, *chunks[0])
+    # The backward pass computes the logits of one chunk again instead of keeping all of them.
+    return torch.cat(
+        [
+            checkpoint(_find_chunk_losses, self, *chunk, use_reentrant=False, preserve_rng_state=False)
+            for chunk in chunks
+        ]
+    )
 
 
-def _sum_chunk(head: Any, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
+def _find_chunk_losses(head: Any, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:
     # Not `head(...)`: its hooks, such as FSDP2's, have run for the call that this chunk is part of.
     logits_CV: torch.Tensor = type(head).forward(head, hidden_CD).float()
     if head.logit_cap:
         logits_CV = torch.tanh(logits_CV / head.logit_cap) * head.logit_cap
-    loss: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="sum")
-    return loss
+    losses_C: torch.Tensor = functional.cross_entropy(logits_CV, target_ids_C, reduction="none")
+    return losses_C

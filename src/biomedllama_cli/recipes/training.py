@@ -21,7 +21,7 @@ from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
-from biomedllama_cli.models.loss import enable_summed_loss
+from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import (
     BatchSettings,
@@ -100,9 +100,9 @@ def build_trainee(
     accelerator: Accelerator, model: PreTrainedModel, settings: TrainingSections, checkpoint: Path | None
 ) -> Trainee:
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
-    if settings.numerics.gradient_checkpointing:
+    if settings.numerics.activation_checkpointing == "full":
         save_activations(model, accelerator.device)
-    enable_summed_loss(model)
+    enable_token_losses(model)
     optimizer = build_optimizer(model, settings.optimizer)
     model, optimizer = prepare(accelerator, model, optimizer)
     if checkpoint is not None:
@@ -132,6 +132,9 @@ def build_loop_settings(
         schedule=settings.schedule,
         checkpoint=settings.checkpoint,
         monitor=settings.monitor,
+        micro_batch_size=settings.batch.micro_batch_size,
+        data_rank=accelerator.process_index,
+        data_ranks=accelerator.num_processes,
         data_workers=settings.parallel.data_workers,
         flops_per_token=training_flops_per_token(
             matmul_parameters=description.matmul_parameters,

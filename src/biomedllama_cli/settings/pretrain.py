@@ -69,28 +69,49 @@ class NumericsSettings(Settings):
     """Precision of the forward and backward passes; weights and optimizer states stay fp32."""
     tf32: bool = True
     """Allow TF32 matrix products on CUDA."""
-    attention: Literal["auto", "xformers", "documents", "sdpa", "eager"] = "auto"
+    attention: Literal["auto", "xformers", "flex", "flash_attention_2", "documents", "sdpa", "eager"] = "auto"
     """Attention implementation; auto takes xformers where CUDA and its operator are there, documents (sdpa of each by
     itself) on a CPU, else sdpa."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass to save memory."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass to save memory: none, all but the costly products of each layer,
+    or whole layers."""
+    loss_memory: Literal["chunks", "fused", "plain"] = "chunks"
+    """How logits become a loss: chunk by chunk, by a fused kernel (torch's, or Liger's on CUDA), or all at once."""
+    compile: bool = False
+    """Compile every decoder layer with torch.compile."""
 
 
 class ParallelSettings(Settings):
     """Processes and the device mesh."""
 
     num_processes: PositiveInt | None = None
-    """Processes on this node (in processes) [default: one per GPU, or one]."""
+    """Processes on each node (in processes) [default: one per GPU, or one]."""
+    nodes: PositiveInt = 1
+    """Nodes of the job (in nodes); with more than one, give the same command with its own --node-rank on each."""
+    node_rank: NonNegativeInt | None = None
+    """Number of this node, from 0."""
+    rendezvous: str | None = None
+    """HOST:PORT of node 0 as the other nodes reach it; the way there also chooses the network interface."""
+    max_restarts: NonNegativeInt = 0
+    """How often a job whose process died is started again from its newest checkpoint (in restarts)."""
+    sharding: Literal["full", "hybrid", "hybrid-zero2", "replicate"] = "hybrid"
+    """Weights, gradients and optimizer states split over all ranks; split inside a node and copied across nodes; the
+    same with parameters kept gathered until the backward pass (ZeRO-2); or copied to every rank (plain DDP)."""
     dp_replicate_size: PositiveInt | None = None
     """Copies of the sharded model, across nodes [default: number of nodes]."""
     dp_shard_size: PositiveInt | None = None
     """Ranks one copy is sharded over, inside a node [default: processes per node]."""
-    reshard_after_forward: bool = True
-    """Free gathered parameters between forward and backward; off is hybrid ZeRO-2."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto takes CUDA where it is there."""
     data_workers: NonNegativeInt = 0
     """Loader processes per rank (in processes)."""
+
+
+class PretrainParallelSettings(ParallelSettings):
+    """Processes and the device mesh."""
+
+    cp_size: PositiveInt = 1
+    """Ranks that share each sequence (context parallelism), for sequences too long for one device."""
 
 
 class CheckpointSettings(Settings):
@@ -100,6 +121,10 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints (in steps); the last step is always saved."""
     keep_checkpoints: PositiveInt = 3
     """Newest checkpoints kept (in checkpoints)."""
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints at multiples of this are kept for good (in steps) [default: none]."""
+    save_in_background: bool | None = None
+    """Copy the state to host memory and write it while training goes on [default: on CUDA]."""
 
 
 class MonitorSettings(Settings):
@@ -113,6 +138,51 @@ class MonitorSettings(Settings):
     """Steps between metric lines on the terminal (in steps); metrics.jsonl has every step."""
     peak_flops: PositiveFloat | None = None
     """Peak FLOP/s of one device for MFU [default: known for A100, H100 and H200, else MFU is not shown]."""
+    spikes: Literal["skip", "warn", "off"] = "skip"
+    """What is done with a step whose loss or gradient norm is far above the last ones: its update is left out, only
+    reported, or not looked for."""
+    spike_deviations: PositiveFloat = 6.0
+    """Standard deviations above the mean of the last steps that make a spike."""
+    spike_window: PositiveInt = 128
+    """Steps that a spike is held against (in steps); nothing is a spike before that many."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go beside metrics.jsonl; repeatable."""
+
+
+class PretrainMonitorSettings(MonitorSettings):
+    """Validation and metrics."""
+
+    general: tuple[str, ...] = ("bundled",)
+    """NAME=FILE (jsonl with text) whose bits per byte show what is forgotten; repeatable; `bundled` stands for the sets
+    of this package, `none` for none."""
+    general_every_steps: PositiveInt | None = None
+    """Steps between looks at them (in steps) [default: at the first and the last step]."""
+
+
+class PositionsSettings(Settings):
+    """Sequences longer than the model was trained for."""
+
+    rope_scaling: Literal["none", "linear", "yarn", "llama3"] = "none"
+    """How rotary positions are stretched."""
+    rope_factor: PositiveFloat | None = None
+    """By how much [default: sequence length / the model's positions]."""
+    rope_theta: PositiveFloat | None = None
+    """Base of the rotary frequencies [default: the model's]."""
+
+
+class LaunchSettings(Settings):
+    """How the job is started."""
+
+    print_launch: bool = False
+    """Print the `accelerate launch` command that this one stands for, and do nothing."""
+    slurm: bool = False
+    """Write a Slurm script of the whole job (--nodes of them) and submit it."""
+    slurm_time: str | None = None
+    """Time limit of the Slurm job, as sbatch takes it; the run saves before it and is queued again."""
+    slurm_option: tuple[str, ...] = ()
+    """One more option of sbatch, as in a script after #SBATCH; repeatable."""
+    slurm_setup: str | None = None
+    """Shell command to run first on the node (activate an environment, load modules)."""
 
 
 class PretrainSettings(Settings):
@@ -142,6 +212,8 @@ class PretrainSettings(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     numerics: NumericsSettings = NumericsSettings()
-    parallel: ParallelSettings = ParallelSettings()
+    parallel: PretrainParallelSettings = PretrainParallelSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
-    monitor: MonitorSettings = MonitorSettings()
+    monitor: PretrainMonitorSettings = PretrainMonitorSettings()
+    positions: PositionsSettings = PositionsSettings()
+    launch: LaunchSettings = LaunchSettings()

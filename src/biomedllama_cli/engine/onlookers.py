@@ -1,0 +1,122 @@
+"""Who looks at a run while it trains: what may refuse an update, what notes each step, what measures, what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What is known of a step once it is over, the same on every rank.
+
+    Attributes:
+        step: counted from 1.
+        loss: mean per target token (in nats).
+        grad_norm: global L2 norm before clipping.
+        row_losses: summed loss of every row (in nats), float64 [rows].
+        row_targets: target tokens of every row, as `row_losses`.
+        rank_seconds: what every rank said of its time (in seconds), float64 [world_size, kinds]; see `RANK_TIMES`.
+        was_accepted: whether the weights were updated.
+        seconds: of the whole step on this rank.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    row_losses: npt.NDArray[np.float64]
+    row_targets: npt.NDArray[np.float64]
+    rank_seconds: npt.NDArray[np.float64]
+    was_accepted: bool
+    seconds: float
+
+
+RANK_TIMES = ("loader", "compute")
+"""Kinds of `rank_seconds`: waiting for the loader in this step; and computing in the step before, without its waits for
+other ranks (0 where nobody measures it)."""
+
+
+class Gate(Protocol):
+    """May refuse an update. Its state is part of a checkpoint, so that a resumed run refuses the same ones."""
+
+    def accept(self, loss: float, grad_norm: float) -> bool:
+        """Say whether the update is made; every rank asks with the same numbers and must get the same answer."""
+        ...
+
+    def save(self) -> dict[str, Any]:
+        """Return the state, as JSON holds it."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        ...
+
+
+class Watcher(Protocol):
+    """Notes every step."""
+
+    def begin(self, step: int) -> None:
+        """Start after a step: 0, or that of the checkpoint that is continued."""
+        ...
+
+    def note(self, facts: StepFacts) -> Mapping[str, float]:
+        """Note one step; the numbers returned go into its line of metrics.jsonl. Every rank calls it."""
+        ...
+
+    def flush(self) -> None:
+        """Put what was noted on the disk: a checkpoint is about to be complete."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files: the run ends, however it ends."""
+        ...
+
+
+class Meter(Protocol):
+    """Measures the model at some steps."""
+
+    def is_due(self, step: int, *, is_last: bool) -> bool:
+        """Say whether to measure after this step; 0 is before the first."""
+        ...
+
+    def measure(self, accelerator: Accelerator, model: torch.nn.Module, step: int) -> Mapping[str, float]:
+        """Return numbers for metrics.jsonl; every rank calls it, and all get the same."""
+        ...
+
+
+class MetricSink(Protocol):
+    """Is told every line of metrics.jsonl, on rank 0."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Take one line; it holds a `step`."""
+        ...
+
+    def close(self) -> None:
+        """Finish: the run ends, however it ends."""
+        ...
+
+
+@dataclass(frozen=True)
+class Onlookers:
+    """All of them.
+
+    Attributes:
+        gate: may refuse updates, or None.
+        watchers: note every step.
+        meters: measure the model at some.
+        sinks: are told the metrics.
+    """
+
+    gate: Gate | None = None
+    watchers: Sequence[Watcher] = ()
+    meters: Sequence[Meter] = ()
+    sinks: Sequence[MetricSink] = ()
+
+
+NOBODY = Onlookers()
