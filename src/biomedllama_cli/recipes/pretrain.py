@@ -24,6 +24,7 @@ from biomedllama_cli.engine.validation import Validator, build_validator, score_
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
 from biomedllama_cli.recipes.command_line import show_command_line
+from biomedllama_cli.recipes.onlookers import build_pretrain_onlookers
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
@@ -111,7 +112,8 @@ def train(plan: Plan) -> PretrainReport:
     accelerator.wait_for_everyone()  # every rank has looked at the run folder before rank 0 changes it
     with open_for_writing(accelerator, plan):
         with open_progress(accelerator, "pretrain", plan.order.total_steps) as progress:
-            loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress)
+            onlookers = build_pretrain_onlookers(plan, accelerator)
+            loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress, onlookers=onlookers)
             tally = loop.run()
         facts = describe_run(plan, description, attention, accelerator.device.type)
         facts |= measure(plan, loop, tally, wall_seconds=time.perf_counter() - began)
