@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,7 +21,7 @@ import torch
 import zstandard
 from accelerate.state import AcceleratorState
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import biomedllama_cli
 from biomedllama_cli.corpus.manifest import (
@@ -518,3 +519,29 @@ def test_a_run_does_not_go_on_with_another_mixture(build: Callable[..., Pretrain
 def test_a_weight_of_an_unknown_source_is_refused(build: Callable[..., PretrainSettings]) -> None:
     with pytest.raises(SettingsError, match="not among the sources pile"):
         pretrain(build(weight=("pmc=2",)), dry_run=True)
+
+
+def test_sequences_longer_than_the_model_s_positions_are_trained_with_stretched_ones(
+    build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path
+) -> None:
+    long = {"sequence_length": 1024, "global_batch_size": 1, "micro_batch_size": 1}
+    changes: dict[str, Any] = {"batch": long, "duration": {"max_steps": 2}}
+    with pytest.raises(SettingsError, match="at most 512, the positions of scratch:tiny"):
+        pretrain(build(**changes), dry_run=True)
+    changes["positions"] = {"rope_scaling": "yarn"}
+    assert pretrain(build(**changes), dry_run=True).status == "would train"
+    report = pretrain(build(**changes))
+    assert report.checkpoint is not None
+    rope = AutoConfig.from_pretrained(report.checkpoint).rope_parameters
+    assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("yarn", 2.0, 512)
+    with pytest.raises(OutputError, match=r"positions.rope_scaling was yarn and is linear"):
+        pretrain(build(**{**changes, "positions": {"rope_scaling": "linear"}}))
+    longer = build(
+        **{
+            **changes,
+            "duration": {"max_steps": 3},
+            "output_dir": tmp_path / "on",
+            "resume": str(report.checkpoint),
+        }
+    )
+    assert pretrain(longer).resumed_step == 2

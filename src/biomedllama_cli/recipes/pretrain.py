@@ -23,6 +23,7 @@ from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
+from biomedllama_cli.models.rope import check_stretched, stretch_model, stretch_positions
 from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.onlookers import build_pretrain_onlookers
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
@@ -100,6 +101,10 @@ def train(plan: Plan) -> PretrainReport:
         eos_id=manifest.eos_id,
         seed=settings.seed,
     )
+    if plan.start.checkpoint is None:
+        stretch_model(model, settings.positions, settings.batch.sequence_length)
+    else:
+        check_stretched(model.config, settings.positions)
     check_model_fits(source, model.config, manifest, settings.batch.sequence_length)
     description = describe_model(model)
     trainee = build_trainee(accelerator, model, settings, plan.start.checkpoint)
@@ -138,6 +143,8 @@ def report_dry_run(plan: Plan) -> PretrainReport:
     config = load_text_config(
         source, vocabulary_size=manifest.vocabulary_size, bos_id=manifest.bos_id, eos_id=manifest.eos_id
     )
+    if start.checkpoint is None:
+        stretch_positions(config, settings.positions, settings.batch.sequence_length)
     check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_device_type(settings.parallel)
     attention = choose_attention(settings.numerics, torch.device(device))

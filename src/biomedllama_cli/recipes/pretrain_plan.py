@@ -17,7 +17,8 @@ from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
-from biomedllama_cli.settings.pretrain import PretrainSettings
+from biomedllama_cli.settings.base import Settings
+from biomedllama_cli.settings.pretrain import PositionsSettings, PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
 
 logger = logging.getLogger(__name__)
@@ -121,11 +122,13 @@ def describe_job(settings: PretrainSettings, manifest: CorpusManifest, mixture: 
         "batch.global_batch_size": settings.batch.global_batch_size,
         "mixture": dict(zip(mixture.names, mixture.weights, strict=True)),
     }
-    sections = {
+    sections: dict[str, Settings] = {
         "duration": settings.duration,
         "optimizer": settings.optimizer,
         "schedule": settings.schedule,
     }
+    if settings.positions != PositionsSettings():
+        sections["positions"] = settings.positions
     other = {"model": settings.model, "numerics.precision": settings.numerics.precision} | {
         f"{section}.{name}": value
         for section, group in sections.items()
