@@ -44,6 +44,23 @@ class RowSplit:
         return losses_BL.new_zeros(positions_BT.shape).index_copy(1, places_L, losses_BL)
 
 
+def share_rows(model: torch.nn.Module, split: RowSplit) -> None:
+    """Make every rank of a group compute its part of the rows that the model is given from now on."""
+    model.row_split = split  # type: ignore[assignment]  # an attribute like any other: it is no module
+
+
+def find_row_split(model: torch.nn.Module) -> RowSplit | None:
+    """Return how this rank shares rows with others, or None where each has rows of its own."""
+    split: RowSplit | None = getattr(model, "row_split", None)
+    return split
+
+
+def count_sharers(model: torch.nn.Module) -> int:
+    """Return the ranks that share each row: a count of whole rows, summed over ranks, is that much too large."""
+    split = find_row_split(model)
+    return 1 if split is None else split.size
+
+
 def check_split(sequence_length: int, cp_size: int) -> None:
     """Check that rows can be cut into two pieces for every rank that shares them.
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from biomedllama_cli.engine.accelerator import set_gradient_sync
+from biomedllama_cli.engine.context_parallel import count_sharers, find_row_split
 from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.rows import IGNORED_LABEL, Batch
 from biomedllama_cli.models.loss import token_losses
@@ -100,6 +101,7 @@ def train_step(
     target_tokens = torch.tensor(count_targets(micro_batches), device=device)
     if world_size > 1:
         torch.distributed.all_reduce(target_tokens)
+    target_tokens //= count_sharers(model)  # ranks that share rows have counted the same
     # FSDP and DDP average gradients over all ranks, so x world_size; then once / the step's target tokens of all.
     scale = world_size / target_tokens.clamp(min=1)
     row_losses = torch.zeros(len(micro_batches), frame.rows_at_once, dtype=torch.float64, device=device)
@@ -113,7 +115,7 @@ def train_step(
     row_targets = torch.zeros_like(row_losses, device="cpu")
     for number, batch in enumerate(micro_batches):
         row_targets[number, : len(batch["labels"])] = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
-    rows = torch.stack([row_losses, row_targets.to(device)]).flatten(1)
+    rows = torch.stack([row_losses, row_targets.to(device) / count_sharers(model)]).flatten(1)
     measured = _share(accelerator, frame, rows, float(stop_requested), seconds)
     tensors = replace(measured, grad_norm=float(grad_norm))
     if frame.accept is None or frame.accept(tensors.loss, tensors.grad_norm):
@@ -167,7 +169,13 @@ def describe_step(step: int, measured: StepTensors, seconds: float) -> StepFacts
 
 
 def forward_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the loss of every token of one micro-batch (in nats, fp32 [rows, tokens])."""
+    """Return the loss of every token of one micro-batch (in nats, fp32 [rows, tokens]).
+
+    Where ranks share rows each returns those of its part in their places, and 0 elsewhere: the sum over ranks is whole.
+    """
+    split = find_row_split(model)
+    if split is not None:
+        return split.find_losses(model, batch)
     return token_losses(model, batch["input_ids"], batch["labels"], batch["position_ids"])
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.corpus.shards import Shard
+from biomedllama_cli.engine.context_parallel import count_sharers
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import Batch, PackedRows
 from biomedllama_cli.engine.step import count_targets, forward_losses, move_batch
@@ -82,7 +83,7 @@ def score_held_out(accelerator: Accelerator, model: torch.nn.Module, batches: It
     was_training = model.training
     model.eval()
     for batch in batches:
-        totals[1] += count_targets([batch])
+        totals[1] += count_targets([batch]) / count_sharers(model)
         with accelerator.autocast():
             totals[0] += forward_losses(model, move_batch(batch, accelerator.device)).sum()
     model.train(was_training)
