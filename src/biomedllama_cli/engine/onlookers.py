@@ -23,6 +23,9 @@ class StepFacts:
         row_losses: summed loss of every row (in nats), float64 [rows].
         row_targets: target tokens of every row, as `row_losses`.
         rank_seconds: what every rank said of its time (in seconds), float64 [world_size, kinds]; see `RANK_TIMES`.
+        row_ids: what the ranks' batches said they hold, int64 as `row_losses`; -1 for a place without a row, or where
+            batches say nothing of it.
+        row_checks: checksums that came with them, int64 as `row_losses`.
         was_accepted: whether the weights were updated.
         seconds: of the whole step on this rank.
     """
@@ -33,6 +36,8 @@ class StepFacts:
     row_losses: npt.NDArray[np.float64]
     row_targets: npt.NDArray[np.float64]
     rank_seconds: npt.NDArray[np.float64]
+    row_ids: npt.NDArray[np.int64]
+    row_checks: npt.NDArray[np.int64]
     was_accepted: bool
     seconds: float
 

@@ -12,6 +12,7 @@ with positions from 0, from which the models build the block-diagonal mask thems
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,8 @@ IGNORED_LABEL = -100
 """Label of a position that is no target."""
 
 Batch = dict[str, torch.Tensor]
-"""`input_ids`, `labels`, `position_ids`: int64 [rows, sequence_length]."""
+"""`input_ids`, `labels`, `position_ids`: int64 [rows, sequence_length]; and of a corpus `row_ids` and `row_checks`,
+int64 [rows]: which rows these are, and a checksum of what they hold, for the log of what was trained on."""
 
 
 class PackedRows(Dataset[Batch]):
@@ -71,6 +73,10 @@ class PackedRows(Dataset[Batch]):
             else:
                 self._fill(index, input_ids[line], labels[line], position_ids[line])
         arrays = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+        arrays["row_ids"] = np.array(indices, dtype=np.int64)
+        arrays["row_checks"] = np.array(
+            [check_row(*row) for row in zip(input_ids, labels, position_ids, strict=True)], dtype=np.int64
+        )
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _fill(
@@ -109,3 +115,15 @@ class PackedRows(Dataset[Batch]):
         high = np.searchsorted(starts, first + count + shift, side="right")
         inside = np.asarray(starts[low : min(high, len(starts) - 1)], dtype=np.int64)
         return inside - shift - first
+
+
+def check_row(*parts: npt.NDArray[np.int64]) -> int:
+    """Return the CRC-32 of a row: of its inputs, its labels and its positions.
+
+    >>> check_row(np.array([1, 2]), np.array([2, 3]), np.array([0, 1]))
+    3870349605
+    """
+    check = 0
+    for part in parts:
+        check = zlib.crc32(np.ascontiguousarray(part), check)
+    return check

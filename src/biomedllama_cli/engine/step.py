@@ -31,6 +31,9 @@ class StepTensors:
         grad_norm: global L2 norm before clipping.
         ranks_asked_to_stop: how many ranks got a signal.
         rank_seconds: what every rank said of its time (in seconds), float64 [world_size, kinds].
+        row_ids: what the ranks' batches said they hold, int64 as `row_losses`; -1 for a place without a row, or where
+            batches say nothing of it.
+        row_checks: checksums that came with them, int64 as `row_losses`.
         was_accepted: whether the weights were updated.
     """
 
@@ -39,6 +42,8 @@ class StepTensors:
     grad_norm: float
     ranks_asked_to_stop: int
     rank_seconds: npt.NDArray[np.float64]
+    row_ids: npt.NDArray[np.int64]
+    row_checks: npt.NDArray[np.int64]
     was_accepted: bool = True
 
     @property
@@ -112,46 +117,79 @@ def train_step(
         row_losses[number, : len(losses_BT)] = losses_BT.detach().double().sum(dim=1)
         accelerator.backward(losses_BT.sum() * scale)
     grad_norm = full_tensor(accelerator.clip_grad_norm_(model.parameters(), frame.max_grad_norm))
-    row_targets = torch.zeros_like(row_losses, device="cpu")
-    for number, batch in enumerate(micro_batches):
-        row_targets[number, : len(batch["labels"])] = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
-    rows = torch.stack([row_losses, row_targets.to(device) / count_sharers(model)]).flatten(1)
-    measured = _share(accelerator, frame, rows, float(stop_requested), seconds)
-    tensors = replace(measured, grad_norm=float(grad_norm))
+    rows = _describe_rows(micro_batches, row_losses, sharers=count_sharers(model))
+    tensors = _share(accelerator, frame, rows, (grad_norm, float(stop_requested)), seconds)
     if frame.accept is None or frame.accept(tensors.loss, tensors.grad_norm):
         optimizer.step()
+        # In fp16 the loss scaling leaves out an update whose gradient overflowed.
+        was_accepted = accelerator.scaler is None or not accelerator.optimizer_step_was_skipped
     else:
-        tensors = replace(tensors, was_accepted=False)
+        was_accepted = False
         if accelerator.scaler is not None:
             accelerator.scaler.update()  # ends the step that clipping has begun for it
     optimizer.zero_grad(set_to_none=True)
-    return tensors
+    return replace(tensors, was_accepted=was_accepted)
+
+
+def _describe_rows(micro_batches: Sequence[Batch], row_losses: torch.Tensor, *, sharers: int) -> torch.Tensor:
+    """Return losses, targets, ids + 1 and checksums of this rank's rows, float64 [4, rows]; exact below 2**53.
+
+    Args:
+        micro_batches: as the loader gave them.
+        row_losses: float64 [micro-batches, rows at once].
+        sharers: ranks that have the same rows, each of which says the same here.
+    """
+    facts = torch.zeros(3, *row_losses.shape, dtype=torch.float64)
+    for number, batch in enumerate(micro_batches):
+        count = len(batch["labels"])
+        facts[0, number, :count] = (batch["labels"] != IGNORED_LABEL).sum(dim=1) / sharers
+        if "row_ids" in batch:
+            facts[1, number, :count] = batch["row_ids"].double() + 1
+            facts[2, number, :count] = batch["row_checks"].double()
+    return torch.cat([row_losses[None], facts.to(row_losses.device)]).flatten(1)
 
 
 def _share(
-    accelerator: Accelerator, frame: StepFrame, rows: torch.Tensor, stop: float, seconds: Sequence[float]
+    accelerator: Accelerator,
+    frame: StepFrame,
+    rows: torch.Tensor,
+    others: tuple[torch.Tensor, float],
+    seconds: Sequence[float],
 ) -> StepTensors:
     """Sum over all ranks, once: each rank's rows and seconds in a place of their own, and the stop requests.
 
     Args:
         accelerator: of the job.
         frame: says where this rank's rows belong.
-        rows: losses and targets of this rank, float64 [2, rows].
-        stop: 1 where this rank got a signal.
+        rows: of this rank, see `_describe_rows`.
+        others: gradient norm, of which that of rank 0 counts, so that all ranks decide alike; 1 where this rank got a
+            signal.
         seconds: of this rank.
     """
-    world_size, count = accelerator.num_processes, rows.shape[1]
-    whole = torch.zeros(2, frame.data_ranks, count, dtype=torch.float64, device=rows.device)
+    world_size, rank = accelerator.num_processes, accelerator.process_index
+    whole = rows.new_zeros(len(rows), frame.data_ranks, rows.shape[1])
     whole[:, frame.data_rank] = rows
-    own = torch.zeros(world_size, len(seconds), dtype=torch.float64, device=rows.device)
-    own[accelerator.process_index] = torch.tensor(seconds, dtype=torch.float64)
-    measured = torch.cat([whole.flatten(), own.flatten(), rows.new_tensor([stop])])
+    own = rows.new_zeros(world_size, len(seconds))
+    own[rank] = torch.tensor(seconds, dtype=torch.float64)
+    grad_norm, stop = others
+    measured = torch.cat(
+        [whole.flatten(), own.flatten(), rows.new_tensor([stop, 0.0 if rank else grad_norm])]
+    )
     if world_size > 1:
         torch.distributed.all_reduce(measured)
     numbers = measured.cpu().numpy()  # waits for the device
-    every = numbers[: whole.numel()].reshape(2, -1)
-    shared = numbers[whole.numel() : -1].reshape(world_size, len(seconds))
-    return StepTensors(every[0], every[1], 0.0, round(numbers[-1]), shared)
+    losses, targets, ids, checks = numbers[: whole.numel()].reshape(len(rows), -1)
+    sharers = world_size // frame.data_ranks
+    assert not (ids % sharers).any(), "ranks that share rows were given different ones"
+    return StepTensors(
+        row_losses=losses,
+        row_targets=targets,
+        grad_norm=float(numbers[-1]),
+        ranks_asked_to_stop=round(numbers[-2]),
+        rank_seconds=numbers[whole.numel() : -2].reshape(world_size, len(seconds)),
+        row_ids=(ids // sharers).astype(np.int64) - 1,
+        row_checks=(checks // sharers).astype(np.int64),
+    )
 
 
 def describe_step(step: int, measured: StepTensors, seconds: float) -> StepFacts:
@@ -163,6 +201,8 @@ def describe_step(step: int, measured: StepTensors, seconds: float) -> StepFacts
         row_losses=measured.row_losses,
         row_targets=measured.row_targets,
         rank_seconds=measured.rank_seconds,
+        row_ids=measured.row_ids,
+        row_checks=measured.row_checks,
         was_accepted=measured.was_accepted,
         seconds=seconds,
     )
