@@ -1,4 +1,4 @@
-"""The one place that sees Accelerate: one process, or FSDP2 hybrid sharding on a device mesh.
+"""The one place that sees Accelerate: one process, FSDP2 on a device mesh, or a copy of the model on every rank.
 
 Accelerate gives the processes, the mesh and the sharding. Its gradient accumulation, its wrapped forward and
 its scheduler are not used: the loop writes them out, so that each factor of the loss stands in one line.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import (
     FullyShardedDataParallelPlugin,
@@ -22,8 +21,10 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
+from biomedllama_cli.engine.device_mesh import MeshConfig, build_mesh, check_mesh
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
-from biomedllama_cli.engine.sharding import MeshShape, World, choose_mesh, read_world
+from biomedllama_cli.engine.replica import replicate, sync_replicas
+from biomedllama_cli.engine.sharding import World, choose_mesh, read_world
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 
@@ -38,18 +39,11 @@ COLLECTIVE_TIMEOUT = timedelta(hours=1)
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-class _MeshConfig(ParallelismConfig):  # type: ignore[misc]
-    """A mesh that keeps its shard axis even at size 1 (copies only), where Accelerate would refuse FSDP2."""
-
-    @property
-    def dp_shard_enabled(self) -> bool:
-        return True
-
-
 def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) -> Accelerator:
     """Build the Accelerator of this process, joining the job its launcher announced in the environment.
 
-    With several processes it carries the FSDP2 settings and the device mesh; `prepare` applies them.
+    With several processes it carries the device mesh and, unless every rank has a copy, the FSDP2 settings; `prepare`
+    applies them.
     Compute under `accelerator.autocast()`; weights and optimizer states are fp32 in every precision.
 
     Raises:
@@ -70,24 +64,27 @@ def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) ->
     if not use_cpu:
         warn_of_idle_devices(parallel, world)
     several = world.world_size > 1
+    is_sharded = several and parallel.sharding != "replicate"
     # A second run in the same processes: Accelerate would keep the first one's state, and forget that it is sharded.
     AcceleratorState._reset_state()
-    if several and use_cpu:
+    if is_sharded and use_cpu:
         join_gloo_as_accelerator_job()
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision="no" if numerics.precision == "fp32" else numerics.precision,
         # A plugin, because an environment variable would win over a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        fsdp_plugin=_build_fsdp_plugin(parallel, numerics) if several else None,
-        parallelism_config=_build_mesh_config(mesh) if several else None,
+        fsdp_plugin=_build_fsdp_plugin(parallel, numerics) if is_sharded else None,
+        parallelism_config=MeshConfig(mesh) if is_sharded else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)] if several else None,
     )
     if accelerator.num_processes != world.world_size:
         raise WorkerError(
             f"The job has {accelerator.num_processes} processes, but WORLD_SIZE announces {world.world_size}."
         )
-    check_mesh(accelerator, mesh)
+    if several and not is_sharded:
+        accelerator.state.device_mesh = build_mesh(accelerator.device.type, mesh, is_sharded=False)
+    check_mesh(accelerator, mesh, is_sharded=is_sharded)
     return accelerator
 
 
@@ -171,37 +168,12 @@ def _build_fsdp_plugin(
     )
 
 
-def _build_mesh_config(mesh: MeshShape) -> ParallelismConfig:
-    return _MeshConfig(
-        dp_replicate_size=mesh.dp_replicate_size,
-        dp_shard_size=mesh.dp_shard_size,
-        tp_size=1,
-        cp_size=1,
-        sp_size=1,
-        cp_backend="torch",
-        sp_backend="deepspeed",
-    )
-
-
-def check_mesh(accelerator: Accelerator, mesh: MeshShape) -> None:
-    """Assert that the device mesh is the one that was chosen, never silently another."""
-    if accelerator.num_processes == 1:
-        assert mesh.world_size == 1, mesh
-        return
-    wanted = {"dp_shard": mesh.dp_shard_size}
-    if mesh.dp_replicate_size > 1:
-        wanted = {"dp_replicate": mesh.dp_replicate_size, **wanted}
-    device_mesh = accelerator.torch_device_mesh
-    found = dict(zip(device_mesh.mesh_dim_names, device_mesh.shape, strict=True))
-    assert found == wanted, f"the device mesh is {found}, not {wanted}"
-
-
 def prepare(
     accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> tuple[PreTrainedModel, Any]:
-    """Move the model to its device and, with several processes, shard it over the mesh; wrap the optimizer.
+    """Move the model to its device and, with several processes, shard or copy it; wrap the optimizer.
 
-    Every decoder layer is one FSDP group, and so are the embeddings and the final norm with the output head
+    Sharded, every decoder layer is one FSDP group, and so are the embeddings and the final norm with the output head
     (one group together when they are tied). The optimizer must hold this model's parameters: it is given
     the shards in their place. Call `model(...)` as a whole afterwards: its parts skip FSDP's hooks.
 
@@ -211,17 +183,24 @@ def prepare(
     Raises:
         ModelError: the model does not say which of its modules is a decoder layer.
     """
-    if accelerator.num_processes == 1:
+    if not is_sharding(accelerator):
         model.to(accelerator.device)
+        if accelerator.num_processes > 1:
+            replicate(model)
         return model, accelerator.prepare_optimizer(optimizer)
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = find_decoder_layer_names(model)
     model, optimizer = accelerator.prepare(model, optimizer)
-    shard_mesh = accelerator.torch_device_mesh
+    mesh = accelerator.torch_device_mesh[tuple(accelerator.parallelism_config.fsdp_dim_names)]
     for name, parameter in model.named_parameters():
         found = getattr(parameter, "device_mesh", None)
         assert found is not None, f"{name} was not sharded"
-        assert found.shape == shard_mesh.shape, f"{name} lies on the mesh {found}, not {shard_mesh}"
+        assert found == mesh, f"{name} lies on the mesh {found}, not {mesh}"
     return model, optimizer
+
+
+def is_sharding(accelerator: Accelerator) -> bool:
+    """Say whether parameters are split over ranks, and not whole on every one."""
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 def find_decoder_layer_names(model: PreTrainedModel) -> list[str]:
@@ -244,8 +223,11 @@ def set_gradient_sync(model: torch.nn.Module, *, is_last_micro_batch: bool) -> N
     """Say before each forward whether its micro-batch is the last of the step.
 
     Inside a node every micro-batch is reduce-scattered, so that gradients stay sharded; across nodes the sum
-    of all is all-reduced once, on the last. Nothing to do in one process.
+    of all is all-reduced once, on the last. Whole copies are all-reduced once, on the last, too. Nothing to do in one
+    process.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(is_last_micro_batch)
         model.set_is_last_backward(is_last_micro_batch)
+    else:
+        sync_replicas(model, is_wanted=is_last_micro_batch)

@@ -54,7 +54,13 @@ def epoch_sequences(mixture: Mixture, seed: int, epoch: int) -> npt.NDArray[np.i
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the sequences of one step are split over ranks and micro-batches."""
+    """How the sequences of one step are split over ranks and micro-batches.
+
+    Attributes:
+        global_batch_size: sequences of a step.
+        micro_batch_size: sequences one rank forwards at once.
+        world_size: ranks that have sequences of their own; those that share them count as one.
+    """
 
     global_batch_size: int
     micro_batch_size: int
@@ -67,7 +73,7 @@ class BatchPlan:
 
 
 def build_batch_plan(settings: BatchSettings, world_size: int) -> BatchPlan:
-    """Split a global batch over ranks and micro-batches.
+    """Split a global batch over ranks that have sequences of their own, and over micro-batches.
 
     Raises:
         SettingsError: the global batch is not a multiple of micro-batch times ranks.

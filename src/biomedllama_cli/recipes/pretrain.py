@@ -173,7 +173,8 @@ def describe_run(plan: Plan, description: ModelDescription, attention: str, devi
         "micro_batch_size": plan.batch.micro_batch_size,
         "grad_accum_steps": plan.batch.grad_accum_steps,
         "world_size": plan.world.world_size,
-        "mesh": {"dp_replicate": mesh.dp_replicate_size, "dp_shard": mesh.dp_shard_size},
+        "mesh": {"dp_replicate": mesh.dp_replicate_size, "dp_shard": mesh.dp_shard_size}
+        | ({"cp": mesh.cp_size} if mesh.cp_size > 1 else {}),
         "device": device,
         "attention": attention,
         "settings": settings.model_dump(mode="json"),

@@ -14,7 +14,7 @@ from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
-from biomedllama_cli.engine.sharding import World
+from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
 from biomedllama_cli.settings.base import Settings
@@ -55,7 +55,7 @@ def plan_run(settings: PretrainSettings, world: World) -> Plan:
     refuse_gguf(settings.model)
     corpus = merge_corpora([load_corpus(folder) for folder in (find_corpus(settings), *settings.mix)])
     manifest = corpus.manifest
-    batch = build_batch_plan(settings.batch, world.world_size)
+    batch = build_batch_plan(settings.batch, data_ranks(choose_mesh(settings.parallel, world)))
     rows = PackedRows(
         corpus.train, settings.batch.sequence_length, eos_id=manifest.eos_id, has_bos=manifest.adds_bos
     )

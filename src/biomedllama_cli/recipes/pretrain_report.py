@@ -92,10 +92,11 @@ class PretrainReport(BaseModel):
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
+        ranks = self.world_size // self.mesh.get("cp", 1)  # with rows of their own
         batch = (
             f"{name_count(self.steps, 'step')} of {name_count(self.global_batch_size, 'sequence')} x "
             f"{name_count(self.sequence_length, 'token')} "
-            f"({self.world_size} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
+            f"({ranks} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
         )
         corpora = ", ".join(map(str, (self.corpus, *self.settings.get("mix", ()))))
         head = f"{self.model}, {self.parameters:,} parameters, on {corpora}: {batch}"

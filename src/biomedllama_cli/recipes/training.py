@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, prepare
 from biomedllama_cli.engine.checkpoint import load_optimizer
+from biomedllama_cli.engine.device_mesh import read_mesh
 from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.launch import count_processes
 from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter, Trainee
 from biomedllama_cli.engine.optimizer import build_optimizer
-from biomedllama_cli.engine.sharding import World, read_world
+from biomedllama_cli.engine.sharding import World, data_rank, data_ranks, read_world
 from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
@@ -125,7 +126,7 @@ def build_loop_settings(
     settings: TrainingSections, description: ModelDescription, accelerator: Accelerator
 ) -> LoopSettings:
     """Return the sections the loop reads, and the numbers of the MFU."""
-    on_cuda = accelerator.device.type == "cuda"
+    mesh, on_cuda = read_mesh(accelerator), accelerator.device.type == "cuda"
     known = find_peak_flops(torch.cuda.get_device_name(accelerator.device)) if on_cuda else None
     return LoopSettings(
         optimizer=settings.optimizer,
@@ -133,8 +134,8 @@ def build_loop_settings(
         checkpoint=settings.checkpoint,
         monitor=settings.monitor,
         micro_batch_size=settings.batch.micro_batch_size,
-        data_rank=accelerator.process_index,
-        data_ranks=accelerator.num_processes,
+        data_rank=data_rank(mesh, accelerator.process_index),
+        data_ranks=data_ranks(mesh),
         data_workers=settings.parallel.data_workers,
         flops_per_token=training_flops_per_token(
             matmul_parameters=description.matmul_parameters,
