@@ -1,4 +1,4 @@
-"""The sample text bundled with the package; what it is and whose it is stands in `sample/NOTICE.md`."""
+"""The texts bundled with the package; what they are and whose they are stands in the NOTICE.md of each folder."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ SAMPLE_FOLDER = Path(__file__).resolve().parent / "sample"
 def list_sample_files() -> tuple[Path, ...]:
     """Return the record files of the bundled sample, in reading order."""
     return tuple(sorted(SAMPLE_FOLDER.glob("*.jsonl.zst")))
+
+
+GENERAL_FOLDER = Path(__file__).resolve().parent / "general"
+"""Folder of the general sets: records with `id` and `text`, and questions in the schema of one's own."""
+
+GENERAL_SETS = ("literature", "speeches", "documentation", "code")
+"""Names of the general sets of running text, each a `.jsonl` file."""
+
+GENERAL_QUESTIONS = GENERAL_FOLDER / "questions.jsonl"
