@@ -10,11 +10,11 @@ from torch import distributed
 from biomedllama_cli.engine.accelerator import (
     COLLECTIVE_TIMEOUT,
     build_accelerator,
-    find_decoder_layer_names,
     prepare,
     set_gradient_sync,
     warn_of_idle_devices,
 )
+from biomedllama_cli.engine.fsdp_groups import find_decoder_layer_names
 from biomedllama_cli.engine.job import SHARE_TIMEOUT, join_job
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.sharding import World, choose_mesh

@@ -22,10 +22,11 @@ from accelerate.utils import (
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from biomedllama_cli.engine.device_mesh import MeshConfig, build_mesh, check_mesh
+from biomedllama_cli.engine.fsdp_groups import find_decoder_layer_names
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.replica import replicate, sync_replicas
 from biomedllama_cli.engine.sharding import World, choose_mesh, read_world
-from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
+from biomedllama_cli.errors import SettingsError, UnavailableError, WorkerError
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 
 if TYPE_CHECKING:
@@ -201,22 +202,6 @@ def prepare(
 def is_sharding(accelerator: Accelerator) -> bool:
     """Say whether parameters are split over ranks, and not whole on every one."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
-
-
-def find_decoder_layer_names(model: PreTrainedModel) -> list[str]:
-    """Return the class names of the model's decoder layers, as transformers declares them.
-
-    Raises:
-        ModelError: none of the declared classes is in the model.
-    """
-    declared = set(model._no_split_modules or [])
-    names = sorted({type(module).__name__ for module in model.modules()} & declared)
-    if not names:
-        raise ModelError(
-            f"{type(model).__name__} does not declare its decoder layers, so it cannot be sharded.",
-            "Train it in one process (--num-processes 1).",
-        )
-    return names
 
 
 def set_gradient_sync(model: torch.nn.Module, *, is_last_micro_batch: bool) -> None:
