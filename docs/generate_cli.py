@@ -53,6 +53,8 @@ def _render_row(option: Any) -> str:
         f" / {each}" for each in option.secondary_opts
     )
     value = f" {option.metavar}" if option.metavar else ""
+    if option.param_type_name == "argument":
+        flags, value = option.metavar, ""
     text, _, facts = Text.from_markup(option.help or "").plain.partition("\n[default: ")
     default, _, variable = facts.removesuffix("]").partition("] [env: ")
     cells = [

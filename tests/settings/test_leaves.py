@@ -18,7 +18,8 @@ def test_flags_are_unique_per_command_common_options_included(command: str) -> N
         flag for option in build_options(command) for flag in (*option.opts, *option.secondary_opts)
     )
     assert [flag for flag, times in flags.items() if times > 1] == []
-    assert {leaf.flag for leaf in iter_leaves(load_tree(command))} <= set(flags)
+    leaves = iter_leaves(load_tree(command))
+    assert {leaf.name if leaf.positional else leaf.flag for leaf in leaves} <= set(flags)
     assert "--help" not in flags
 
 
@@ -46,6 +47,13 @@ def test_a_leaf_knows_its_names() -> None:
     assert leaves["corpus"].optional
     assert leaves["corpus"].default_text == "the newest one in the workspace"
     assert "[default" not in leaves["corpus"].description
+
+
+def test_what_is_given_by_its_place_has_a_word_and_no_flag() -> None:
+    (run,) = [leaf for leaf in iter_leaves(load_tree("curves")) if leaf.positional]
+    assert (run.name, run.flag, run.environment, run.type_name) == ("run", "RUN", "BIOMEDLLAMA_RUN", "path")
+    (option,) = [option for option in build_options("curves") if option.param_type_name == "argument"]
+    assert (option.name, option.metavar, option.required) == ("run", "RUN", False)
 
 
 def test_names_fixed_from_the_start_are_there() -> None:

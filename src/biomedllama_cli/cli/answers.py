@@ -23,6 +23,8 @@ class PresetsAnswer:
 
     def lines(self) -> list[str]:
         """Return one line per preset."""
+        if not self.presets:
+            return [f"{self.command} has no presets."]
         width = max(len(name) for name in self.presets)
         return [f"{name:<{width}}  {description}" for name, description in self.presets.items()]
 

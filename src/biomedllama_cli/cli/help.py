@@ -53,6 +53,8 @@ def _print_panel(console: Console, title: str, rows: list[RenderableType]) -> No
 
 
 def _option_rows(option: Any) -> list[RenderableType]:
+    if option.param_type_name == "argument":
+        return _rows(Text(option.metavar, style="bold cyan"), option.help)
     name = Text(", ".join(sorted(option.opts, reverse=True)), style="bold cyan")
     if option.secondary_opts:
         name.append(" / ", style="dim").append(option.secondary_opts[0], style="bold magenta")

@@ -40,6 +40,8 @@ def build_options(command: str) -> list[Any]:
 def _build_option(leaf: Leaf) -> inspect.Parameter:
     switch = leaf.value_type is bool
     facts = f"[default: {leaf.default_text}] [env: {leaf.environment}]"
+    if leaf.positional:
+        return _build_argument(leaf, facts)
     option = typer.Option(
         f"{leaf.flag}/--no-{leaf.flag[2:]}" if switch else leaf.flag,
         help=f"{escape(leaf.description)}\n[dim]{escape(facts)}[/]",
@@ -50,6 +52,16 @@ def _build_option(leaf: Leaf) -> inspect.Parameter:
     )
     kind = bool if switch else list[str] if leaf.repeatable else str
     return _parameter(leaf.name, kind, option, None)
+
+
+def _build_argument(leaf: Leaf, facts: str) -> inspect.Parameter:
+    argument = typer.Argument(
+        help=f"{escape(leaf.description)}\n[dim]{escape(facts)}[/]",
+        metavar=leaf.flag,
+        show_default=False,
+        rich_help_panel="Arguments",
+    )
+    return _parameter(leaf.name, str, argument, None)
 
 
 def _common_options(command: str) -> list[inspect.Parameter]:

@@ -3,7 +3,7 @@
 RUN/settings.json     the job and all settings; also what marks the folder as a run of ours
 RUN/metrics.jsonl     one line per step and per validation
 RUN/checkpoints/      see engine/checkpoint.py
-RUN/loss_curve.png, RUN/report.json     written at the end
+RUN/loss_curve.png, RUN/loss_curve.svg, RUN/report.json     written at the end
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def train(plan: Plan) -> PretrainReport:
     """Load the model, train it to the last step, and report."""
     began, settings, manifest = time.perf_counter(), plan.settings, plan.corpus.manifest
     accelerator = build_accelerator(settings.parallel, settings.numerics)
-    attention = choose_attention(settings.numerics, accelerator.device)
+    attention = choose_attention(settings.numerics, accelerator.device, settings.parallel.cp_size)
     source = str(plan.start.checkpoint or settings.model)
     torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
     model = load_model(
@@ -130,7 +130,8 @@ def train(plan: Plan) -> PretrainReport:
             status="trained", **facts, **read_validations(plan.start.folder / METRICS_FILE)
         )
         if accelerator.is_main_process:
-            plot_loss_curve(plan.start.folder / METRICS_FILE, report.run_folder / LOSS_CURVE_FILE)
+            curve = report.run_folder / LOSS_CURVE_FILE
+            plot_loss_curve(plan.start.folder / METRICS_FILE, curve, curve.with_suffix(".svg"))
             write_atomically(report.run_folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     return report
 
@@ -147,7 +148,7 @@ def report_dry_run(plan: Plan) -> PretrainReport:
         stretch_positions(config, settings.positions, settings.batch.sequence_length)
     check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_device_type(settings.parallel)
-    attention = choose_attention(settings.numerics, torch.device(device))
+    attention = choose_attention(settings.numerics, torch.device(device), settings.parallel.cp_size)
     return PretrainReport(
         status="would continue" if start.checkpoint else "would train",
         checkpoint=start.checkpoint,

@@ -198,7 +198,8 @@ def average_ends(losses: Sequence[float]) -> tuple[float | None, float | None]:
 def finish(plan: TuningPlan, tally: Tally, checkpoint: Path, measured: dict[str, Any]) -> None:
     """Draw the loss curve, merge the adapters where that is asked for, and write the run's report."""
     folder = plan.start.folder
-    plot_loss_curve(folder / METRICS_FILE, folder / LOSS_CURVE_FILE)
+    curve = folder / LOSS_CURVE_FILE
+    plot_loss_curve(folder / METRICS_FILE, curve, curve.with_suffix(".svg"))
     merged = merge_checkpoint(plan, checkpoint) if plan.settings.adapter.merge else None
     lines = list(iter_metrics(folder / METRICS_FILE))
     first, last = average_ends([line["train/loss"] for line in lines if "train/loss" in line])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+POSITIONAL = Field(json_schema_extra={"positional": True})
+"""Marks, inside `Annotated`, a setting that the command line takes by its place; it still has a default."""
 
 
 class Settings(BaseModel):

@@ -25,6 +25,7 @@ TREES = {
     "instruct": ("biomedllama_cli.settings.instruct", "InstructSettings"),
     "evaluate": ("biomedllama_cli.settings.evaluate", "EvaluateSettings"),
     "chat": ("biomedllama_cli.settings.chat", "ChatSettings"),
+    "curves": ("biomedllama_cli.settings.curves", "CurvesSettings"),
 }
 """Where each command's tree is; imported only when asked for, because building one takes time."""
 
@@ -57,8 +58,15 @@ class Leaf:
 
     @property
     def flag(self) -> str:
-        """Return its flag: `--weight-decay`."""
-        return "--" + self.name.replace("_", "-")
+        """Return its flag, `--weight-decay`; of what is given by its place alone, the word for it: `RUN`."""
+        word = self.name.replace("_", "-")
+        return word.upper() if self.positional else f"--{word}"
+
+    @property
+    def positional(self) -> bool:
+        """Tell whether it is given by its place on the command line."""
+        extra = self.field.json_schema_extra
+        return isinstance(extra, dict) and bool(extra.get("positional"))
 
     @property
     def environment(self) -> str:

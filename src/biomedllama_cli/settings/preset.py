@@ -13,7 +13,8 @@ from biomedllama_cli.settings.suggest import suggest
 def list_presets(command: str) -> dict[str, str]:
     """Return the presets of a command: name -> description, sorted by name."""
     folder = files("biomedllama_cli.settings") / "presets" / command
-    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(entry.name.removesuffix(".yaml") for entry in entries)
     return {name: _read(command, name)["description"] for name in names}
 
 
@@ -27,13 +28,15 @@ def load_preset(command: str, name: str) -> dict[str, Any]:
 
     mine = list_presets(command)
     if name not in mine:
+        all_mine = (
+            f"The presets of {command} are {', '.join(mine)}." if mine else f"{command} has no presets."
+        )
         others = [other for other in TREES if other != command and name in list_presets(other)]
         if others:
             raise SettingsError(
-                f"--preset is {name!r}, but that is a preset of {others[0]}, not of {command}.",
-                f"The presets of {command} are {', '.join(mine)}.",
+                f"--preset is {name!r}, but that is a preset of {others[0]}, not of {command}.", all_mine
             )
-        hint = suggest(name, mine) or f"The presets of {command} are {', '.join(mine)}."
+        hint = suggest(name, mine) or all_mine
         raise SettingsError(f"--preset is {name!r}, but {command} has no preset of that name.", hint)
     settings: dict[str, Any] = _read(command, name)["settings"]
     return settings

@@ -85,7 +85,8 @@ def resolve_settings(
     for name, raw in flags.items():
         leaf = by_name[name]
         flag = leaf.flag if raw is not False else leaf.flag.replace("--", "--no-", 1)
-        chosen[leaf.path] = _Choice(_read_none(leaf, raw), f"flag {flag}", flag)
+        kind = "argument" if leaf.positional else "flag"
+        chosen[leaf.path] = _Choice(_read_none(leaf, raw), f"{kind} {flag}", flag)
 
     settings = _validate(tree, leaves, chosen)
     origins = {
