@@ -25,6 +25,7 @@ from biomedllama_cli.corpus.shards import ShardWriter
 
 collect_ignore = [
     "adapter_worker.py",
+    "context_worker.py",
     "hybrid_worker.py",
     "launch_stub.py",
     "packing_worker.py",

@@ -100,6 +100,35 @@ def test_four_processes_on_a_2_x_2_mesh_train_as_one_does(
     assert_same_training(run, one_process)
 
 
+def test_processes_that_share_sequences_train_as_one_does(
+    pretrain: Pretrain, one_process: Path, runs: Path
+) -> None:
+    run = runs / "shared"
+    report = finish(pretrain(run, "--num-processes", "2", "--cp-size", "2", "--attention", "auto"))
+    assert report["mesh"] == {"dp_replicate": 1, "dp_shard": 1, "cp": 2}
+    assert report["attention"] == "split"
+    assert report["grad_accum_steps"] == 16
+    assert read_losses(run) == pytest.approx(read_losses(one_process), abs=1e-5)
+    looks, expected = (
+        [line["validation/loss"] for line in read_lines(folder) if "validation/loss" in line]
+        for folder in (run, one_process)
+    )
+    assert looks == pytest.approx(expected, abs=1e-5)
+
+
+def test_sequences_that_cannot_be_shared_are_refused_before_anything_starts(
+    pretrain: Pretrain, runs: Path
+) -> None:
+    for options, says in (
+        (("--sequence-length", "30"), "must be a multiple of 2 x parallel.cp_size = 4"),
+        (("--attention", "sdpa"), "takes an attention of its own"),
+    ):
+        process = pretrain(runs / "refused", "--num-processes", "2", "--cp-size", "2", "--dry-run", *options)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == ExitCode.USAGE
+        assert says in json.loads(output)["error"]["message"]
+
+
 def test_a_stopped_job_saves_leaves_nothing_and_continues_to_the_same_weights(
     pretrain: Pretrain, one_process: Path, runs: Path
 ) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import distributed
 
+from biomedllama_cli.engine.device_mesh import find_context_group
 from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.models.loss import token_losses
@@ -42,6 +45,14 @@ class RowSplit:
                 *(batch[name].index_select(1, places_L) for name in ("input_ids", "labels", "position_ids")),
             )
         return losses_BL.new_zeros(positions_BT.shape).index_copy(1, places_L, losses_BL)
+
+
+def build_row_split(accelerator: Accelerator) -> RowSplit | None:
+    """Return how this rank shares rows with others, or None where each has rows of its own."""
+    group = find_context_group(accelerator)
+    if group is None:
+        return None
+    return RowSplit(group, distributed.get_world_size(group), distributed.get_rank(group))
 
 
 def share_rows(model: torch.nn.Module, split: RowSplit) -> None:

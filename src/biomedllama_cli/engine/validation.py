@@ -13,8 +13,10 @@ from accelerate import Accelerator
 from biomedllama_cli.corpus.manifest import Corpus
 from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.engine.context_parallel import count_sharers
+from biomedllama_cli.engine.device_mesh import read_mesh
 from biomedllama_cli.engine.order import PADDING_SEQUENCE
 from biomedllama_cli.engine.rows import Batch, PackedRows
+from biomedllama_cli.engine.sharding import data_rank, data_ranks
 from biomedllama_cli.engine.step import count_targets, forward_losses, move_batch
 from biomedllama_cli.evaluation.baselines import unigram_bits_per_byte
 
@@ -61,10 +63,11 @@ class Validator:
 
     def run(self, accelerator: Accelerator, model: torch.nn.Module) -> Validation:
         """Score the rows on all ranks; every rank must call it, and all get the same result."""
-        unit = self._micro_batch_size * accelerator.num_processes
-        padding = np.full(-len(self._ids) % unit, PADDING_SEQUENCE)  # every rank forwards equally often
-        shape = (-1, accelerator.num_processes, self._micro_batch_size)
-        mine = np.concatenate([self._ids, padding]).reshape(shape)[:, accelerator.process_index]
+        mesh = read_mesh(accelerator)
+        rank, ranks = data_rank(mesh, accelerator.process_index), data_ranks(mesh)
+        padding = np.full(-len(self._ids) % (self._micro_batch_size * ranks), PADDING_SEQUENCE)
+        shape = (-1, ranks, self._micro_batch_size)  # every rank forwards equally often
+        mine = np.concatenate([self._ids, padding]).reshape(shape)[:, rank]
         batches = map(self._rows.__getitems__, mine.tolist())
         loss = score_held_out(accelerator, model, batches)
         return Validation(loss, bits_per_byte(loss, self._tokens_per_byte))

@@ -37,6 +37,7 @@ from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
+from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
 
 __all__ = [
     "ModelDescription",
@@ -68,7 +69,7 @@ def load_model(
     Args:
         source: hub id, folder (of a model or an adapter), GGUF file, or `scratch:NAME` for a LLaMA of random weights.
         dtype: of the weights.
-        attention: `sdpa`, `eager`, `documents` or `xformers` (an answer of `resolve_attention`).
+        attention: `sdpa`, `eager`, `documents`, `split` or `xformers` (an answer of `resolve_attention`).
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
             at least as many.
         bos_id: written into the configuration of a `scratch:` model.
@@ -85,6 +86,8 @@ def load_model(
         register_xformers()
     elif attention == DOCUMENT_ATTENTION:
         register_document_attention()
+    elif attention == SPLIT_ATTENTION:
+        register_split_attention()
     if source.startswith(SCRATCH_PREFIX):
         config = build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
         with torch.random.fork_rng(devices=[]):
@@ -205,6 +208,11 @@ def _no_background_conversion() -> Iterator[None]:
 def _fit_attention(config: Any, attention: str) -> str:
     """Return `eager` for a model that caps its attention scores, which the fused operators cannot."""
     if getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) and attention != "eager":
+        if attention == SPLIT_ATTENTION:
+            raise ModelError(
+                "model: it caps its attention scores, which attention of split sequences cannot.",
+                hint="Leave --cp-size out.",
+            )
         logger.warning(
             "attention: this model caps its attention scores; eager is used instead of %s", attention
         )

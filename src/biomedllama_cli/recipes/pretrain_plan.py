@@ -10,6 +10,7 @@ from pathlib import Path
 
 from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_corpus, load_corpus
 from biomedllama_cli.corpus.merging import merge_corpora
+from biomedllama_cli.engine.context_parallel import check_split
 from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
@@ -17,6 +18,7 @@ from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
 from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
+from biomedllama_cli.recipes.general_sets import read_general_sets
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import PositionsSettings, PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
@@ -53,8 +55,10 @@ def plan_run(settings: PretrainSettings, world: World) -> Plan:
     """Open the corpus and lay out the run; changes nothing."""
     settings = settings.model_copy(update={"model": find_result_of_run(settings.model)})
     refuse_gguf(settings.model)
+    read_general_sets(settings)  # what is wrong with them is told before anything is loaded
     corpus = merge_corpora([load_corpus(folder) for folder in (find_corpus(settings), *settings.mix)])
     manifest = corpus.manifest
+    check_split(settings.batch.sequence_length, settings.parallel.cp_size)
     batch = build_batch_plan(settings.batch, data_ranks(choose_mesh(settings.parallel, world)))
     rows = PackedRows(
         corpus.train, settings.batch.sequence_length, eos_id=manifest.eos_id, has_bos=manifest.adds_bos

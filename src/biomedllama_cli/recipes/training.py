@@ -12,17 +12,20 @@ from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, prepare
 from biomedllama_cli.engine.checkpoint import load_optimizer
+from biomedllama_cli.engine.context_parallel import build_row_split, share_rows
 from biomedllama_cli.engine.device_mesh import read_mesh
 from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.launch import count_processes
 from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter, Trainee
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.sharding import World, data_rank, data_ranks, read_world
+from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
 from biomedllama_cli.models.loss import enable_token_losses
+from biomedllama_cli.models.split_attention import SPLIT_ATTENTION
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import (
     BatchSettings,
@@ -83,8 +86,21 @@ def plan_world(parallel: ParallelSettings, *, dry_run: bool) -> World:
     return world
 
 
-def choose_attention(numerics: NumericsSettings, device: torch.device) -> str:
-    """Return the attention implementation, tried in the dtype that it will compute in."""
+def choose_attention(numerics: NumericsSettings, device: torch.device, cp_size: int = 1) -> str:
+    """Return the attention implementation, tried in the dtype that it will compute in.
+
+    Raises:
+        SettingsError: ranks share sequences, and another attention than their own is asked for.
+        UnavailableError: the device lacks what is asked for.
+    """
+    if cp_size > 1:
+        if numerics.attention != "auto":
+            raise SettingsError(
+                f"numerics.attention is {numerics.attention}, but with parallel.cp_size = {cp_size} sequences are "
+                "split over ranks, which takes an attention of its own.",
+                "Leave --attention out.",
+            )
+        return SPLIT_ATTENTION
     if numerics.attention == "auto" and device.type == "cpu":
         return DOCUMENT_ATTENTION
     return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
@@ -104,6 +120,8 @@ def build_trainee(
     if settings.numerics.activation_checkpointing == "full":
         save_activations(model, accelerator.device)
     enable_token_losses(model)
+    if (split := build_row_split(accelerator)) is not None:
+        share_rows(model, split)
     optimizer = build_optimizer(model, settings.optimizer)
     model, optimizer = prepare(accelerator, model, optimizer)
     if checkpoint is not None:
