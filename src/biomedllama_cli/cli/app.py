@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from biomedllama_cli.cli.certify import certify
 from biomedllama_cli.cli.chat import chat
 from biomedllama_cli.cli.command import CommandGroup, SettingsCommand
 from biomedllama_cli.cli.curves import curves
 from biomedllama_cli.cli.evaluate import evaluate
+from biomedllama_cli.cli.export import export
 from biomedllama_cli.cli.finetune import finetune
 from biomedllama_cli.cli.instruct import instruct
 from biomedllama_cli.cli.prepare import prepare
@@ -24,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes, presets and environment variables: docs/configuration.md",
 )
-for _command in (prepare, pretrain, finetune, instruct, evaluate, chat, curves):
+for _command in (prepare, pretrain, finetune, instruct, evaluate, chat, export, certify, curves):
     app.command(cls=SettingsCommand)(_command)
 
 

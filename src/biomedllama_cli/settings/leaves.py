@@ -25,6 +25,8 @@ TREES = {
     "instruct": ("biomedllama_cli.settings.instruct", "InstructSettings"),
     "evaluate": ("biomedllama_cli.settings.evaluate", "EvaluateSettings"),
     "chat": ("biomedllama_cli.settings.chat", "ChatSettings"),
+    "export": ("biomedllama_cli.settings.export", "ExportSettings"),
+    "certify": ("biomedllama_cli.settings.certify", "CertifySettings"),
     "curves": ("biomedllama_cli.settings.curves", "CurvesSettings"),
 }
 """Where each command's tree is; imported only when asked for, because building one takes time."""
