@@ -1,0 +1,133 @@
+"""The sets by which a run sees what it forgets: which ones `--general` names, and how they become probes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from biomedllama_cli.corpus.manifest import Corpus
+from biomedllama_cli.data import GENERAL_FOLDER, GENERAL_QUESTIONS, GENERAL_SETS
+from biomedllama_cli.engine.forgetting import ForgettingMeter, Schedule
+from biomedllama_cli.engine.run_folder import RunStart
+from biomedllama_cli.errors import DataError, SettingsError
+from biomedllama_cli.evaluation.probes import (
+    Probe,
+    Reading,
+    build_held_out_probes,
+    build_question_probe,
+    build_text_probe,
+)
+from biomedllama_cli.models.scratch import SCRATCH_PREFIX
+from biomedllama_cli.models.tokenizer import load_tokenizer
+from biomedllama_cli.settings.pretrain import PretrainSettings
+from biomedllama_cli.settings.suggest import suggest
+from biomedllama_cli.tasks.documents import iter_documents
+from biomedllama_cli.tasks.own_questions import read_own_questions
+from biomedllama_cli.tasks.question import Document
+from biomedllama_cli.tasks.records import iter_records
+
+logger = logging.getLogger(__name__)
+
+BUNDLED, NONE = "bundled", "none"
+QUESTIONS = GENERAL_QUESTIONS.stem
+_NAME = re.compile(r"[\w.-]+")
+_EXAMPLE = (
+    "Give NAME=FILE, such as --general wiki=wiki.jsonl with a `text` in every line, or bundled, or none."
+)
+
+
+@dataclass(frozen=True)
+class GeneralSets:
+    """What `--general` asks for.
+
+    Attributes:
+        documents: of every set, by its name.
+        asks_questions: whether the bundled questions are asked.
+    """
+
+    documents: dict[str, tuple[Document, ...]]
+    asks_questions: bool
+
+
+def read_general_sets(settings: PretrainSettings) -> GeneralSets | None:
+    """Read the sets that are asked for; None where nothing is to be looked at.
+
+    Raises:
+        SettingsError: a value is none of NAME=FILE, `bundled` and `none`, or a name is there twice.
+        DataError: a file cannot be read, or holds no text.
+    """
+    values = settings.monitor.general or _choose(settings.model)
+    if NONE in values:
+        if len(values) > 1:
+            raise SettingsError(
+                f"monitor.general = {', '.join(values)}: none stands with no other.",
+                "Give none, or the sets.",
+            )
+        return None
+    files: dict[str, Path] = {}
+    for value in values:
+        if value == BUNDLED:
+            named = {name: GENERAL_FOLDER / f"{name}.jsonl" for name in GENERAL_SETS}
+        else:
+            named = dict([_parse(value)])
+        if twice := sorted(files.keys() & named.keys()):
+            raise SettingsError(
+                f"monitor.general names a set {twice[0]!r} twice.",
+                f"Names are free but for those of the bundled sets ({', '.join((*GENERAL_SETS, QUESTIONS))}).",
+            )
+        files |= named
+    return GeneralSets({name: _read(name, path) for name, path in files.items()}, BUNDLED in values)
+
+
+def build_forgetting_meter(
+    settings: PretrainSettings, corpus: Corpus, start: RunStart
+) -> ForgettingMeter | None:
+    """Return who looks at what a run forgets, or None where nothing is to be looked at."""
+    sets = read_general_sets(settings)
+    if sets is None:
+        return None
+    length = settings.batch.sequence_length
+    reading = Reading(load_tokenizer(str(corpus.tokenizer_folder)), corpus.manifest.adds_bos, length)
+    probes: list[Probe] = [build_text_probe(name, texts, reading) for name, texts in sets.documents.items()]
+    if sets.asks_questions:
+        probes.append(build_question_probe(QUESTIONS, read_own_questions(GENERAL_QUESTIONS), reading))
+    probes += build_held_out_probes(corpus, reading)
+    return ForgettingMeter(
+        probes,
+        Schedule(settings.monitor.general_every_steps),
+        start.folder,
+        resumed_from=start.checkpoint,
+        eos_id=corpus.manifest.eos_id,
+        sequence_length=length,
+        rows_at_once=settings.batch.micro_batch_size,
+    )
+
+
+def _choose(model: str) -> tuple[str, ...]:
+    if model.startswith(SCRATCH_PREFIX):
+        logger.debug("general: %s has random weights and nothing to forget, so nothing is looked at", model)
+        return (NONE,)
+    return (BUNDLED,)
+
+
+def _parse(value: str) -> tuple[str, Path]:
+    name, equals, file = value.partition("=")
+    if not equals or not file.strip() or not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"monitor.general = {value}: it is not NAME=FILE with a name of letters, digits, '.', '_' and '-'.",
+            suggest(value, [BUNDLED, NONE]) or _EXAMPLE,
+        )
+    if name in (*GENERAL_SETS, QUESTIONS):
+        raise SettingsError(
+            f"monitor.general = {value}: {name!r} is the name of a bundled set.", "Give it another name."
+        )
+    return name, Path(file).expanduser()
+
+
+def _read(name: str, path: Path) -> tuple[Document, ...]:
+    documents = tuple(iter_documents(iter_records(path), None))
+    if not documents:
+        raise DataError(f"monitor.general: {path} (set {name!r}) holds no document.", _EXAMPLE)
+    return documents
