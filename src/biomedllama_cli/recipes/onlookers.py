@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from biomedllama_cli.engine.onlookers import Onlookers, Watcher
 from biomedllama_cli.engine.sequence_log import SequenceLog
+from biomedllama_cli.recipes.general_sets import build_forgetting_meter
 from biomedllama_cli.recipes.pretrain_plan import Plan
 from biomedllama_cli.recipes.sequence_facts import describe_feeding
 
@@ -15,4 +16,5 @@ def build_pretrain_onlookers(plan: Plan, accelerator: Accelerator) -> Onlookers:
     watchers: list[Watcher] = []
     if accelerator.is_main_process:
         watchers.append(SequenceLog(plan.start.folder, describe_feeding(plan), plan.start.checkpoint))
-    return Onlookers(watchers=watchers)
+    forgetting = build_forgetting_meter(plan.settings, plan.corpus, plan.start)
+    return Onlookers(watchers=watchers, meters=() if forgetting is None else (forgetting,))

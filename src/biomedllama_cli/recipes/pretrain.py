@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type
 from biomedllama_cli.engine.checkpoint import RunFolder
+from biomedllama_cli.engine.forgetting import read_last_look
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
@@ -187,6 +188,7 @@ def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dic
     """Return the facts of a report that the run gave."""
     assert tally.checkpoint is not None
     speed = tally.trained_tokens / tally.train_seconds if tally.train_seconds else None
+    look = read_last_look(plan.start.folder)
     return {
         "checkpoint": tally.checkpoint,
         "loss_curve": plan.start.folder / LOSS_CURVE_FILE,
@@ -194,6 +196,7 @@ def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dic
         "tokens_per_second": speed,
         "mfu": loop.mfu(speed) if speed else None,
         "wall_seconds": wall_seconds,
+        "forgetting": look if look is not None and look.step == tally.step else None,
     }
 
 

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from biomedllama_cli import __version__
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
+from biomedllama_cli.evaluation.forgetting import Look
+from biomedllama_cli.report.forgetting_lines import show_forgetting
 from biomedllama_cli.wording import name_count
 
 
@@ -69,6 +71,9 @@ class PretrainReport(BaseModel):
     """The same for a unigram model of the training tokens."""
     validation_is_sampled: bool = False
     """Whether only a part of the held-out sequences was scored; bits per byte are then estimates."""
+    forgetting: Look | None = None
+    """General text, general questions and held-out documents by source after the last step, beside the model as it was
+    given; None where nothing was looked at."""
     tokens_per_second: float | None = None
     """Over all devices, validation and saving not counted; of this start of the run."""
     mfu: float | None = None
@@ -104,6 +109,7 @@ class PretrainReport(BaseModel):
             return self._dry_run_lines(head)
         verb = "Was trained already" if self.status == "already trained" else "Trained"
         lines = [f"{verb}: {head}.", *self._mixture_lines(), *self._validation_lines()]
+        lines += [] if self.forgetting is None else show_forgetting(self.forgetting)
         if self.tokens_seen is not None and self.tokens_per_second is not None:
             speed = f"{self.tokens_seen:,} target tokens, {self.tokens_per_second:,.0f} tokens/s"
             lines.append(

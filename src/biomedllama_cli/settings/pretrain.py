@@ -152,11 +152,12 @@ class MonitorSettings(Settings):
 class PretrainMonitorSettings(MonitorSettings):
     """Validation and metrics."""
 
-    general: tuple[str, ...] = ("bundled",)
+    general: tuple[str, ...] = ()
     """NAME=FILE (jsonl with text) whose bits per byte show what is forgotten; repeatable; `bundled` stands for the sets
-    of this package, `none` for none."""
+    and questions of this package, `none` for no look at all [default: bundled; none for a model of random weights]."""
     general_every_steps: PositiveInt | None = None
-    """Steps between looks at them (in steps) [default: at the first and the last step]."""
+    """Steps between looks at what is forgotten (in steps); the model as given and the last step are always looked at
+    [default: no others]."""
 
 
 class PositionsSettings(Settings):
