@@ -94,8 +94,11 @@ def _find_losses(model: PreTrainedModel, target_ids_BT: torch.Tensor, kwargs: di
 
 
 def _place(losses_N: torch.Tensor, places_N: torch.Tensor, like_BT: torch.Tensor) -> torch.Tensor:
-    """Return the losses at their places; index_copy, because each place is there once: sums stay the same bits."""
-    return losses_N.new_zeros(like_BT.numel()).index_copy(0, places_N, losses_N).view_as(like_BT)
+    """Return the losses at their places; index_copy, because each place is there once: sums stay the same bits.
+
+    A copy and no view, which FSDP2 would warn of.
+    """
+    return losses_N.new_zeros(like_BT.numel()).index_copy(0, places_N, losses_N).view_as(like_BT).clone()
 
 
 def _teach_head(model: PreTrainedModel) -> None:
