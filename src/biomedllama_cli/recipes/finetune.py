@@ -12,6 +12,7 @@ from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.run_folder import plan_start
 from biomedllama_cli.engine.sharding import World
+from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.engine.tuning_data import order_examples
 from biomedllama_cli.errors import Resumable
 from biomedllama_cli.instructions.decontamination import Decontaminated, decontaminate
@@ -66,6 +67,7 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
         OutputError: a run folder holds something else.
         Resumable: stopped by a signal after saving; the same command continues.
     """
+    check_trackers(settings.monitor.track)
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "finetune")

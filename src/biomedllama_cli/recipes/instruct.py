@@ -9,6 +9,7 @@ from pathlib import Path
 from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.run_folder import plan_start
 from biomedllama_cli.engine.sharding import World
+from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.instructions.card import ModelFacts, write_model_card
 from biomedllama_cli.models.adapters import check_method
 from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
@@ -51,6 +52,7 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
         OutputError: the run folder holds something else.
         Resumable: stopped by a signal after saving; the same command continues.
     """
+    check_trackers(settings.monitor.track)
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "instruct")

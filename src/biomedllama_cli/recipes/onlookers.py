@@ -6,15 +6,30 @@ from accelerate import Accelerator
 
 from biomedllama_cli.engine.onlookers import Onlookers, Watcher
 from biomedllama_cli.engine.sequence_log import SequenceLog
+from biomedllama_cli.engine.source_losses import SourceLosses
 from biomedllama_cli.recipes.general_sets import build_forgetting_meter
 from biomedllama_cli.recipes.pretrain_plan import Plan
 from biomedllama_cli.recipes.sequence_facts import describe_feeding
+from biomedllama_cli.recipes.tracking import open_run_trackers
+from biomedllama_cli.recipes.tuning_plan import TuningPlan
 
 
 def build_pretrain_onlookers(plan: Plan, accelerator: Accelerator) -> Onlookers:
     """Return who looks at a run of `pretrain`."""
-    watchers: list[Watcher] = []
+    watchers: list[Watcher] = [SourceLosses(plan.order.mixture)]
     if accelerator.is_main_process:
         watchers.append(SequenceLog(plan.start.folder, describe_feeding(plan), plan.start.checkpoint))
     forgetting = build_forgetting_meter(plan.settings, plan.corpus, plan.start)
-    return Onlookers(watchers=watchers, meters=() if forgetting is None else (forgetting,))
+    every_setting = plan.settings.model_dump(mode="json")
+    return Onlookers(
+        watchers=watchers,
+        meters=() if forgetting is None else (forgetting,),
+        sinks=open_run_trackers(plan.settings.monitor, plan.start, every_setting, accelerator),
+    )
+
+
+def build_tuning_onlookers(plan: TuningPlan, accelerator: Accelerator) -> Onlookers:
+    """Return who looks at a run of `finetune` or `instruct`."""
+    return Onlookers(
+        sinks=open_run_trackers(plan.settings.monitor, plan.start, plan.every_setting, accelerator)
+    )

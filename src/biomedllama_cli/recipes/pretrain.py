@@ -21,6 +21,7 @@ from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.engine.sharding import choose_mesh
+from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.models.load import load_model, load_text_config
@@ -67,6 +68,7 @@ def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainRe
         OutputError: the run folder holds something else.
         Resumable: a signal stopped the run after saving.
     """
+    check_trackers(settings.monitor.track)
     plan = plan_run(settings, plan_world(settings.parallel, dry_run=dry_run))
     if dry_run:
         return report_dry_run(plan)

@@ -27,6 +27,7 @@ from biomedllama_cli.engine.saved_runs import REPORT_FILE, name_checkpoint
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.recipes.command_line import show_command_line
+from biomedllama_cli.recipes.onlookers import build_tuning_onlookers
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import (
     build_loop_settings,
@@ -119,7 +120,12 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
             accelerator, f"{plan.command}, seed {plan.seed}", plan.data.total_steps
         ) as progress:
             loop = Loop(
-                trainee, plan.data, build_run_folder(plan), choose_best(loop_settings, plan), progress
+                trainee,
+                plan.data,
+                build_run_folder(plan),
+                choose_best(loop_settings, plan),
+                progress,
+                onlookers=build_tuning_onlookers(plan, accelerator),
             )
             tally = loop.run()
         del trainee, loop, model
