@@ -12,9 +12,17 @@ from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_
 from biomedllama_cli.corpus.merging import merge_corpora
 from biomedllama_cli.engine.context_parallel import check_split
 from biomedllama_cli.engine.mixture import Mixture
-from biomedllama_cli.engine.order import BatchPlan, SequenceOrder, build_batch_plan, build_sequence_order
+from biomedllama_cli.engine.order import (
+    PADDING_SEQUENCE,
+    BatchPlan,
+    SequenceOrder,
+    build_batch_plan,
+    build_sequence_order,
+)
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
+from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, read_frames
+from biomedllama_cli.engine.sequence_history import follow_history
 from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
@@ -22,6 +30,7 @@ from biomedllama_cli.recipes.general_sets import read_general_sets
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import PositionsSettings, PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
+from biomedllama_cli.wording import name_count
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +78,8 @@ def plan_run(settings: PretrainSettings, world: World) -> Plan:
     folder = settings.output_dir or settings.workspace / "runs" / f"pretrain-{corpus.folder.resolve().name}"
     start = plan_start(folder, job, resume=settings.resume, overwrite=settings.overwrite)
     check_steps_left(start, order.total_steps)
+    if settings.resume != "auto":  # which continues nothing but the same job
+        check_last_step(start, order)
     return Plan(settings, corpus, rows, order, batch, job, start, world)
 
 
@@ -96,6 +107,31 @@ def check_steps_left(start: RunStart, total_steps: int) -> None:
             f"resume: {start.checkpoint} is at step {start.progress.step}, and this run ends at step {total_steps}, "
             "so nothing is left to train.",
             hint="Raise --max-steps or --epochs, or start from its weights alone with "
+            f"--model {start.checkpoint} and without --resume.",
+        )
+
+
+def check_last_step(start: RunStart, order: SequenceOrder) -> None:
+    """Check that a checkpoint's own last step was fed what this run feeds there.
+
+    A run whose epochs end inside its last step fills that step up. Where a longer run continues it, sequences belong
+    there, which it would never see.
+
+    Raises:
+        DataError: it was filled up with rows without a sequence.
+    """
+    if start.checkpoint is None or start.progress is None:
+        return
+    log = start.checkpoint.resolve().parents[1] / SEQUENCE_LOG
+    fed = follow_history(read_frames(log)).steps.get(start.progress.step) if log.is_file() else None
+    if fed is None or len(fed.ids) != order.global_batch_size:
+        return
+    left_out = (fed.ids == PADDING_SEQUENCE) & (order.step_sequences(fed.step) != PADDING_SEQUENCE)
+    if left_out.any():
+        raise DataError(
+            f"resume: {start.checkpoint} ends with a step that was filled up, since its epochs ended there; a longer "
+            f"run would never see the {name_count(int(left_out.sum()), 'sequence')} that belong in it.",
+            hint="Resume an earlier checkpoint of that run, or start from its weights alone with "
             f"--model {start.checkpoint} and without --resume.",
         )
 
