@@ -147,6 +147,8 @@ class MonitorSettings(Settings):
     """Steps that a spike is held against (in steps); nothing is a spike before that many."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where metrics go beside metrics.jsonl; repeatable."""
+    track_project: str = "biomedllama"
+    """Project that wandb and trackio file the run under."""
 
 
 class PretrainMonitorSettings(MonitorSettings):
