@@ -13,6 +13,8 @@ from biomedllama_cli.errors import ModelError
 
 SCRATCH_PREFIX = "scratch:"
 
+_HUB_SHAPES = {"huggyllama/llama-7b": "7b", "TinyLlama/TinyLlama_v1.1": "1b"}
+
 
 def build_scratch_config(
     source: str, vocabulary_size: int | None = None, *, bos_id: int | None = None, eos_id: int | None = None
@@ -35,6 +37,15 @@ def build_scratch_config(
         rms_norm_eps=1e-5,
         **shapes[name],
     )
+
+
+def find_bundled_config(source: str, vocabulary_size: int | None = None) -> LlamaConfig | None:
+    """Return the shape of a model on the hub that this package knows by itself, or None.
+
+    It is good for planning: sizes are those of the model, small numbers such as the norm's epsilon need not be.
+    """
+    name = _HUB_SHAPES.get(source)
+    return None if name is None else build_scratch_config(SCRATCH_PREFIX + name, vocabulary_size)
 
 
 @cache

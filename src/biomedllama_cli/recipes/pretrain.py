@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from biomedllama_cli.engine.accelerator import build_accelerator, choose_device_type
+from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.checkpoint import RunFolder
 from biomedllama_cli.engine.forgetting import read_last_look
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
-from biomedllama_cli.engine.model_fit import check_model_fits, describe_config
+from biomedllama_cli.engine.model_fit import check_model_fits
 from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
-from biomedllama_cli.engine.sharding import choose_mesh
 from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
-from biomedllama_cli.models.description import ModelDescription, describe_model
-from biomedllama_cli.models.load import load_model, load_text_config
-from biomedllama_cli.models.rope import check_stretched, stretch_model, stretch_positions
+from biomedllama_cli.models.description import describe_model
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.rope import check_stretched, stretch_model
 from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.onlookers import build_pretrain_onlookers
+from biomedllama_cli.recipes.pretrain_dry_run import report_dry_run
+from biomedllama_cli.recipes.pretrain_facts import describe_run
 from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
@@ -69,9 +70,9 @@ def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainRe
         Resumable: a signal stopped the run after saving.
     """
     check_trackers(settings.monitor.track)
-    plan = plan_run(settings, plan_world(settings.parallel, dry_run=dry_run))
     if dry_run:
-        return report_dry_run(plan)
+        return report_dry_run(settings)
+    plan = plan_run(settings, plan_world(settings.parallel, dry_run=False))
     if report := find_finished_run(plan):
         return report
     return train(plan)
@@ -137,53 +138,6 @@ def train(plan: Plan) -> PretrainReport:
             plot_loss_curve(plan.start.folder / METRICS_FILE, curve, curve.with_suffix(".svg"))
             write_atomically(report.run_folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     return report
-
-
-def report_dry_run(plan: Plan) -> PretrainReport:
-    """Check the model by its configuration alone and return what would be done."""
-    settings, start = plan.settings, plan.start
-    source = str(start.checkpoint or settings.model)
-    manifest = plan.corpus.manifest
-    config = load_text_config(
-        source, vocabulary_size=manifest.vocabulary_size, bos_id=manifest.bos_id, eos_id=manifest.eos_id
-    )
-    if start.checkpoint is None:
-        stretch_positions(config, settings.positions, settings.batch.sequence_length)
-    check_model_fits(source, config, manifest, settings.batch.sequence_length)
-    device = choose_device_type(settings.parallel)
-    attention = choose_attention(settings.numerics, torch.device(device), settings.parallel.cp_size)
-    return PretrainReport(
-        status="would continue" if start.checkpoint else "would train",
-        checkpoint=start.checkpoint,
-        **describe_run(plan, describe_config(config), attention, device),
-    )
-
-
-def describe_run(plan: Plan, description: ModelDescription, attention: str, device: str) -> dict[str, Any]:
-    """Return the facts of a report that are known before the run."""
-    settings = plan.settings
-    mesh = choose_mesh(settings.parallel, plan.world)
-    return {
-        "run_folder": plan.start.folder,
-        "corpus": plan.corpus.folder,
-        "model": settings.model,
-        "parameters": description.parameters,
-        "steps": plan.order.total_steps,
-        "resumed_step": plan.start.progress.step if plan.start.progress else None,
-        "sequences": plan.order.sequence_count,
-        "mixture": dict(zip(plan.order.mixture.names, plan.order.mixture.weights, strict=True)),
-        "sequence_length": settings.batch.sequence_length,
-        "global_batch_size": plan.batch.global_batch_size,
-        "micro_batch_size": plan.batch.micro_batch_size,
-        "grad_accum_steps": plan.batch.grad_accum_steps,
-        "world_size": plan.world.world_size,
-        "mesh": {"dp_replicate": mesh.dp_replicate_size, "dp_shard": mesh.dp_shard_size}
-        | ({"cp": mesh.cp_size} if mesh.cp_size > 1 else {}),
-        "device": device,
-        "attention": attention,
-        "settings": settings.model_dump(mode="json"),
-        "versions": read_versions(),
-    }
 
 
 def measure(plan: Plan, loop: Loop, tally: Tally, *, wall_seconds: float) -> dict[str, Any]:

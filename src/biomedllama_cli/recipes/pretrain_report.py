@@ -14,6 +14,8 @@ from biomedllama_cli import __version__
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.evaluation.forgetting import Look
+from biomedllama_cli.recipes.forecast_lines import format_plan
+from biomedllama_cli.recipes.forecast_report import RunPlan
 from biomedllama_cli.report.forgetting_lines import show_forgetting
 from biomedllama_cli.wording import name_count
 
@@ -31,8 +33,8 @@ class PretrainReport(BaseModel):
     """What was done; `would ...` for a dry run."""
     run_folder: Path
     """Settings, metrics, loss curve and checkpoints."""
-    corpus: Path
-    """Corpus folder."""
+    corpus: Path | None = None
+    """Corpus folder; null in a plan of numbers."""
     model: str
     """Model the run started from."""
     checkpoint: Path | None = None
@@ -90,6 +92,8 @@ class PretrainReport(BaseModel):
     """Type of device trained on."""
     attention: str
     """Attention implementation."""
+    plan: RunPlan | None = None
+    """What the run will need; of a dry run."""
     settings: dict[str, Any]
     """All settings of the command."""
     versions: dict[str, str]
@@ -103,7 +107,8 @@ class PretrainReport(BaseModel):
             f"{name_count(self.sequence_length, 'token')} "
             f"({ranks} x {self.micro_batch_size} x {self.grad_accum_steps} accumulated)"
         )
-        corpora = ", ".join(map(str, (self.corpus, *self.settings.get("mix", ()))))
+        folders = (self.corpus or "a corpus to come", *self.settings.get("mix", ()))
+        corpora = ", ".join(map(str, folders))
         head = f"{self.model}, {self.parameters:,} parameters, on {corpora}: {batch}"
         if self.status.startswith("would"):
             return self._dry_run_lines(head)
@@ -133,6 +138,8 @@ class PretrainReport(BaseModel):
         lines += self._mixture_lines()
         if self.status == "would continue":
             lines.append(f"Would continue {self.checkpoint} after step {self.resumed_step}.")
+        if self.plan is not None:
+            lines += format_plan(self.plan)
         return [*lines, "Nothing was written."]
 
     def _mixture_lines(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from biomedllama_cli.settings.base import Settings
+from biomedllama_cli.settings.plan import PlanSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -220,3 +221,4 @@ class PretrainSettings(Settings):
     monitor: PretrainMonitorSettings = PretrainMonitorSettings()
     positions: PositionsSettings = PositionsSettings()
     launch: LaunchSettings = LaunchSettings()
+    plan: PlanSettings = PlanSettings()

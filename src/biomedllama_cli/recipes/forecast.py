@@ -1,0 +1,59 @@
+"""The plan of a run: what it will need, worked out on any machine, without weights and without a GPU."""
+
+from __future__ import annotations
+
+from biomedllama_cli.engine.plan_memory import USABLE_SHARE, find_change
+from biomedllama_cli.recipes.forecast_cost import plan_compute, plan_disk, plan_truncated
+from biomedllama_cli.recipes.forecast_facts import RunFacts
+from biomedllama_cli.recipes.forecast_memory import MemoryPlanner
+from biomedllama_cli.recipes.forecast_report import MemoryParts, RunPlan
+from biomedllama_cli.recipes.forecast_strategies import choose, list_meshes, plan_strategy
+
+
+def forecast_run(facts: RunFacts) -> RunPlan:
+    """Return what a run will need; nothing is loaded, and nothing written.
+
+    Raises:
+        SettingsError: the mesh does not fit the planned processes.
+    """
+    settings, notes = facts.settings, list[str]()
+    planner = MemoryPlanner(
+        facts.shape,
+        settings,
+        on_cpu=facts.device == "cpu",
+        accumulates=facts.count_micro_batches(facts.mesh) > 1,
+    )
+    strategies = {
+        name: plan_strategy(facts, planner, name, mesh, notes) for name, mesh in list_meshes(facts).items()
+    }
+    chosen = strategies[settings.parallel.sharding]
+    memory = chosen.memory.get(settings.numerics.activation_checkpointing)
+    compute = plan_compute(facts, chosen)
+    return RunPlan(
+        text=facts.text,
+        cluster=facts.cluster,
+        steps=facts.steps,
+        truncated=plan_truncated(facts, compute),
+        compute=compute,
+        sharding=settings.parallel.sharding,
+        activation_checkpointing=settings.numerics.activation_checkpointing,
+        memory=memory,
+        strategies=strategies,
+        fits=memory.fits if memory else None,
+        change=_find_change(facts, planner, memory),
+        disk=plan_disk(facts),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _find_change(
+    facts: RunFacts, planner: MemoryPlanner, memory: MemoryParts | None
+) -> tuple[str, ...] | None:
+    if memory is None or memory.fits is None or facts.cluster.memory_bytes is None:
+        return None
+    if memory.fits:
+        return ()
+    settings = facts.settings
+    choice = choose(facts, facts.mesh, settings.parallel.sharding, settings.numerics.activation_checkpointing)
+    usable = USABLE_SHARE * facts.cluster.memory_bytes
+    return find_change(choice, lambda one: planner.find_memory(one).total, usable, modes=planner.modes)

@@ -1,0 +1,139 @@
+"""Memory of one rank for every choice, each step rehearsed once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from biomedllama_cli.engine.fsdp_groups import group_parameters
+from biomedllama_cli.engine.plan_memory import USABLE_SHARE, MemoryChoice, RankMemory, plan_state
+from biomedllama_cli.engine.plan_step import Rehearsal, Saver, StepMemory, rehearse_step
+from biomedllama_cli.engine.traffic import ParameterGroup
+from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.recipes.forecast_report import MemoryParts
+from biomedllama_cli.settings.pretrain import PretrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model as its configuration describes it.
+
+    Attributes:
+        config: of the text model.
+        description: its counts.
+        groups: what FSDP gathers together; empty where the model cannot be sharded.
+        key_value_size: width of the keys, and of the values, of one layer.
+    """
+
+    config: Any
+    description: ModelDescription
+    groups: tuple[ParameterGroup, ...]
+    key_value_size: int
+
+    @classmethod
+    def of(cls, config: Any) -> ModelShape:
+        """Read a configuration; no memory is taken for weights."""
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        description = describe_model(model)
+        heads = config.num_attention_heads
+        grouped = getattr(config, "num_key_value_heads", None) or heads
+        size = description.attention_size // heads * grouped
+        return cls(config, description, tuple(group_parameters(model)), size)
+
+
+def list_savers() -> dict[str, Saver | None]:
+    """Return what each kind of activation checkpointing does to a model, the weakest first."""
+    return {"none": None, "full": _save_layers}
+
+
+def _save_layers(model: PreTrainedModel) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+class MemoryPlanner:
+    """Works out what a rank needs, and remembers the steps it has rehearsed.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        on_cpu: whether the program itself shares the memory.
+        accumulates: whether a step has several micro-batches.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        settings: PretrainSettings,
+        *,
+        on_cpu: bool,
+        accumulates: bool,
+    ) -> None:
+        self._shape, self._settings, self._savers = shape, settings, list_savers()
+        self._accumulates = accumulates
+        self._program = psutil.Process().memory_info().rss if on_cpu else 0
+        self._rehearse = lru_cache(maxsize=None)(self._rehearse_once)
+
+    @cached_property
+    def modes(self) -> tuple[str, ...]:
+        """Return the kinds of activation checkpointing that can be planned."""
+        return tuple(self._savers)
+
+    def find_memory(self, choice: MemoryChoice) -> RankMemory:
+        """Return what one rank needs."""
+        sharded = choice.sharding != "replicate" and choice.devices > 1
+        compute_bytes = 4 if self._settings.numerics.precision == "fp32" else 2
+        strategy = choice.sharding if sharded else "replicate"
+        state = plan_state(self._shape.groups, strategy, choice.ranks, compute_bytes)
+        step = self._rehearse(
+            sharded, choice.activation_checkpointing, choice.micro_batch_size, choice.loss_memory
+        )
+        return RankMemory(state, step, self._program)
+
+    def _rehearse_once(self, sharded: bool, mode: str, micro_batch_size: int, loss_memory: str) -> StepMemory:
+        numerics, length = self._settings.numerics, self._settings.batch.sequence_length
+        context = self._settings.parallel.cp_size
+        rehearsal = Rehearsal(
+            micro_batch_size,
+            length // context,
+            numerics.precision,
+            attention=numerics.attention,
+            sharded=sharded,
+            accumulates=self._accumulates,
+        )
+        step = rehearse_step(self._shape.config, rehearsal, self._savers[mode])
+        number_bytes = 4 if numerics.precision == "fp32" else 2
+        beside = 0
+        if context > 1:  # keys and values of whole rows, and a mask of this rank's tokens
+            layers = self._shape.description.layers if mode == "none" else 1
+            beside += 2 * layers * micro_batch_size * length * self._shape.key_value_size * number_bytes
+            beside += micro_batch_size * length * (length // context) * number_bytes
+        elif numerics.attention == "sdpa":  # a mask that keeps documents apart
+            beside += micro_batch_size * length * length * (1 + number_bytes)
+        return replace(step, activations=step.activations + beside)
+
+
+def describe_memory(memory: RankMemory, device_bytes: float | None) -> MemoryParts:
+    """Return the parts, and whether they fit."""
+    state, step = memory.state, memory.step
+    return MemoryParts(
+        weights=state.weights,
+        gathered_weights=state.gathered,
+        gradients=state.gradients,
+        gradient_reduction=state.reduction,
+        optimizer=state.optimizer,
+        activations=step.activations,
+        logits=step.logits,
+        program=memory.program,
+        total=memory.total,
+        logits_peak=step.logits_peak,
+        fits=None if device_bytes is None else memory.total <= USABLE_SHARE * device_bytes,
+    )

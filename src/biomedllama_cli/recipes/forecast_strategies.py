@@ -1,0 +1,142 @@
+"""Every way of sharding a planned run: its memory, its traffic, and how long a step takes with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from biomedllama_cli.engine.plan_cost import StepTime, time_step
+from biomedllama_cli.engine.plan_memory import STRATEGIES, MemoryChoice, RankMemory
+from biomedllama_cli.engine.sharding import MeshShape, choose_mesh
+from biomedllama_cli.engine.traffic import (
+    LinkBytes,
+    Strategy,
+    count_link_bytes,
+    plan_context_traffic,
+    plan_traffic,
+)
+from biomedllama_cli.errors import SettingsError, UserError
+from biomedllama_cli.recipes.forecast_facts import RunFacts
+from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, describe_memory
+from biomedllama_cli.recipes.forecast_report import MemoryParts, StrategyPlan
+from biomedllama_cli.recipes.pretrain_facts import describe_mesh
+
+logger = logging.getLogger(__name__)
+
+
+def list_meshes(facts: RunFacts) -> dict[str, MeshShape]:
+    """Return the mesh of every strategy: as asked for with the chosen one, else as the strategy says."""
+    parallel = facts.settings.parallel
+    meshes = {}
+    for name in STRATEGIES:
+        other = parallel.model_copy(
+            update={"sharding": name, "dp_replicate_size": None, "dp_shard_size": None}
+        )
+        both_hybrid = name.startswith("hybrid") and parallel.sharding.startswith("hybrid")
+        try:
+            meshes[name] = (
+                facts.mesh if name == parallel.sharding or both_hybrid else choose_mesh(other, facts.world)
+            )
+        except SettingsError as error:  # replicate with ranks that share sequences, ...
+            logger.debug("plan: %s is left out: %s", name, error.message)
+    return meshes
+
+
+def plan_strategy(
+    facts: RunFacts, planner: MemoryPlanner, name: str, mesh: MeshShape, notes: list[str]
+) -> StrategyPlan:
+    """Return memory, traffic and time of one way of sharding; what cannot be planned is noted.
+
+    Args:
+        facts: of the run.
+        planner: of its memory.
+        name: of the strategy.
+        mesh: it has.
+        notes: for people; added to.
+    """
+    memory: dict[str, MemoryParts] = {}
+    for mode in planner.modes:
+        choice = choose(facts, mesh, name, mode)
+        found = _try(lambda choice=choice: planner.find_memory(choice), notes)  # type: ignore[misc]
+        if found is not None:
+            memory[mode] = describe_memory(found, facts.cluster.memory_bytes)
+    links = _count_links(facts, name, mesh)
+    time = _time(facts, links)
+    return StrategyPlan(
+        mesh=describe_mesh(mesh),
+        memory=memory,
+        inside_bytes=links.inside,
+        across_bytes=links.across,
+        inside_seconds=time.inside,
+        across_seconds=time.across,
+        step_seconds=time.total,
+        bound_by=time.bound if time.compute is not None else None,
+    )
+
+
+def _try(work: Callable[[], RankMemory], notes: list[str]) -> RankMemory | None:
+    """Return what the work gives; a model that cannot be rehearsed costs the plan its memory, not all of it."""
+    try:
+        return work()
+    except UserError:
+        raise
+    except Exception as error:  # a model's own code runs here, on tensors without values
+        logger.debug("plan: the step cannot be rehearsed", exc_info=True)
+        reason = " ".join(str(error).split())[:200]
+        notes.append(
+            f"Memory could not be worked out: the step of this model cannot be rehearsed ({reason})."
+        )
+        return None
+
+
+def choose(facts: RunFacts, mesh: MeshShape, sharding: str, mode: str) -> MemoryChoice:
+    """Return the choice that a strategy and a kind of activation checkpointing are."""
+    settings = facts.settings
+    shards = (
+        mesh.fsdp_size
+        if sharding.startswith("hybrid")
+        else min(facts.world.local_world_size, mesh.world_size)
+    )
+    return MemoryChoice(
+        sharding,
+        mode,
+        settings.batch.micro_batch_size,
+        settings.numerics.loss_memory,
+        shards,
+        mesh.world_size,
+    )
+
+
+def _count_links(facts: RunFacts, name: str, mesh: MeshShape) -> LinkBytes:
+    settings, shape = facts.settings, facts.shape
+    if mesh.world_size == 1:
+        return LinkBytes(0, 0)
+    traffic = plan_traffic(shape.groups, mesh, cast(Strategy, name), compute_bytes=facts.compute_bytes)
+    context = plan_context_traffic(
+        mesh,
+        layers=shape.description.layers,
+        key_value_numbers=settings.batch.micro_batch_size
+        * settings.batch.sequence_length
+        * shape.key_value_size,
+        compute_bytes=facts.compute_bytes,
+        recomputes=settings.numerics.activation_checkpointing == "full",
+    )
+    every = replace(traffic, each_micro_batch=traffic.each_micro_batch + context)
+    collectives = every.list_all(facts.count_micro_batches(mesh))
+    return count_link_bytes(collectives, mesh, ranks_per_node=facts.world.local_world_size)
+
+
+def _time(facts: RunFacts, links: LinkBytes) -> StepTime:
+    cluster = facts.cluster
+    return time_step(
+        facts.step_tokens,
+        facts.flops_per_token,
+        devices=cluster.devices,
+        peak_flops=cluster.peak_flops,
+        mfu=facts.settings.plan.assumed_mfu,
+        links=links,
+        inside_bandwidth=cluster.bandwidth_inside,
+        across_bandwidth=cluster.bandwidth_across,
+    )
