@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState, PartialState
 
 from biomedllama_cli.engine import tracking
 from biomedllama_cli.engine.tracking import TRACKERS_FILE, TrackedRun, check_trackers, open_trackers
+from biomedllama_cli.engine.wandb_files import find_last_step, iter_messages
 from biomedllama_cli.errors import UnavailableError
+
+
+@pytest.fixture(autouse=True)
+def _one_process() -> Iterator[None]:
+    """Accelerate's trackers log through its state, which a run has by then."""
+    PartialState(cpu=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Recorder:
@@ -132,6 +142,36 @@ def test_a_line_of_an_earlier_step_goes_with_the_one_at_hand(tmp_path: Path, rec
     assert recorder.told == [(4, {"train/loss": 1.0, "checkpoint/write_seconds": 2.0})]
 
 
+def write_log(messages: list[bytes]) -> bytes:
+    """Return what LevelDB's log writer makes of messages, after W&B's header."""
+    content = bytearray(b":W&B" + bytes(3))
+    for message in messages:
+        rest, begun = message, False
+        while True:
+            left = 32768 - len(content) % 32768
+            if left < 7:
+                content += bytes(left)
+                continue
+            part, rest = rest[: left - 7], rest[left - 7 :]
+            kind = (3 if begun else 2) if rest else (4 if begun else 1)
+            content += bytes(4) + len(part).to_bytes(2, "little") + bytes([kind]) + part
+            begun = True
+            if not rest:
+                break
+    return bytes(content)
+
+
+def test_the_log_of_wandb_is_read_across_blocks_and_up_to_where_a_kill_cut_it() -> None:
+    messages = [bytes([number]) * size for number, size in enumerate([5, 32_742, 90_000, 0, 32_740, 3])]
+    content = write_log(messages)
+    assert list(iter_messages(content)) == messages
+    for cut in (1, 2, 9, 20_000):
+        read = list(iter_messages(content[:-cut]))
+        assert read == messages[: len(read)]
+        assert len(read) < len(messages)
+    assert list(iter_messages(b"")) == []
+
+
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path, recorder: Recorder) -> None:
     (sink,) = open_trackers(["wandb"], TrackedRun(tmp_path, "project", {}))
     sink.write({"step": 1, "train/loss": 1.0, "train/grad_norm": float("inf"), "mfu": None})
@@ -221,6 +261,7 @@ def test_without_a_key_wandb_keeps_its_files_for_later(
         sink = offline(resumed)
         sink.write({"step": resumed + 2, "train/loss": 1.0})
         sink.close()
+        assert find_last_step(tmp_path / "run", sink._book.open("wandb")[0]) == resumed + 2
     runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
     assert len({run.name.rsplit("-", 1)[1] for run in runs}) == 1  # the same run there

@@ -26,6 +26,7 @@ from urllib.parse import urlparse
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
+from biomedllama_cli.engine.wandb_files import find_last_step
 from biomedllama_cli.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ def _start_tensorboard(run: TrackedRun, identity: str, given: int) -> tuple[Gene
 def _start_wandb(run: TrackedRun, identity: str, given: int) -> tuple[GeneralTracker, int | None]:
     import wandb
 
+    kept = find_last_step(run.folder, identity)
     if "WANDB_MODE" not in os.environ and not _has_wandb_key():
         logger.warning("there is no key for W&B: its files stay in %s/wandb, for `wandb sync`", run.folder)
         mode = "offline"
@@ -227,7 +229,9 @@ def _start_wandb(run: TrackedRun, identity: str, given: int) -> tuple[GeneralTra
         logger.warning("W&B cannot be reached: its files stay in %s/wandb (%s)", run.folder, error)
         tracker = start("offline")
     known = tracker.tracker
-    return tracker, known.step - 1 if known.resumed and not known.offline else None
+    if known.offline:
+        return tracker, kept
+    return tracker, known.step - 1 if known.resumed else None
 
 
 def _has_wandb_key() -> bool:

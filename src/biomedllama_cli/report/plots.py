@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 4000
 """Of one drawn line; more than a picture has columns."""
+_WIDE = 30
+"""Largest / smallest gradient norm from which they are drawn on a logarithmic axis."""
 _SOURCE, _GENERAL, _DELTA = "train/loss/", "general/", "/delta"
 
 
@@ -73,23 +75,25 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], style: CurveStyle) -> Figure
 
     places = locate(lines, style.over)
     drawn = _Drawn(lines, places, style)
-    small = [_draw_learning_rate, _draw_gradient_norm, _draw_throughput]
-    if drawn.names(_SOURCE):
-        small.append(_draw_sources)
+    rows = [[_draw_losses], [_draw_learning_rate, _draw_gradient_norm, _draw_throughput]]
+    where_measured = []
+    if len(drawn.names(_SOURCE)) > 1:  # of one source it is the training loss
+        where_measured.append(_draw_sources)
     if drawn.names(_GENERAL, _DELTA):
-        small.append(_draw_general)
-    columns = 3
-    rows = math.ceil(len(small) / columns)
-    figure = Figure(figsize=(10, 4.5 + 2.3 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.0] + [1.0] * rows)
-    panels = [figure.add_subplot(grid[0, :])]
-    panels += [figure.add_subplot(grid[1 + place // columns, place % columns]) for place in range(len(small))]
-    for draw, axes in zip([_draw_losses, *small], panels, strict=True):
-        draw(axes, drawn)
-        axes.grid(alpha=0.3)
-        axes.set_xlabel("step" if style.over == "steps" else "target tokens seen")
-        if style.over == "tokens":
-            axes.xaxis.set_major_formatter(_thousands())
+        where_measured.append(_draw_general)
+    if where_measured:
+        rows.append(where_measured)
+    figure = Figure(figsize=(10, 2.2 + 2.3 * len(rows)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=[2.0] + [1.0] * (len(rows) - 1))
+    for number, row in enumerate(rows):
+        columns = grid[number].subgridspec(1, len(row))
+        for column, draw in enumerate(row):
+            axes = figure.add_subplot(columns[column])
+            draw(axes, drawn)
+            axes.grid(alpha=0.3)
+            axes.set_xlabel("step" if style.over == "steps" else "target tokens seen")
+            if style.over == "tokens":
+                axes.xaxis.set_major_formatter(_thousands())
     return figure
 
 
@@ -166,7 +170,8 @@ def _draw_learning_rate(axes: Axes, drawn: _Drawn) -> None:
 def _draw_gradient_norm(axes: Axes, drawn: _Drawn) -> None:
     drawn.draw(axes, "train/grad_norm", "gradient norm", color="tab:red")
     axes.set_ylabel("gradient norm")
-    if any(value > 0 for value in drawn.series("train/grad_norm")[1]):
+    norms = [value for value in drawn.series("train/grad_norm")[1] if value > 0]
+    if norms and max(norms) > _WIDE * min(norms):
         axes.set_yscale("log")
 
 
