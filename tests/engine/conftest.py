@@ -17,6 +17,7 @@ from biomedllama_cli.engine.checkpoint import RunFolder, load_optimizer, load_pr
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Trainee
 from biomedllama_cli.engine.mixture import Mixture
+from biomedllama_cli.engine.onlookers import NOBODY
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.order import build_batch_plan, build_sequence_order
 from biomedllama_cli.engine.rows import PackedRows
@@ -121,6 +122,7 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
                 patience=changes.pop("patience", None),
             ),
             progress or Silence(),
+            onlookers=changes.pop("onlookers", NOBODY),
         )
 
     return build

@@ -54,11 +54,11 @@ class TrainingData(Protocol):
         ...
 
     def name_rows(self, step: int, places: list[int]) -> str:
-        """Return what some micro-batches of a step hold, for a message.
+        """Return what some rows of a step hold, for a message.
 
         Args:
             step: counted from 1.
-            places: rank x micro-batches per rank + number of the micro-batch.
+            places: of the rows: (rank x micro-batches per rank + micro-batch) x rows at once + row.
         """
         ...
 
@@ -96,10 +96,8 @@ class RunData:
         return rows * self.rows.sequence_length
 
     def name_rows(self, step: int, places: list[int]) -> str:
-        """Return the ids of the rows of some micro-batches."""
-        named = (
-            self.order.step_sequences(step).reshape(-1, self.plan.micro_batch_size)[places].ravel().tolist()
-        )
+        """Return the ids of some rows."""
+        named = self.order.step_sequences(step)[places].tolist()
         return "sequences " + ", ".join(map(str, named[:16])) + (", ..." if len(named) > 16 else "")
 
 

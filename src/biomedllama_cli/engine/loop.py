@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +17,8 @@ from biomedllama_cli.engine.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from biomedllama_cli.engine.compute_clock import ComputeClock
+from biomedllama_cli.engine.finite import check_finite
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
 from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
@@ -27,7 +28,7 @@ from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.engine.step import StepFrame, StepTensors, describe_step, train_step
-from biomedllama_cli.errors import ModelError, Resumable
+from biomedllama_cli.errors import Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
 
 __all__ = ["Loop", "LoopSettings", "ProgressReporter", "Tally", "Trainee"]
@@ -61,6 +62,9 @@ class Loop:
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
         self._settings, self._progress, self._onlookers = settings, progress, onlookers
         self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
+        # Nobody is slower than the others where there are none.
+        several = trainee.accelerator.num_processes > 1
+        self._clock = ComputeClock(self._model, trainee.accelerator.device) if several else None
         gate, start = onlookers.gate, run_folder.progress
         self._frame = StepFrame(
             max_grad_norm=settings.optimizer.max_grad_norm,
@@ -140,6 +144,7 @@ class Loop:
         began = time.perf_counter()
         micro_batches = list(itertools.islice(batches, count))
         waited = time.perf_counter() - began
+        computed = self._clock.read() if self._clock is not None else 0.0
         return train_step(
             self._accelerator,
             self._model,
@@ -147,7 +152,7 @@ class Loop:
             micro_batches,
             self._frame,
             stop_requested=stop.requested,
-            seconds=(waited, 0.0),
+            seconds=(waited, computed),
         )
 
     def _learning_rate(self, step: int) -> float:
@@ -163,7 +168,14 @@ class Loop:
         """Write a step's numbers and check them."""
         tally, now = self._tally, time.perf_counter()
         seconds, tally.clock = now - tally.clock, now
-        self._check_finite(step, measured)
+        check_finite(
+            measured,
+            step=step,
+            learning_rate=self._learning_rate(step),
+            is_scaled=self._accelerator.scaler is not None,
+            data=self._data,
+            folder=self._run.folder,
+        )
         tally.step, tally.stop_seen = step, bool(measured.ranks_asked_to_stop)
         tally.tokens_seen += measured.target_tokens
         tally.train_seconds += seconds
@@ -205,21 +217,6 @@ class Loop:
             self._settings.flops_per_token,
             self._settings.peak_flops,
             devices=self._accelerator.num_processes,
-        )
-
-    def _check_finite(self, step: int, measured: StepTensors) -> None:
-        losses = measured.row_losses.reshape(-1, self._frame.rows_at_once).sum(axis=1).tolist()
-        broken = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
-        # In fp16 an infinite gradient is ordinary: the loss scaling skips that update and lowers its factor.
-        if not broken and (math.isfinite(measured.grad_norm) or self._accelerator.scaler is not None):
-            return
-        what = "loss" if broken else "gradient"
-        rows = self._data.name_rows(step, broken or list(range(len(losses))))
-        raise ModelError(
-            f"The {what} of step {step} is not finite (learning rate {self._learning_rate(step):.3g}, "
-            f"{rows}).",
-            hint="The last checkpoint is from before. Lower --peak-learning-rate, lengthen the warm-up, or use "
-            "--precision bf16 or fp32.",
         )
 
     def _look_and_save(self, step: int) -> None:

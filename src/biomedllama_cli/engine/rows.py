@@ -125,5 +125,5 @@ def check_row(*parts: npt.NDArray[np.int64]) -> int:
     """
     check = 0
     for part in parts:
-        check = zlib.crc32(np.ascontiguousarray(part), check)
+        check = zlib.crc32(np.ascontiguousarray(part).data, check)
     return check

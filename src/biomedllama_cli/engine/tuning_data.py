@@ -109,10 +109,11 @@ class TuningData:
         return sum(map(self.step_tokens, looked_at)) / sum(map(self.step_positions, looked_at))
 
     def name_rows(self, step: int, places: list[int]) -> str:
-        """Return the examples of some micro-batches, for a message; place = rank x micro-batches per rank + number."""
-        layout = self._lay_out(step)
+        """Return the examples of some rows, for a message; see `engine.loader.TrainingData`."""
+        layout, at_once = self._lay_out(step), self._batch.micro_batch_size
         every = [packs for micro_batches in layout for packs in micro_batches]
-        examples = [example for place in places for pack in every[place] for example in pack]
+        rows = [every[place // at_once][place % at_once :][:1] for place in places]  # none where none is
+        examples = [example for row in rows for pack in row for example in pack]
         encoded = self.rows.encoded
         names = [f"{encoded.sources[example]}:{encoded.ids[example]}" for example in examples[:_NAMED]]
         return "examples " + ", ".join(names) + (", ..." if len(examples) > _NAMED else "")
