@@ -39,7 +39,9 @@ def test_it_shows_gradient_norm_throughput_sources_and_what_is_forgotten_where_t
         {"step": 1, "train/loss": 4.0, "train/grad_norm": 2.0, "train/tokens_per_second": 50.0, "mfu": 0.25}
         | {"train/loss/pubmed": 4.5, "train/loss/pmc": 3.5},
         {"step": 2, "train/loss": 3.0, "train/grad_norm": None, "train/tokens_per_second": 70.0, "mfu": 0.5},
-        {"step": 2, "general/news/bits_per_byte": 1.5, "general/news/delta": 0.125},
+        {"step": 2, "general/news/bits_per_byte": 1.5, "general/news/delta": 0.125}
+        | {"validation/pmc/bits_per_byte": 1.0, "validation/pmc/delta": -0.25}
+        | {"general/facts/accuracy": 0.5, "general/facts/delta": 0.0625},
     ]
     drawn = read_drawn(lines)
     assert drawn["gradient norm"][0] == [1, 2.0]
@@ -49,6 +51,8 @@ def test_it_shows_gradient_norm_throughput_sources_and_what_is_forgotten_where_t
     assert drawn["pubmed, smoothed"] == [[1, 4.5]]
     assert drawn["pmc, smoothed"] == [[1, 3.5]]
     assert drawn["news"] == [[2, 0.125]]
+    assert drawn["pmc (validation)"] == [[2, -0.25]]
+    assert "facts" not in drawn  # an accuracy, not bits per byte
 
 
 def test_over_tokens_a_validation_stands_where_its_step_does() -> None:

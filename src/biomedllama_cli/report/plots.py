@@ -18,7 +18,7 @@ MOST_POINTS = 4000
 """Of one drawn line; more than a picture has columns."""
 _WIDE = 30
 """Largest / smallest gradient norm from which they are drawn on a logarithmic axis."""
-_SOURCE, _GENERAL, _DELTA = "train/loss/", "general/", "/delta"
+_SOURCE, _BITS, _DELTA = "train/loss/", "/bits_per_byte", "/delta"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], style: CurveStyle) -> Figure
     where_measured = []
     if len(drawn.names(_SOURCE)) > 1:  # of one source it is the training loss
         where_measured.append(_draw_sources)
-    if drawn.names(_GENERAL, _DELTA):
+    if drawn.changes():
         where_measured.append(_draw_general)
     if where_measured:
         rows.append(where_measured)
@@ -139,6 +139,12 @@ class _Drawn:
         every = dict.fromkeys(name for line in self.lines for name in line)
         return [name for name in every if name.startswith(start) and name.endswith(end)]
 
+    def changes(self) -> list[str]:
+        """Return the metrics that say how the bits per byte of some texts have changed since before the first step."""
+        # Questions have a `delta` too: that of their accuracy.
+        texts = {name.removesuffix(_BITS) for name in self.names("", _BITS)}
+        return [name for name in self.names("", _DELTA) if name.removesuffix(_DELTA) in texts]
+
     def draw(self, axes: Axes, name: str, label: str, *, color: str, raw: bool = True) -> None:
         """Draw a metric of every step: its values pale, their running average over them."""
         places, values = self.series(name)
@@ -196,8 +202,10 @@ def _draw_sources(axes: Axes, drawn: _Drawn) -> None:
 
 
 def _draw_general(axes: Axes, drawn: _Drawn) -> None:
-    for name in drawn.names(_GENERAL, _DELTA):
-        label = name.removeprefix(_GENERAL).removesuffix(_DELTA)
+    for name in drawn.changes():
+        kind, _, label = name.removesuffix(_DELTA).rpartition("/")
+        if kind != "general":
+            label = f"{label} ({kind})"
         axes.plot(*drawn.series(name), marker="o", markersize=3, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_ylabel("change in bits per byte")
