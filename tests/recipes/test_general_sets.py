@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -20,7 +22,8 @@ from biomedllama_cli.engine.forgetting import read_record
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, Resumable, SettingsError, UserError
-from biomedllama_cli.evaluation.probes import PROMPT, Reading, build_held_out_probes, build_question_probe
+from biomedllama_cli.evaluation.held_out_probes import build_held_out_probes
+from biomedllama_cli.evaluation.probes import PROMPT, Reading, build_question_probe
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.recipes.general_sets import read_general_sets
 from biomedllama_cli.recipes.pretrain import PretrainReport, pretrain
@@ -192,6 +195,27 @@ def test_held_out_documents_are_read_by_source_from_their_beginning(tmp_path: Pa
         assert sequence.token_ids == (tokenizer.bos_id, *tokenizer.encode(text)[:32])
         assert size == len(tokenizer.decode(sequence.token_ids[1:]).encode())
         assert text.startswith(tokenizer.decode(sequence.token_ids[1:])[:20])
+
+
+def test_abstracts_and_papers_of_one_source_are_told_apart(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpora" / "pile", read_sample(40))
+    texts = read_sample(40)[:8]
+    subsets = ["PubMed Abstracts"] * 3 + ["PubMed Central"] * 5
+    table = {
+        "split": ["validation"] * 8 + ["train"],
+        "shard": ["validation-00000"] * 8 + ["train-00000"],
+        "document": [*range(8), 0],
+        "subset": [*subsets, "PubMed Central"],
+    }
+    pq.write_table(pa.table(table), folder / "documents.parquet")
+    corpus = load_corpus(folder)
+    tokenizer = load_tokenizer(str(corpus.tokenizer_folder))
+    probes = build_held_out_probes(corpus, Reading(tokenizer, puts_bos=False, context_length=4096))
+    assert {probe.name: len(probe.sequences) for probe in probes} == {
+        "pile/pubmed-abstracts": 3,
+        "pile/pubmed-central": 5,
+    }
+    assert [size for probe in probes for size in probe.utf8_bytes] == [len(text.encode()) for text in texts]
 
 
 def test_a_question_too_long_for_a_row_loses_its_beginning(corpus: Path) -> None:

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from biomedllama_cli.corpus.manifest import Corpus
-from biomedllama_cli.corpus.shards import Shard
 from biomedllama_cli.evaluation.encoding import encode_continuations, iter_windows
 from biomedllama_cli.evaluation.token_trees import TokenSequence
 from biomedllama_cli.models.tokenizer import Tokenizer
 from biomedllama_cli.tasks.question import Document, Question
-
-HELD_OUT_DOCUMENTS = 200
-"""Most held-out documents of a source that are looked at; of each, what fits in one row."""
 
 PROMPT = "Question: {}\nAnswer:"
 
@@ -116,38 +109,3 @@ def build_question_probe(name: str, questions: Sequence[Question], reading: Read
         tuple(question.options for question in questions),
         tuple(question.answer_index for question in questions),
     )
-
-
-def build_held_out_probes(corpus: Corpus, reading: Reading) -> list[TextProbe]:
-    """Return the beginnings of held-out documents, by source: at most `HELD_OUT_DOCUMENTS` of each, evenly spaced.
-
-    Their bytes are those of the text that the tokens stand for.
-    """
-    sources = [entry.source for entry in corpus.manifest.shards if entry.split == "validation"]
-    shards: dict[str, list[Shard]] = {}
-    for source, shard in zip(sources, corpus.validation, strict=True):
-        shards.setdefault(source, []).append(shard)
-    probes = [
-        _build_held_out_probe(source, of_source, reading, bool(corpus.manifest.adds_bos))
-        for source, of_source in shards.items()
-    ]
-    return [probe for probe in probes if probe.sequences]
-
-
-def _build_held_out_probe(source: str, shards: Sequence[Shard], reading: Reading, has_bos: bool) -> TextProbe:
-    counts = [len(shard.document_starts) - 1 for shard in shards]
-    firsts = np.concatenate([[0], np.cumsum(counts)])
-    count = min(int(firsts[-1]), HELD_OUT_DOCUMENTS)
-    sequences: list[TokenSequence] = []
-    sizes: list[int] = []
-    for number in range(count):
-        document = number * int(firsts[-1]) // count
-        place = int(np.searchsorted(firsts, document, side="right")) - 1
-        shard, own = shards[place], document - int(firsts[place])
-        start, end = int(shard.document_starts[own]), int(shard.document_starts[own + 1])
-        ids = shard.token_ids[start + has_bos : end - 1][: reading.context_length].tolist()
-        size = len(reading.tokenizer.decode(ids).encode("utf-8"))
-        if ids and size:
-            sequences.append(TokenSequence((reading.prefix_id, *ids), len(ids)))
-            sizes.append(size)
-    return TextProbe(source, "validation", tuple(sequences), tuple(range(len(sequences))), tuple(sizes))

@@ -12,13 +12,8 @@ from biomedllama_cli.data import GENERAL_FOLDER, GENERAL_QUESTIONS, GENERAL_SETS
 from biomedllama_cli.engine.forgetting import ForgettingMeter, Schedule
 from biomedllama_cli.engine.run_folder import RunStart
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.evaluation.probes import (
-    Probe,
-    Reading,
-    build_held_out_probes,
-    build_question_probe,
-    build_text_probe,
-)
+from biomedllama_cli.evaluation.held_out_probes import build_held_out_probes
+from biomedllama_cli.evaluation.probes import Probe, Reading, build_question_probe, build_text_probe
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import load_tokenizer
 from biomedllama_cli.settings.pretrain import PretrainSettings
