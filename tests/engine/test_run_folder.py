@@ -47,3 +47,9 @@ def test_changes_that_can_be_read_come_first_and_explain_another_order() -> None
         "adapter.rank was 16 and is 4",
         "duration.epochs was 3 and is 1",
     ]
+
+
+def test_what_an_earlier_version_did_not_write_down_is_no_change() -> None:
+    assert list_changes({"seed": 0}, {"seed": 0, "tokenizer": "a" * 64, "monitor.spikes": "off"}) == []
+    assert list_changes({"tokenizer": "a" * 64}, {"tokenizer": "b" * 64}) != []
+    assert list_changes({"seed": 0, "tokenizer": "a" * 64}, {"seed": 0}) != []

@@ -32,10 +32,25 @@ def read_sample(documents: int) -> list[str]:
     return paragraphs[:documents]
 
 
-def write_corpus(folder: Path, texts: list[str], vocabulary_size: int = 400, *, bos: bool = False) -> Path:
-    """Write a corpus whose first eight documents are held out, and return its folder."""
+def write_corpus(
+    folder: Path,
+    texts: list[str],
+    vocabulary_size: int = 400,
+    *,
+    bos: bool = False,
+    learned_from: list[str] | None = None,
+) -> Path:
+    """Write a corpus whose first eight documents are held out, and return its folder.
+
+    Args:
+        folder: to make.
+        texts: one a document.
+        vocabulary_size: of its tokenizer.
+        bos: put it before every document.
+        learned_from: texts of the tokenizer, where they are others.
+    """
     folder.mkdir(parents=True)
-    tokenizer = train_tokenizer(texts, vocabulary_size, folder / "tokenizer", seed=0)
+    tokenizer = train_tokenizer(learned_from or texts, vocabulary_size, folder / "tokenizer", seed=0)
     splits = {"validation": texts[:8], "train": texts[8:]}
     counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
     shards, sizes = [], {}

@@ -166,6 +166,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
         ({"seed": 5}, "seed was 0 and is 5"),
         ({"batch": {"global_batch_size": 16}}, "batch.global_batch_size was 8 and is 16"),
         ({"batch": {"sequence_length": 32}}, "batch.sequence_length was 64 and is 32"),
+        ({"monitor": {"spikes": "off"}}, "monitor.spikes was skip and is off"),
         ({"optimizer": {"peak_learning_rate": 0.5}}, "optimizer.peak_learning_rate was 0.01 and is 0.5"),
     ],
 )
@@ -175,6 +176,35 @@ def test_another_job_in_the_run_folder_is_refused(
     pretrain(build(duration={"max_steps": 1}))
     with pytest.raises(OutputError, match=named):
         pretrain(build(duration={"max_steps": 1}, **change))
+
+
+@pytest.mark.parametrize("what", ["text", "tokenizer"])
+def test_another_corpus_is_refused_with_what_changed_of_it(
+    build: Callable[..., PretrainSettings], tmp_path: Path, what: str
+) -> None:
+    """The vocabularies have the same size; another tokenizer gives other shards as well."""
+    texts = read_sample(120)
+    changed = [texts[0].upper() * 9, *texts[1:]] if what == "tokenizer" else [*texts[:-1], texts[-1] + "."]
+    first, other = write_corpus(tmp_path / "first", texts), write_corpus(tmp_path / "other", changed)
+    if what == "text":  # the same tokenizer, learned from the text before the change
+        shutil.rmtree(other)
+        other = write_corpus(tmp_path / "other", changed, learned_from=texts)
+    report = pretrain(build(corpus=first, duration={"max_steps": 1}))
+    longer = {"max_steps": 2}
+    for error, hint, settings in (
+        (OutputError, "undo the change", build(corpus=other, duration={"max_steps": 1})),
+        (
+            DataError,
+            "start from its weights alone",
+            build(corpus=other, duration=longer, resume=str(report.checkpoint), output_dir=tmp_path / "new"),
+        ),
+    ):
+        with pytest.raises(error, match=r"corpus was [0-9a-f]{12} and is [0-9a-f]{12}") as refused:
+            pretrain(settings)
+        assert ("tokenizer was" in refused.value.message) is (what == "tokenizer")
+        assert hint in refused.value.hint
+    shutil.copytree(first, tmp_path / "moved")
+    assert pretrain(build(corpus=tmp_path / "moved", duration={"max_steps": 1})).status == "already trained"
 
 
 def test_overwrite_replaces_a_run_but_never_foreign_files(

@@ -39,6 +39,8 @@ SCHEMA = "biomedllama.run/1"
 _HASH = re.compile("[0-9a-f]{64}")
 _DIGITS = 12
 """Of a SHA-256 in a message."""
+_NOTED_LATER = frozenset({"tokenizer", "monitor.spikes", "monitor.spike_deviations", "monitor.spike_window"})
+"""What earlier versions did not write down; nothing is known of it in their runs."""
 _GIVES_ORDER = frozenset({"examples", "seed", "duration.epochs"})
 """What explains another `order`, the hash of the rows as they are trained on."""
 
@@ -135,6 +137,7 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     ['seed was 0 and is 1', 'corpus was 0123456789ab and is ffffffffffff']
     """
     names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    names = [name for name in names if name in before or name not in _NOTED_LATER]
     if not _GIVES_ORDER.isdisjoint(names):
         names = [name for name in names if name != "order"]
     values = {name: (before.get(name), now.get(name)) for name in names}

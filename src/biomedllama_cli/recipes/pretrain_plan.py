@@ -27,6 +27,7 @@ from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks
 from biomedllama_cli.errors import DataError, SettingsError
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
 from biomedllama_cli.recipes.general_sets import read_general_sets
+from biomedllama_cli.recipes.training import describe_spikes
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.pretrain import PositionsSettings, PretrainSettings
 from biomedllama_cli.settings.weights import parse_weights
@@ -157,6 +158,7 @@ def describe_job(settings: PretrainSettings, manifest: CorpusManifest, mixture: 
     """Return what a run trains, as flat names and values; how fast and where it runs is left out."""
     order = {
         "corpus": fingerprint_corpus(manifest),
+        "tokenizer": manifest.tokenizer.fingerprint,
         "seed": settings.seed,
         "batch.sequence_length": settings.batch.sequence_length,
         "batch.global_batch_size": settings.batch.global_batch_size,
@@ -169,7 +171,8 @@ def describe_job(settings: PretrainSettings, manifest: CorpusManifest, mixture: 
     }
     if settings.positions != PositionsSettings():
         sections["positions"] = settings.positions
-    other = {"model": settings.model, "numerics.precision": settings.numerics.precision} | {
+    other = {"model": settings.model, "numerics.precision": settings.numerics.precision}
+    other |= describe_spikes(settings.monitor) | {
         f"{section}.{name}": value
         for section, group in sections.items()
         for name, value in group.model_dump(mode="json").items()

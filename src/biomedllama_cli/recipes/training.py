@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -127,6 +127,12 @@ def build_trainee(
     if checkpoint is not None:
         load_optimizer(checkpoint, model, optimizer)
     return Trainee(accelerator, model, optimizer)
+
+
+def describe_spikes(monitor: MonitorSettings) -> dict[str, Any]:
+    """Return the settings that decide which updates are left out; they are part of a job."""
+    names = ("spikes", "spike_deviations", "spike_window")
+    return {f"monitor.{name}": getattr(monitor, name) for name in names}
 
 
 def describe_mfu(settings: LoopSettings, description: ModelDescription) -> str:

@@ -29,7 +29,7 @@ from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.recipes.evaluate_sources import find_models, refuse_gguf
 from biomedllama_cli.recipes.pretrain_report import read_versions
-from biomedllama_cli.recipes.training import TrainingSections
+from biomedllama_cli.recipes.training import TrainingSections, describe_spikes
 from biomedllama_cli.recipes.tuning_report import TuningFacts
 from biomedllama_cli.settings.evaluate import EvaluateSettings
 from biomedllama_cli.settings.tuning import AdapterSettings, RowSettings, TuningDurationSettings
@@ -222,6 +222,7 @@ def describe_job(
         "template": lessons.template.name,
         "held_out": hash_examples(lessons.held_out) if lessons.held_out is not None else None,
         "numerics.precision": settings.numerics.precision,
+        **describe_spikes(settings.monitor),
     }
     if (
         lessons.held_out is not None
