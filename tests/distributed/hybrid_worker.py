@@ -1,15 +1,23 @@
-"""One rank of the hybrid sharding tests: `hybrid_worker.py OUTPUT_FOLDER`.
+"""The jobs of the sharding tests: `hybrid_worker.py OUTPUT_FOLDER CORPUS_FOLDER`.
 
-Rank 0 first trains in plain PyTorch on all rows (the reference); then all ranks train on their parts with the
-engine's accelerator and step, once per variant; rank 0 writes all trajectories and the collectives it saw.
+A reference is trained in plain PyTorch on all rows. Then jobs of 4 and 8 processes, forked from this one (it has
+imported everything once), train on their parts with the engine's accelerator and step, once per variant; rank 0 writes
+the trajectories and the collectives it saw. Last, the whole command trains in one process and in four.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,45 +32,79 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from biomedllama_cli.engine import step as step_module
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare, set_gradient_sync
+from biomedllama_cli.engine.device_mesh import find_context_group, read_mesh
+from biomedllama_cli.engine.fsdp_groups import group_parameters
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
+from biomedllama_cli.engine.sharding import data_rank
 from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models import loss as loss_module
 from biomedllama_cli.models.loss import enable_token_losses
-from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
+from biomedllama_cli.recipes.pretrain import pretrain
+from biomedllama_cli.settings.pretrain import (
+    NumericsSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PretrainParallelSettings,
+    PretrainSettings,
+)
 
-STEPS, MICRO_BATCHES, WORLD, LENGTH, VOCABULARY = 20, 4, 4, 16, 64
-ROWS_PER_STEP = MICRO_BATCHES * WORLD
+STEPS, SHORT, ROWS_PER_STEP, LENGTH = 20, 3, 16, 16
+VOCABULARY = 67  # no multiple of 2 or 4: shards are padded
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-3, max_grad_norm=0.5, weight_decay=0.1)
-SHORT = 5
-# Settings, precision, steps.
+COMMANDS = ("full", "hybrid", "replicate")
+STRATEGIES = ("full", "hybrid", "hybrid-zero2", "replicate")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training: processes in all and on each of the nodes they are told of, and what is asked for."""
+
+    world_size: int = 4
+    ranks_per_node: int = 2
+    settings: dict[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    steps: int = STEPS
+
+
+# Without sizes the mesh follows from the nodes.
 VARIANTS = {
-    "2x2": ({"dp_replicate_size": 2}, "fp32", STEPS),
-    "2x2-kept": ({"dp_replicate_size": 2, "sharding": "hybrid-zero2"}, "fp32", SHORT),
-    "4x1": ({"dp_shard_size": 1}, "fp32", SHORT),
-    "1x4": ({}, "fp32", SHORT),
-    "2x2-bf16": ({"dp_replicate_size": 2}, "bf16", SHORT),
+    **{name: Variant(settings={"sharding": name}) for name in STRATEGIES},
+    "copies": Variant(settings={"dp_shard_size": 1}, steps=SHORT),
+    "hybrid-bf16": Variant(precision="bf16", steps=SHORT),
+    "eight": Variant(world_size=8, ranks_per_node=4),
 }
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+KINDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "allreduce": "all_reduce"}
+
+
 class CollectiveLog(TorchDispatchMode):
-    """Record each collective as (phase, operation, process group)."""
+    """Record each collective as (phase, kind, process group, its ranks, bytes of the whole tensor)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.phase = ""
-        self.seen: list[tuple[str, str, str]] = []
+        self.seen: Counter[tuple[str, str, str, int, int]] = Counter()
+        self.between_micro_batches: Callable[[], None] = int
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor unwraps itself and comes back with its collectives
         if func.namespace == "c10d":
-            groups = [distributed.ProcessGroup.unbox(arg) for arg in args if _is_group(arg)]
-            self.seen.append((self.phase, func.__name__.split(".")[0], groups[0].group_name))
+            group = next(distributed.ProcessGroup.unbox(arg) for arg in args if _is_group(arg))
+            self._note(func.__name__, group.group_name, group.size(), args)
         elif func.namespace == "_c10d_functional" and "all_reduce" in func.__name__:
-            self.seen.append((self.phase, func.__name__.split(".")[0], str(args[-1])))
+            group = distributed.distributed_c10d._resolve_process_group(args[-1])
+            self._note("allreduce", group.group_name, group.size(), args)
         return func(*args, **(kwargs or {}))
+
+    def _note(self, name: str, group: str, ranks: int, args: tuple[Any, ...]) -> None:
+        kind = next((kind for start, kind in KINDS.items() if start in name), name.split(".")[0])
+        tensors = [each for arg in args for each in (arg if isinstance(arg, list) else [arg])]
+        largest = max((each.nbytes for each in tensors if isinstance(each, torch.Tensor)), default=0)
+        self.seen[self.phase, kind, group, ranks, largest] += 1
 
     def start_step(self, step: int) -> None:
         self._step, self._micro_batch = step, -1
@@ -70,12 +112,14 @@ class CollectiveLog(TorchDispatchMode):
 
     def watch(self, accelerator: Accelerator) -> None:
         """Learn the phase from the calls that the step makes."""
-        sync, clip = set_gradient_sync, accelerator.clip_grad_norm_
+        clip = accelerator.clip_grad_norm_
 
         def note_micro_batch(*args, **kwargs):
+            if self._micro_batch >= 0:
+                self.between_micro_batches()
             self._micro_batch += 1
             self.phase = f"{self._step}:{self._micro_batch}"
-            return sync(*args, **kwargs)
+            return set_gradient_sync(*args, **kwargs)
 
         def note_clipping(*args, **kwargs):
             self.phase = f"{self._step}:clip"
@@ -95,7 +139,7 @@ def build_model() -> LlamaForCausalLM:
     configuration = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
-        intermediate_size=48,
+        intermediate_size=50,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -142,22 +186,55 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
 
 
-def train_sharded(parallel: ParallelSettings, precision: str, steps: int, log: CollectiveLog):
-    accelerator = build_accelerator(parallel, NumericsSettings(precision=precision))
+def train_variant(variant: Variant, log: CollectiveLog) -> tuple[Accelerator, Any, dict[str, Any]]:
+    """Train in this rank, and return what was seen."""
+    parallel = ParallelSettings(device="cpu", **variant.settings)
+    accelerator = build_accelerator(parallel, NumericsSettings(precision=variant.precision))
     model = enable_token_losses(build_model())
+    groups = [asdict(group) for group in group_parameters(model)]
     optimizer = build_optimizer(model, OPTIMIZER)
     model, optimizer = prepare(accelerator, model, optimizer)
+    seen: dict[str, Any] = {"losses": [], "norms": [], "held": [], "planned_groups": groups}
+    log.between_micro_batches = lambda: seen["held"].append(count_held_gradients(model))
     log.watch(accelerator)
-    losses, norms = [], []
     frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, 1)
-    for step in range(steps):
+    for step in range(variant.steps):
         log.start_step(step)
         set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
         micro_batches = build_micro_batches(step, accelerator.process_index, accelerator.num_processes)
-        measured = train_step(accelerator, model, optimizer, micro_batches, frame)
-        losses.append(measured.loss)
-        norms.append(measured.grad_norm)
-    return accelerator, model, losses, norms
+        with log if step < SHORT else nullcontext():  # it makes every operation slow
+            measured = train_step(accelerator, model, optimizer, micro_batches, frame)
+        seen["losses"].append(measured.loss)
+        seen["norms"].append(measured.grad_norm)
+    return accelerator, model, seen
+
+
+def list_fsdp_groups(model: torch.nn.Module) -> list[Any]:
+    found = {
+        id(group): group
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        for group in module._get_fsdp_state()._fsdp_param_groups
+    }
+    return list(found.values())
+
+
+def count_held_gradients(model: torch.nn.Module) -> tuple[int, int]:
+    """Return the numbers of gradients that this rank holds whole, and those that it holds of its shard."""
+    whole = shards = 0
+    for parameter in model.parameters():
+        if isinstance(parameter.grad, DTensor):
+            shards += parameter.grad.to_local().numel()
+        elif parameter.grad is not None:
+            whole += parameter.grad.numel()
+    for group in list_fsdp_groups(model):
+        shards += 0 if group._partial_reduce_output is None else group._partial_reduce_output.numel()
+        for each in group.fsdp_params:
+            kept = [each.unsharded_accumulated_grad]
+            if hasattr(each, "_unsharded_param"):
+                kept.append(each._unsharded_param.grad)
+            whole += sum(gradient.numel() for gradient in kept if gradient is not None)
+    return whole, shards
 
 
 def build_micro_batches(step: int, rank: int, world_size: int) -> list[dict[str, torch.Tensor]]:
@@ -174,53 +251,128 @@ def build_micro_batches(step: int, rank: int, world_size: int) -> list[dict[str,
     ]
 
 
-def describe_run(accelerator: Accelerator, model, log: CollectiveLog) -> dict[str, object]:
+def describe_run(accelerator: Accelerator, model: torch.nn.Module, log: CollectiveLog) -> dict[str, Any]:
     mesh = accelerator.torch_device_mesh
-    fsdp_groups = {
-        id(group): group
-        for module in model.modules()
-        if isinstance(module, FSDPModule)
-        for group in module._get_fsdp_state()._fsdp_param_groups
-    }
-    axes = next(iter(fsdp_groups.values())).mesh_info
-    groups = {"dp_shard": axes.shard_process_group.group_name}
-    if "dp_replicate" in mesh.mesh_dim_names:
-        groups["dp_replicate"] = axes.replicate_process_group.group_name
     return {
         "mesh": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
-        "groups": groups,
-        "fsdp_groups": len(fsdp_groups),
+        "groups": {name: mesh[name].get_group().group_name for name in mesh.mesh_dim_names},
+        "fsdp_groups": [
+            sorted(tuple(each._orig_size) for each in group.fsdp_params) for group in list_fsdp_groups(model)
+        ],
         "is_tied": model.lm_head.weight is model.model.embed_tokens.weight,
+        "kinds": sorted({type(parameter.data).__name__ for parameter in model.parameters()}),
         "dtypes": sorted({str(parameter.dtype) for parameter in model.parameters()}),
-        "collectives": log.seen,
+        "collectives": [[*key, times] for key, times in log.seen.items()],
     }
 
 
-def main(output: Path) -> None:
+def run_variant(name: str, output: Path) -> None:
+    """Train one variant in this rank of its job; rank 0 writes."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    log = CollectiveLog()
+    accelerator, model, seen = train_variant(VARIANTS[name], log)
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if accelerator.is_main_process:
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+        copies = {key: tensor.clone() for key, tensor in weights.items()}
+        save_file(copies, output / f"{name}.safetensors")
+        facts = seen | describe_run(accelerator, model, log)
+        (output / f"{name}.json").write_text(json.dumps(facts))
+    accelerator.wait_for_everyone()
+
+
+def report_context_mesh(output: Path) -> None:
+    """Write which ranks share sequences on a mesh of 2 copies x 2 shards x 2 that share, seen by every rank."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    parallel = PretrainParallelSettings(device="cpu", cp_size=2)
+    accelerator = build_accelerator(parallel, NumericsSettings(precision="fp32"))
+    model = build_model()
+    optimizer = build_optimizer(model, OPTIMIZER)
+    model, _ = prepare(accelerator, model, optimizer)
+    rank, shape = accelerator.process_index, read_mesh(accelerator)
+    mesh = next(model.parameters()).device_mesh
+    facts = {
+        "shape": asdict(shape),
+        "sharers": distributed.get_process_group_ranks(find_context_group(accelerator)),
+        "data_rank": data_rank(shape, rank),
+        "fsdp": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
+        "shard_ranks": distributed.get_process_group_ranks(mesh.get_group(1)),
+    }
+    (output / f"context-{rank}.json").write_text(json.dumps(facts))
+    accelerator.wait_for_everyone()
+
+
+def run_command(corpus: Path, folder: Path, strategy: str) -> None:
+    """Train with the whole recipe: 2.25 epochs, and a last batch that is not full."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = PretrainSettings.model_validate(
+        {
+            "corpus": corpus,
+            "output_dir": folder,
+            "model": "scratch:tiny",
+            "batch": {"sequence_length": 256, "micro_batch_size": 2, "global_batch_size": 16},
+            "duration": {"epochs": 2.25},
+            "optimizer": {"peak_learning_rate": 1e-3},
+            "numerics": {"precision": "fp32", "attention": "sdpa"},
+            "parallel": {"device": "cpu", "sharding": strategy},
+            "monitor": {"general": ("none",)},
+        }
+    )
+    pretrain(settings)
+
+
+def run_job(world_size: int, ranks_per_node: int, story: Callable[[], None]) -> None:
+    """Run a story in every rank of a job of forked processes; ends this program where one fails."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = set()
+    for rank in range(world_size):
+        child = os.fork()
+        if child:
+            children.add(child)
+            continue
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank % ranks_per_node),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(ranks_per_node),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        try:
+            story()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if status:
+            for other in children:
+                os.kill(other, 9)
+            sys.exit(f"a rank of a job of {world_size} processes failed")
+
+
+def main(output: Path, corpus: Path) -> None:
     loss_module.LOGITS_PER_CHUNK = 5 * VOCABULARY  # several chunks of logits in every row
-    is_first = os.environ["RANK"] == "0"
-    report: dict[str, object] = {}
-    if is_first:
-        report["reference"] = train_reference(output)
-    for name, (changes, precision, steps) in VARIANTS.items():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        log = CollectiveLog()
-        with log:
-            accelerator, model, losses, norms = train_sharded(
-                ParallelSettings(device="cpu", **changes), precision, steps, log
-            )
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(model, options=options)
-        if is_first:
-            report[name] = {"losses": losses, "norms": norms, **describe_run(accelerator, model, log)}
-            weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-            save_file(
-                {key: tensor.clone() for key, tensor in weights.items()}, output / f"{name}.safetensors"
-            )
-        accelerator.wait_for_everyone()
-    if is_first:
-        (output / "report.json").write_text(json.dumps(report))
+    (output / "reference.json").write_text(json.dumps(train_reference(output)))
+    shapes = sorted({(variant.world_size, variant.ranks_per_node) for variant in VARIANTS.values()})
+    for shape in shapes:
+
+        def train_all(shape: tuple[int, int] = shape) -> None:
+            for name, variant in VARIANTS.items():
+                if (variant.world_size, variant.ranks_per_node) == shape:
+                    run_variant(name, output)
+            if shape == (8, 4):
+                report_context_mesh(output)
+
+        run_job(*shape, train_all)
+    run_job(1, 1, lambda: run_command(corpus, output / "run-one", "hybrid"))
+    run_job(4, 2, lambda: [run_command(corpus, output / f"run-{name}", name) for name in COMMANDS])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -17,12 +19,17 @@ from biomedllama_cli.engine.accelerator import (
 from biomedllama_cli.engine.fsdp_groups import find_decoder_layer_names
 from biomedllama_cli.engine.job import SHARE_TIMEOUT, join_job
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
-from biomedllama_cli.engine.sharding import World, choose_mesh
+from biomedllama_cli.engine.sharding import MeshShape, World, choose_mesh
 from biomedllama_cli.errors import ModelError, SettingsError, UnavailableError, WorkerError
 from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.training import build_loop_settings, describe_mfu
-from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings, PretrainSettings
+from biomedllama_cli.settings.pretrain import (
+    NumericsSettings,
+    ParallelSettings,
+    PretrainParallelSettings,
+    PretrainSettings,
+)
 
 FP32 = NumericsSettings(precision="fp32")
 
@@ -47,6 +54,49 @@ def test_a_mesh_of_another_size_is_refused_with_its_numbers(sizes: dict[str, int
     with pytest.raises(SettingsError, match=numbers) as caught:
         choose_mesh(ParallelSettings(**sizes), World(world_size=8, local_world_size=4))
     assert "which is 8 (4 on this node)" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"sharding": "full", "dp_replicate_size": 2}, "dp_replicate_size is 2, but with sharding full"),
+        ({"sharding": "full", "dp_shard_size": 4}, "1 x dp_shard_size 4 = 4"),
+        ({"sharding": "replicate", "dp_shard_size": 4}, "dp_shard_size is 4, but with sharding replicate"),
+        ({"sharding": "replicate", "dp_replicate_size": 4}, "4 x dp_shard_size 1 = 4"),
+        ({"cp_size": 3}, "cp_size is 3, but must divide the number of processes, which is 8"),
+        ({"cp_size": 2, "dp_replicate_size": 3}, "3 x dp_shard_size 1 x cp_size 2 = 6"),
+    ],
+)
+def test_sizes_that_contradict_the_strategy_are_refused(asked: dict[str, Any], message: str) -> None:
+    parallel = PretrainParallelSettings(**asked)
+    with pytest.raises(SettingsError, match=message):
+        choose_mesh(parallel, World(world_size=8, local_world_size=4))
+
+
+def test_a_group_that_lies_across_two_nodes_by_half_is_refused() -> None:
+    with pytest.raises(SettingsError, match="divide the number of processes of a node, which is 6"):
+        choose_mesh(PretrainParallelSettings(cp_size=4), World(world_size=12, local_world_size=6))
+
+
+@pytest.mark.parametrize(
+    ("asked", "mesh"),
+    [
+        ({"sharding": "full"}, (1, 32, 1)),
+        ({"sharding": "hybrid"}, (8, 4, 1)),
+        ({"sharding": "hybrid-zero2"}, (8, 4, 1)),
+        ({"sharding": "replicate"}, (32, 1, 1)),
+        ({"dp_replicate_size": 4}, (4, 8, 1)),
+        ({"dp_shard_size": 2}, (16, 2, 1)),
+        ({"dp_replicate_size": 1, "dp_shard_size": 32}, (1, 32, 1)),
+        ({"cp_size": 4}, (8, 1, 4)),
+        ({"cp_size": 8}, (4, 1, 8)),
+        ({"sharding": "full", "cp_size": 4}, (1, 8, 4)),
+        ({"sharding": "replicate", "cp_size": 2}, (16, 1, 2)),
+    ],
+)
+def test_the_mesh_follows_from_nodes_and_strategy(asked: dict[str, Any], mesh: tuple[int, int, int]) -> None:
+    chosen = choose_mesh(PretrainParallelSettings(**asked), World(world_size=32, local_world_size=4))
+    assert chosen == MeshShape(*mesh)
 
 
 def test_a_mesh_for_several_is_refused_in_one_process() -> None:

@@ -1,10 +1,11 @@
-"""Sharding on four processes: the numbers of one process, and one all-reduce per group and step."""
+"""Sharding on several processes: the numbers of one process, and no byte sent that the plan does not know of."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,41 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-STEPS = {"2x2": 20, "2x2-kept": 5, "4x1": 5, "1x4": 5, "2x2-bf16": 5}
-EXACT = ["2x2", "2x2-kept", "4x1", "1x4"]
-MICRO_BATCHES = 4
-DECODER_LAYERS_AND_TIED_TABLES = 3  # two layers; the tied embeddings with the final norm
+from biomedllama_cli.engine.sharding import MeshShape
+from biomedllama_cli.engine.traffic import Collective, ParameterGroup, StepTraffic, plan_traffic
+from biomedllama_cli.models.load import load_model
+
+STRATEGIES = ["full", "hybrid", "hybrid-zero2", "replicate"]
+STEPS = {**dict.fromkeys([*STRATEGIES, "eight"], 20), "copies": 3, "hybrid-bf16": 3}
+EXACT = [*STRATEGIES, "eight", "copies"]
+SHARDED = [name for name in STEPS if name != "replicate"]
+COPIED = ["hybrid", "hybrid-zero2", "eight", "copies", "hybrid-bf16"]
+ROWS_PER_STEP, LOGGED = 16, 3  # steps whose collectives are logged
+TINY = 1024  # bytes: numbers of tokens and norms, the losses of a step's rows
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hybrid")
-
-
-@pytest.fixture(scope="module")
-def runs(run_ranks: Callable[..., None], folder: Path) -> dict[str, Any]:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, job_environment: dict[str, str], corpus_folder: Path
+) -> Path:
     """Train all variants once; every test below reads the same runs."""
-    run_ranks("hybrid_worker.py", str(folder), world_size=4)
-    return json.loads((folder / "report.json").read_text())
+    folder = tmp_path_factory.mktemp("hybrid")
+    worker = Path(__file__).with_name("hybrid_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(worker), str(folder), str(corpus_folder)],
+        env=job_environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> dict[str, Any]:
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ["reference", *STEPS]}
 
 
 def largest_difference(runs: dict[str, Any], name: str, what: str) -> float:
@@ -36,22 +56,61 @@ def largest_difference(runs: dict[str, Any], name: str, what: str) -> float:
     return max(abs(a - b) for a, b in zip(found, expected, strict=False))
 
 
-def count(run: dict[str, Any], axis: str) -> Counter[tuple[str, str]]:
-    """Count the collectives of one mesh axis by (phase, operation); a phase is STEP:MICRO_BATCH or STEP:NAME."""
-    group = run["groups"][axis]
-    return Counter((phase, operation) for phase, operation, found in run["collectives"] if found == group)
+def shape_of(run: dict[str, Any]) -> MeshShape:
+    return MeshShape(run["mesh"].get("dp_replicate", 1), run["mesh"].get("dp_shard", 1))
 
 
-def in_micro_batches(counted: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    return {key: times for key, times in counted.items() if key[0].split(":")[1].isdigit()}
+def count_micro_batches(run: dict[str, Any]) -> int:
+    return ROWS_PER_STEP // shape_of(run).world_size
 
 
-def test_the_mesh_is_the_one_that_was_asked_for(runs: dict[str, Any]) -> None:
-    assert runs["2x2"]["mesh"] == {"dp_replicate": 2, "dp_shard": 2}
-    assert runs["4x1"]["mesh"] == {"dp_replicate": 4, "dp_shard": 1}
-    assert runs["1x4"]["mesh"] == {"dp_shard": 4}
-    assert runs["2x2"]["groups"]["dp_replicate"] != runs["2x2"]["groups"]["dp_shard"]
+def plan(runs: dict[str, Any], name: str) -> StepTraffic:
+    """Return what the formula says of a variant, of the shapes that the model had before it was sharded."""
+    groups = [
+        ParameterGroup(tuple(map(tuple, group["shapes"])), group["is_kept"])
+        for group in runs[name]["planned_groups"]
+    ]
+    strategy = name if name in STRATEGIES else "hybrid"
+    compute_bytes = 2 if name.endswith("bf16") else 4
+    return plan_traffic(groups, shape_of(runs[name]), strategy, compute_bytes=compute_bytes)
+
+
+def count_planned(collectives: tuple[Collective, ...]) -> Counter[tuple[str, int, int]]:
+    counted: Counter[tuple[str, int, int]] = Counter()
+    for each in collectives:
+        counted[each.kind, each.ranks, each.tensor_bytes] += each.calls
+    return counted
+
+
+def count_seen(run: dict[str, Any], phase: str) -> Counter[tuple[str, int, int]]:
+    """Count the collectives of a phase (STEP:MICRO_BATCH or STEP:NAME) by kind, ranks and bytes."""
+    counted: Counter[tuple[str, int, int]] = Counter()
+    for found, kind, _, ranks, size, times in run["collectives"]:
+        if found == phase and kind != "broadcast_":  # DDP tells all ranks once which buckets it will use
+            counted[kind, ranks, size] += times
+    return counted
+
+
+def test_the_mesh_follows_from_the_nodes_or_is_the_one_that_was_asked_for(runs: dict[str, Any]) -> None:
+    assert runs["full"]["mesh"] == {"dp_shard": 4}
+    assert runs["hybrid"]["mesh"] == {"dp_replicate": 2, "dp_shard": 2}
+    assert runs["hybrid-zero2"]["mesh"] == {"dp_replicate": 2, "dp_shard": 2}
+    assert runs["replicate"]["mesh"] == {"dp_replicate": 4}
+    assert runs["copies"]["mesh"] == {"dp_replicate": 4, "dp_shard": 1}
+    assert runs["eight"]["mesh"] == {"dp_replicate": 2, "dp_shard": 4}
+    assert runs["hybrid"]["groups"]["dp_replicate"] != runs["hybrid"]["groups"]["dp_shard"]
     assert all(runs[name]["is_tied"] for name in EXACT)
+
+
+def test_ranks_that_share_sequences_are_neighbours_and_hold_different_shards(
+    runs: dict[str, Any], folder: Path
+) -> None:
+    seen = [json.loads((folder / f"context-{rank}.json").read_text()) for rank in range(8)]
+    assert all(each["shape"] == {"dp_replicate_size": 2, "dp_shard_size": 2, "cp_size": 2} for each in seen)
+    assert [each["sharers"] for each in seen] == [[rank // 2 * 2, rank // 2 * 2 + 1] for rank in range(8)]
+    assert [each["data_rank"] for each in seen] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(each["fsdp"] == {"dp_replicate": 2, "dp_shard_cp": 4} for each in seen)
+    assert [each["shard_ranks"] for each in seen] == [[0, 1, 2, 3]] * 4 + [[4, 5, 6, 7]] * 4
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -70,46 +129,110 @@ def test_gradients_are_clipped_by_the_norm_of_one_process(runs: dict[str, Any], 
     assert min(runs["reference"]["norms"]) > 0.5, "every step is clipped, or the test shows nothing"
 
 
-@pytest.mark.parametrize("name", ["2x2", "2x2-kept", "4x1", "2x2-bf16"])
-def test_gradients_cross_nodes_once_per_group_and_step_on_the_last_micro_batch(
-    runs: dict[str, Any], name: str
-) -> None:
+@pytest.mark.parametrize("name", SHARDED)
+def test_the_groups_that_are_gathered_together_are_known_beforehand(runs: dict[str, Any], name: str) -> None:
     run = runs[name]
-    assert run["fsdp_groups"] == DECODER_LAYERS_AND_TIED_TABLES
-    assert in_micro_batches(count(run, "dp_replicate")) == {
-        (f"{step}:{MICRO_BATCHES - 1}", "allreduce_"): run["fsdp_groups"] for step in range(STEPS[name])
+    planned = [sorted(group["shapes"]) for group in run["planned_groups"]]
+    assert len(planned) == 3, "two layers; the tied tables with the final norm"
+    assert sorted(run["fsdp_groups"]) == sorted(planned)
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_every_micro_batch_sends_what_the_formula_says(runs: dict[str, Any], name: str) -> None:
+    run, planned = runs[name], plan(runs, name)
+    count = count_micro_batches(run)
+    for step in range(LOGGED):
+        for micro_batch in range(count):
+            wanted = planned.each_micro_batch
+            if micro_batch == count - 1:
+                wanted += planned.last_micro_batch
+            assert count_seen(run, f"{step}:{micro_batch}") == count_planned(wanted), (step, micro_batch)
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_what_is_not_in_the_formula_is_small(runs: dict[str, Any], name: str) -> None:
+    others = [
+        each
+        for each in runs[name]["collectives"]
+        if each[0] and not each[0].split(":")[1].isdigit()  # before the first step DDP sends weights, once
+    ]
+    assert {each[0].split(":")[1] for each in others} <= {"before", "clip", "after"}
+    assert max(size for *_, size, _ in others) <= TINY
+    each_step = 2 if shape_of(runs[name]).fsdp_size == 1 else 3  # targets and losses; norms of shards
+    assert sum(times for *_, times in others) == each_step * LOGGED
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_gradients_cross_nodes_once_per_group_and_step(runs: dict[str, Any], name: str) -> None:
+    run, last = runs[name], count_micro_batches(runs[name]) - 1
+    crossings = {
+        phase: sum(
+            times
+            for found, kind, group, *_, times in run["collectives"]
+            if found == phase and kind == "all_reduce" and group == run["groups"]["dp_replicate"]
+        )
+        for phase in (f"{step}:{number}" for step in range(LOGGED) for number in range(last + 1))
     }
+    assert crossings == {phase: 3 if phase.endswith(f":{last}") else 0 for phase in crossings}
 
 
-@pytest.mark.parametrize("name", ["2x2", "2x2-kept", "1x4", "2x2-bf16"])
-def test_gradients_are_scattered_inside_a_node_on_every_micro_batch(runs: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", SHARDED)
+def test_gradients_are_never_held_whole_between_micro_batches(runs: dict[str, Any], name: str) -> None:
     run = runs[name]
-    counted = in_micro_batches(count(run, "dp_shard"))
-    scattered = {key[0]: times for key, times in counted.items() if key[1].startswith("_reduce_scatter")}
-    phases = [f"{step}:{micro_batch}" for step in range(STEPS[name]) for micro_batch in range(MICRO_BATCHES)]
-    assert scattered == dict.fromkeys(phases, run["fsdp_groups"])
-
-
-def test_clipping_sums_one_number_over_the_shards(runs: dict[str, Any]) -> None:
-    clipping = Counter(
-        (operation, group) for phase, operation, group in runs["2x2"]["collectives"] if phase == "7:clip"
+    padded = sum(
+        -(-shape[0] // shape_of(run).fsdp_size) * (shape[1] if len(shape) > 1 else 1)
+        for group in run["planned_groups"]
+        for shape in group["shapes"]
     )
-    assert clipping == {("all_reduce", runs["2x2"]["groups"]["dp_shard"]): 1}
+    assert len(run["held"]) == STEPS[name] * (count_micro_batches(run) - 1)
+    assert all(whole == 0 and 0 < shards <= padded for whole, shards in run["held"])
 
 
-def test_kept_parameters_are_gathered_once_per_micro_batch(runs: dict[str, Any]) -> None:
-    def gathers(name: str) -> int:
-        counted = count(runs[name], "dp_shard")
-        return sum(times for (phase, what), times in counted.items() if phase == "3:1" and "gather" in what)
-
-    assert gathers("2x2-kept") == DECODER_LAYERS_AND_TIED_TABLES
-    assert gathers("2x2") > gathers("2x2-kept")
+def test_copies_are_plain_tensors_and_send_gradients_once_a_step(runs: dict[str, Any]) -> None:
+    run = runs["replicate"]
+    assert run["kinds"] == ["Tensor"]
+    assert run["fsdp_groups"] == []
+    parameters = sum(
+        torch.Size(shape).numel() for group in run["planned_groups"] for shape in group["shapes"]
+    )
+    for step in range(LOGGED):
+        assert [count_seen(run, f"{step}:{number}") for number in range(4)] == [
+            {},
+            {},
+            {},
+            {("all_reduce", 4, 4 * parameters): 1},
+        ]
 
 
 def test_bf16_computes_in_bf16_on_fp32_weights(runs: dict[str, Any], folder: Path) -> None:
-    run = runs["2x2-bf16"]
+    run = runs["hybrid-bf16"]
     assert run["dtypes"] == ["torch.float32"]
-    assert 0 < largest_difference(runs, "2x2-bf16", "losses") < 0.02
-    weights = load_file(folder / "2x2-bf16.safetensors")
-    table = weights["model.embed_tokens.weight"]
+    assert 0 < largest_difference(runs, "hybrid-bf16", "losses") < 0.02
+    table = load_file(folder / "hybrid-bf16.safetensors")["model.embed_tokens.weight"]
     assert not torch.equal(table, table.bfloat16().float()), "updates smaller than a bf16 step are kept"
+
+
+@pytest.mark.parametrize("strategy", ["full", "hybrid", "replicate"])
+def test_several_epochs_with_an_uneven_last_batch_train_as_in_one_process(
+    folder: Path, strategy: str
+) -> None:
+    found, expected = (read_run(folder / f"run-{name}") for name in (strategy, "one"))
+    assert found["steps"] == expected["steps"] == 8
+    rows = 2.25 * expected["sequences"]
+    assert 7 * 16 < rows <= 8 * 16 - 4, "the last step has fewer rows, and a rank has none of them"
+    for what in ("train/loss", "train/grad_norm", "validation/loss"):
+        assert len(found[what]) == len(expected[what]) > 1
+        assert max(abs(a - b) for a, b in zip(found[what], expected[what], strict=True)) <= 1e-5, what
+    for (name, weight), wanted in zip(found["weights"], expected["weights"], strict=True):
+        assert (weight - wanted[1]).abs().max() <= 1e-5, name
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curves = {
+        what: [line[what] for line in lines if what in line]
+        for what in ("train/loss", "train/grad_norm", "validation/loss")
+    }
+    weights = list(load_model(report["checkpoint"]).named_parameters())
+    return {**report, **curves, "weights": weights}

@@ -12,7 +12,7 @@ from biomedllama_cli.engine.sharding import MeshShape
 
 REPLICATE, SHARD, CONTEXT = "dp_replicate", "dp_shard", "cp"
 FSDP_AXIS = "dp_shard_cp"
-"""The axis that Accelerate shards a model over: ranks that share a sequence hold different shards too."""
+"""Both axes that a model is sharded over, where ranks share sequences: those hold different shards too."""
 
 
 class MeshConfig(ParallelismConfig):  # type: ignore[misc]
@@ -40,11 +40,20 @@ class MeshConfig(ParallelismConfig):  # type: ignore[misc]
         """Return that there is a shard axis."""
         return True
 
+    @property
+    def fsdp_dim_names(self) -> list[str]:
+        """Return the axes of the mesh that FSDP2 is given."""
+        copies = [REPLICATE] if self.shape.dp_replicate_size > 1 else []
+        return [*copies, FSDP_AXIS if self.shape.cp_size > 1 else SHARD]
+
     def build_device_mesh(self, device_type: str) -> DeviceMesh:
-        """Return the mesh, with the axis that FSDP shards over."""
-        mesh = build_mesh(device_type, self.shape, is_sharded=True)
-        mesh[_list_inner_axes(self.shape)]._flatten(FSDP_AXIS)
-        return mesh
+        """Return the mesh of FSDP2, where both axes that it shards over are one."""
+        self.mesh = build_mesh(device_type, self.shape, is_sharded=True)
+        if self.shape.cp_size == 1:
+            return self.mesh
+        sizes = {REPLICATE: self.shape.dp_replicate_size, FSDP_AXIS: self.shape.fsdp_size}
+        names = tuple(self.fsdp_dim_names)
+        return init_device_mesh(device_type, tuple(map(sizes.__getitem__, names)), mesh_dim_names=names)
 
 
 def build_mesh(device_type: str, shape: MeshShape, *, is_sharded: bool) -> DeviceMesh:
@@ -75,10 +84,6 @@ def name_axes(shape: MeshShape, *, is_sharded: bool) -> dict[str, int]:
     return axes
 
 
-def _list_inner_axes(shape: MeshShape) -> tuple[str, ...]:
-    return (SHARD, CONTEXT) if shape.cp_size > 1 else (SHARD,)
-
-
 def check_mesh(accelerator: Accelerator, shape: MeshShape, *, is_sharded: bool) -> None:
     """Assert that the device mesh is the one that was chosen, never silently another."""
     if accelerator.num_processes == 1:
@@ -86,7 +91,7 @@ def check_mesh(accelerator: Accelerator, shape: MeshShape, *, is_sharded: bool) 
         return
     wanted, found = name_axes(shape, is_sharded=is_sharded), _read_axes(accelerator)
     assert found == wanted, f"the device mesh is {found}, not {wanted}"
-    ranks = accelerator.torch_device_mesh.mesh.flatten().tolist()
+    ranks = _find_mesh(accelerator).mesh.flatten().tolist()
     assert ranks == list(range(accelerator.num_processes)), f"the ranks of the device mesh are {ranks}"
 
 
@@ -100,9 +105,17 @@ def find_context_group(accelerator: Accelerator) -> Any:
     """Return the process group of the ranks that share this rank's sequences, or None where nobody shares."""
     if CONTEXT not in _read_axes(accelerator):
         return None
-    return accelerator.torch_device_mesh[CONTEXT].get_group()
+    return _find_mesh(accelerator)[CONTEXT].get_group()
 
 
 def _read_axes(accelerator: Accelerator) -> dict[str, int]:
-    mesh = accelerator.torch_device_mesh if accelerator.num_processes > 1 else None
+    mesh = _find_mesh(accelerator)
     return {} if mesh is None else dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True))
+
+
+def _find_mesh(accelerator: Accelerator) -> Any:
+    """Return the mesh with all axes; None in one process."""
+    if accelerator.num_processes == 1:
+        return None
+    config = accelerator.parallelism_config
+    return config.mesh if isinstance(config, MeshConfig) else accelerator.torch_device_mesh

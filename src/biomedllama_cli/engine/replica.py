@@ -6,6 +6,7 @@ adapters need not know that there are copies. A call of the model goes through D
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,12 +30,15 @@ class _Way:
 
     def __init__(self, model: torch.nn.Module) -> None:
         on_cuda = next(model.parameters()).device.type == "cuda"
-        # Ranks are told apart by their rows only: buffers are equal everywhere and stay so.
+        # Buffers are equal everywhere and stay so: no forward need send them. torch has renamed the option.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sends_buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {sends_buffers: False}
         self.copies = DistributedDataParallel(
             _Inside(model),
             device_ids=[torch.cuda.current_device()] if on_cuda else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,  # else gradients are held twice
+            **options,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
