@@ -103,6 +103,7 @@ def _time_lines(plan: RunPlan) -> list[str]:
 
 def _memory_lines(plan: RunPlan) -> list[str]:
     lines = []
+    sharding = "" if plan.cluster.devices == 1 else f" with {plan.sharding}"
     if plan.memory is not None:
         parts = ", ".join(
             f"{name} {getattr(plan.memory, field) / GIB:.2f}"
@@ -110,7 +111,7 @@ def _memory_lines(plan: RunPlan) -> list[str]:
             if getattr(plan.memory, field)
         )
         lines.append(
-            f"Memory per device with {plan.sharding} and activation checkpointing {plan.activation_checkpointing}: "
+            f"Memory per device{sharding}, activation checkpointing {plan.activation_checkpointing}: "
             f"{plan.memory.total / GIB:.1f} GiB ({parts}; logits at most {plan.memory.logits_peak / GIB:.2f})."
         )
     modes = list(dict.fromkeys(mode for one in plan.strategies.values() for mode in one.memory))
@@ -167,8 +168,14 @@ def _compare(plan: RunPlan) -> list[str]:
         return []
     if hybrid.across_seconds is None or full.across_seconds is None or hybrid.step_seconds is None:
         return []
-    if full.step_seconds is None or full.step_seconds <= hybrid.step_seconds:
-        return [f"At {bandwidth / 1e9:g} GB/s across nodes {chosen} and full sharding take the same time."]
+    if full.step_seconds is None:
+        return []
+    if full.step_seconds <= hybrid.step_seconds:
+        return [
+            f"At {bandwidth / 1e9:g} GB/s between nodes the traffic of full sharding "
+            f"({format_time(full.across_seconds)}) hides behind computing, as that of {chosen} "
+            f"({format_time(hybrid.across_seconds)}) does."
+        ]
     return [
         f"Why {chosen} beats full: at {bandwidth / 1e9:g} GB/s between nodes it sends gradients once a step "
         f"({format_time(hybrid.across_seconds)}), full gathers weights and scatters gradients in every micro-batch "

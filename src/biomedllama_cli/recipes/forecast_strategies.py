@@ -30,6 +30,8 @@ def list_meshes(facts: RunFacts) -> dict[str, MeshShape]:
     """Return the mesh of every strategy: as asked for with the chosen one, else as the strategy says."""
     parallel = facts.settings.parallel
     meshes = {}
+    if facts.world.world_size == 1:  # nothing to share: they are all the same
+        return {parallel.sharding: facts.mesh}
     for name in STRATEGIES:
         other = parallel.model_copy(
             update={"sharding": name, "dp_replicate_size": None, "dp_shard_size": None}

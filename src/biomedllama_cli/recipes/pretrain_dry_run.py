@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,9 @@ from biomedllama_cli.settings.pretrain import PretrainSettings
 
 logger = logging.getLogger(__name__)
 
+TRUNCATED_LENGTH = 2048
+"""Where documents were cut that `plan_truncated_tokens` counts (in tokens)."""
+
 
 def report_dry_run(settings: PretrainSettings) -> PretrainReport:
     """Return what would be trained, and its plan; no weights are loaded and nothing is written.
@@ -53,13 +55,19 @@ def report_dry_run(settings: PretrainSettings) -> PretrainReport:
 
 
 def plan_cluster(settings: PretrainSettings) -> World:
-    """Return the processes to plan for, which need not be here: those of this job, else those of the settings."""
+    """Return the processes to plan for, which need not be here.
+
+    They are those of this job; else those that --nodes and --num-processes name; else those of the plan's section.
+    """
     world = read_world()
     if world.world_size > 1:
         return world
     parallel, plan = settings.parallel, settings.plan
-    nodes = parallel.nodes if parallel.nodes > 1 else plan.plan_nodes or 1
-    processes = parallel.num_processes or plan.plan_processes or count_processes(parallel)
+    if parallel.num_processes is not None:
+        processes, nodes = parallel.num_processes, parallel.nodes
+    else:
+        processes = plan.plan_processes or count_processes(parallel)
+        nodes = parallel.nodes if parallel.nodes > 1 else plan.plan_nodes or 1
     return World(nodes * processes, processes)
 
 
@@ -183,7 +191,9 @@ def _find_run_folder(settings: PretrainSettings) -> Path:
     return settings.output_dir or settings.workspace / "runs"
 
 
-def count_numbers(settings: PretrainSettings) -> tuple[TextFacts, int, Any]:
+def count_numbers(
+    settings: PretrainSettings,
+) -> tuple[TextFacts, int, tuple[float, int, float | None] | None]:
     """Return text, steps and the truncated run of a corpus that is not there yet.
 
     Where a run ends within its text, all of what it is fed counts as unique as far as there is unique text.
@@ -208,8 +218,16 @@ def count_numbers(settings: PretrainSettings) -> tuple[TextFacts, int, Any]:
         return text, steps, None
     rows = plan.plan_documents * duration.epochs
     row_steps = estimate_steps(rows, batch.global_batch_size, duration.max_steps)
-    fed = min(1.0, row_steps * batch.global_batch_size / rows)
-    if duration.max_steps is None:
-        fed = 1.0
-    tokens = plan.plan_truncated_tokens
-    return text, steps, (rows, row_steps, None if tokens is None else tokens * duration.epochs * fed)
+    tokens = plan.plan_truncated_tokens if batch.sequence_length == TRUNCATED_LENGTH else None
+    if tokens is None:
+        return text, steps, (rows, row_steps, None)
+    if tokens > plan.plan_tokens:
+        logger.warning(
+            "plan: plan_truncated_tokens = %g is more than plan_tokens = %g, so it is of another corpus: what one "
+            "document per row would feed is left out",
+            tokens,
+            plan.plan_tokens,
+        )
+        return text, steps, None
+    fed = 1.0 if duration.max_steps is None else min(1.0, row_steps * batch.global_batch_size / rows)
+    return text, steps, (rows, row_steps, tokens * duration.epochs * fed)

@@ -15,7 +15,7 @@ class PlanSettings(Settings):
     """The plan that --dry-run prints (the training itself reads nothing of this)."""
 
     plan_nodes: PositiveInt | None = None
-    """Nodes to plan for where --nodes names none (in nodes) [default: one]."""
+    """Nodes to plan for where neither --nodes nor --num-processes is given (in nodes) [default: one]."""
     plan_processes: PositiveInt | None = None
     """Devices of each of them where --num-processes names none (in devices) [default: those here]."""
     plan_device: DeviceName | None = None
@@ -30,7 +30,7 @@ class PlanSettings(Settings):
     plan_documents: PositiveFloat | None = None
     """Its documents (in documents), for the plan of one truncated document per row."""
     plan_truncated_tokens: PositiveFloat | None = None
-    """Its tokens when each document is cut at the sequence length (in tokens)."""
+    """Its tokens when each document is cut after 2048 (in tokens); of no use at another sequence length."""
     assumed_mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of the devices' peak that training is assumed to use (a fraction)."""
     bandwidth_inside: PositiveFloat | None = None
