@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +119,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_training_goes_on(
     recorder.breaks_at = 2
     train(tmp_path, 1, 5)
     assert [step for step, _ in recorder.told] == [0, 1]
+    assert recorder.finished == 1
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "wandb failed" in warning
     assert "gone" in warning
@@ -266,3 +271,36 @@ def test_without_a_key_wandb_keeps_its_files_for_later(
     assert len(runs) == 2
     assert len({run.name.rsplit("-", 1)[1] for run in runs}) == 1  # the same run there
     assert "wandb sync" in caplog.text
+
+
+def test_trackio_has_each_step_once_and_leaves_stdout_alone(tmp_path: Path) -> None:
+    """In a process of its own, since trackio ends its run with the interpreter."""
+    pytest.importorskip("trackio")
+    code = """
+import sys, contextlib
+from pathlib import Path
+from accelerate import PartialState
+from biomedllama_cli.engine.tracking import TrackedRun, open_trackers
+PartialState(cpu=True)
+folder, first, resumed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with contextlib.redirect_stdout(sys.stderr):
+    (sink,) = open_trackers(["trackio"], TrackedRun(folder, "project", {"seed": 0}, resumed))
+    for step in range(first, first + 4):
+        sink.write({"step": step, "train/loss": 1.0 / step})
+    sink.close()
+print("report")
+"""
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
+    for first, resumed in ((1, -1), (3, 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), str(first), str(resumed)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "report\n"
+    with sqlite3.connect(tmp_path / "trackio" / "project.db") as stored:
+        rows = stored.execute("select run_name, step from metrics order by step").fetchall()
+    assert [step for _, step in rows] == [1, 2, 3, 4, 5, 6]
+    assert len({run for run, _ in rows}) == 1

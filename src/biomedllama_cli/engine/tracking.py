@@ -107,9 +107,12 @@ class TrackerSink:
         }
 
     def close(self) -> None:
-        """Give the last step on and end the tracker's run."""
+        """Give the last step on and end the tracker's run, also where it has failed."""
         self._hand_over()
-        self._try(self._tracker.finish)
+        try:
+            self._tracker.finish()
+        except Exception as error:
+            logger.warning("%s could not be ended: %s", self._name, error)
 
     def _hand_over(self) -> None:
         values, self._values = self._values, {}
@@ -251,6 +254,8 @@ def _has_wandb_key() -> bool:
 
 
 def _start_trackio(run: TrackedRun, identity: str, given: int) -> tuple[GeneralTracker, int | None]:
+    import trackio
+
     # trackio finds a run by its name alone, which therefore carries the id.
     tracker = TrackioTracker(
         run.project,
@@ -260,6 +265,8 @@ def _start_trackio(run: TrackedRun, identity: str, given: int) -> tuple[GeneralT
         embed=False,
     )
     tracker.start()
+    # Accelerate's leaves trackio a run to end once more with the interpreter, which it tells on stdout, the report's.
+    tracker.finish = trackio.finish
     following = getattr(tracker.tracker, "_next_step", None)
     return tracker, following - 1 if isinstance(following, int) and given >= 0 else None
 
