@@ -30,10 +30,11 @@ from biomedllama_cli.settings.tuning import AdapterSettings
 STEPS, SAVED_STEP, ROWS, LENGTH, VOCABULARY = 6, 3, 8, 12, 48
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-2, max_grad_norm=0.5, weight_decay=0.1)
 # Method, mesh of four ranks, precision, gradient checkpointing.
-VARIANTS: dict[str, tuple[str, dict[str, int], str, bool]] = {
+VARIANTS: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "lora-2x2": ("lora", {"dp_replicate_size": 2}, "fp32", False),
     "lora-1x4": ("lora", {}, "fp32", True),
     "dora-2x2": ("dora", {"dp_replicate_size": 2}, "fp32", False),
+    "lora-copies": ("lora", {"sharding": "replicate"}, "fp32", True),
     "lora-2x2-bf16": ("lora", {"dp_replicate_size": 2}, "bf16", False),
 }
 

@@ -11,7 +11,7 @@ import adapted
 import pytest
 from safetensors.torch import load_file
 
-EXACT = ["lora-2x2", "lora-1x4", "dora-2x2"]
+EXACT = ["lora-2x2", "lora-1x4", "dora-2x2", "lora-copies"]
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,11 @@ def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) ->
         raise WorkerError(
             f"The job has {accelerator.num_processes} processes, but WORLD_SIZE announces {world.world_size}."
         )
+    if is_sharding(accelerator) and not is_sharded:
+        raise SettingsError(
+            "sharding is replicate, but the Accelerate configuration that started this job turns FSDP on.",
+            "Start it without one (biomedllama starts its own processes), or choose another --sharding.",
+        )
     if several and not is_sharded:
         accelerator.state.device_mesh = build_mesh(accelerator.device.type, mesh, is_sharded=False)
     check_mesh(accelerator, mesh, is_sharded=is_sharded)
@@ -201,7 +206,7 @@ def prepare(
 
 def is_sharding(accelerator: Accelerator) -> bool:
     """Say whether parameters are split over ranks, and not whole on every one."""
-    return bool(accelerator.distributed_type == DistributedType.FSDP)
+    return bool(accelerator.num_processes > 1 and accelerator.distributed_type == DistributedType.FSDP)
 
 
 def set_gradient_sync(model: torch.nn.Module, *, is_last_micro_batch: bool) -> None:
