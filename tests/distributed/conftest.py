@@ -29,6 +29,7 @@ collect_ignore = [
     "hybrid_worker.py",
     "launch_stub.py",
     "packing_worker.py",
+    "straggler_worker.py",
 ]  # programs that tests start, not modules to look for doctests in
 
 EOS, VOCABULARY = 2, 64
