@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.forgetting import ForgettingMeter, Schedule, read_last_look
+from biomedllama_cli.engine.forgetting import ForgettingMeter, Schedule, read_last_look, read_record
 from biomedllama_cli.engine.probe_rows import ProbeRows
 from biomedllama_cli.evaluation.encoding import iter_windows
 from biomedllama_cli.evaluation.probes import Probe, QuestionProbe, TextProbe
@@ -215,3 +215,20 @@ def test_positions_are_those_of_held_out_documents_where_there_are_any(
         ("2-3", 6),
         ("4-7", 3),
     ]
+
+
+def test_of_a_model_that_broke_no_change_is_told_and_nothing_is_lost(
+    model: PreTrainedModel, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    probe = build_texts(draw_documents(10, 30, seed=7))
+    meter = build_meter([probe], tmp_path)
+    first = meter.measure(accelerator, model, 0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(math.nan)
+    found = meter.measure(accelerator, model, 5)
+    assert math.isnan(found["general/notes/bits_per_byte"])
+    assert "general/notes/delta" not in found
+    record = read_record(tmp_path)
+    assert [look.step for look in record.looks] == [0, 5]
+    assert record.looks[0].texts[0].bits_per_byte == first["general/notes/bits_per_byte"]
+    assert "general/notes" in record.given

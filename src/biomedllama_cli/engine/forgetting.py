@@ -135,13 +135,19 @@ class ForgettingMeter:
     def _compare(self, nats: Nats, by_bin: Nats, step: int) -> Look:
         texts, answers = [], []
         for probe, part in zip(self._probes, self._parts, strict=True):
-            given = None if self._given is None or np.isnan(self._given[part]).any() else self._given[part]
+            given = self._find_given(part)
             if isinstance(probe, TextProbe):
                 texts.append(compare_texts(probe, given, nats[part]))
             else:
                 answers.append(compare_tasks(probe, given, nats[part]))
         positions = describe_positions(by_bin.tolist(), self._rows.position_tokens.tolist())
         return Look(step=step, texts=tuple(texts), answers=tuple(answers), positions=positions)
+
+    def _find_given(self, part: slice) -> Nats | None:
+        """Return what the model as it was given made of some sequences, or None where that is not known."""
+        if self._given is None or not np.isfinite(self._given[part]).all():
+            return None
+        return self._given[part]
 
     def _recall(self, accelerator: Accelerator, step: int) -> Nats:
         """Return what the model as it was given made of every sequence, NaN where that is not known.
@@ -150,12 +156,13 @@ class ForgettingMeter:
         """
         known = np.full(len(self._rows), np.nan)
         if accelerator.is_main_process and self._resumed_from is not None:
-            record = read_record(self._resumed_from.parents[1])
+            record = read_record(self._resumed_from.resolve().parent.parent)
             self._looks = [look for look in record.looks if look.step < step]
             self._kept = record.given
             for probe, part in zip(self._probes, self._parts, strict=True):
                 given = record.given.get(name_probe(probe))
-                if given is not None and given.sequences == hash_group(probe.sequences):
+                same = given is not None and given.sequences == hash_group(probe.sequences)
+                if given is not None and same and len(given.nats) == len(probe.sequences):
                     known[part] = given.nats
                 else:
                     logger.warning(
@@ -172,9 +179,10 @@ class ForgettingMeter:
     def _write(self) -> None:
         given = dict(self._kept)
         for probe, part in zip(self._probes, self._parts, strict=True):
-            if self._given is not None and not np.isnan(self._given[part]).any():
-                nats = tuple(self._given[part].tolist())
-                given[name_probe(probe)] = _Given(sequences=hash_group(probe.sequences), nats=nats)
+            if (nats := self._find_given(part)) is not None:
+                given[name_probe(probe)] = _Given(
+                    sequences=hash_group(probe.sequences), nats=tuple(nats.tolist())
+                )
         record = _Record(given=given, looks=tuple(self._looks))
         write_atomically(self._folder / FORGETTING_FILE, record.model_dump_json() + "\n")
 

@@ -145,7 +145,7 @@ def compare_texts(probe: TextProbe, given: Nats | None, now: Nats) -> TextChange
         documents=len(sizes),
         bits_per_byte=math.fsum(after) / math.log(2) / sum(sizes),
     )
-    if given is None:
+    if given is None or not np.isfinite(now).all():  # of a broken model no change is told
         return change
     before = _sum_by_owner(probe, given)
     difference, p_value = compare_bits_per_byte(
@@ -176,7 +176,7 @@ def compare_tasks(probe: QuestionProbe, given: Nats | None, now: Nats) -> Answer
         chance=sum(1 / len(options) for options in probe.options) / len(right),
         accuracy=sum(right) / len(right),
     )
-    if given is None:
+    if given is None or not np.isfinite(now).all():
         return change
     before = mark_answers(probe, given)
     paired = compare_answers(before, right, seed=SEED)
