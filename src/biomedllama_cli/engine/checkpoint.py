@@ -8,244 +8,199 @@
         training_state/progress.json            step, and what must not change on resuming
         COMPLETE                                written last
 
-A checkpoint is written under a temporary name, flushed to disk, renamed, and only then marked complete: after a kill
-at any moment the last complete one is whole. Nothing is pickled.
+The files are the same whatever the number of processes: each writes the rows it holds into their places
+(`models/tensor_files.py`), and nothing is gathered. A checkpoint is written under a temporary name, flushed to disk,
+renamed, and only then marked complete: after a kill at any moment the last complete one is whole. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import shutil
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from accelerate.utils import broadcast_object_list
+from torch import distributed
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.saved_runs import (
-    CHECKPOINTS,
-    MARKER,
-    PREFIX,
-    list_checkpoints,
-    name_checkpoint,
-    read_step,
+from biomedllama_cli.engine.checkpoint_draft import Draft, ModelFiles, build_draft, describe_model_files
+from biomedllama_cli.engine.checkpoint_folder import (
+    Progress,
+    RunFolder,
+    flush_folder,
+    load_progress,
+    name_temporary,
+    publish,
+    remove_leftovers,
+    remove_old_checkpoints,
 )
-from biomedllama_cli.engine.step import full_tensor
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.engine.checkpoint_state import (
+    gather_random_states,
+    gather_weights,
+    load_optimizer,
+    restore_random_states,
+)
+from biomedllama_cli.engine.checkpoint_writer import Staging, Writing, raise_together
+from biomedllama_cli.engine.saved_runs import name_checkpoint
 from biomedllama_cli.models.adapters import has_adapter, save_adapter
 
-logger = logging.getLogger(__name__)
-
-STATE = "training_state"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run had come when it was saved.
-
-    Attributes:
-        step: optimizer steps done.
-        tokens_seen: target tokens trained on.
-        order: what fixes the order of sequences, by name; must be equal on resuming.
-        grad_scaler: state of the fp16 loss scaling, empty in other precisions.
-        best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
-        gate: state of what may refuse updates; empty without one.
-    """
-
-    step: int
-    tokens_seen: int
-    order: dict[str, Any]
-    grad_scaler: dict[str, float]
-    best: dict[str, Any] = field(default_factory=dict)
-    gate: dict[str, Any] = field(default_factory=dict)
+__all__ = [
+    "Progress",
+    "RunFolder",
+    "Saved",
+    "Saver",
+    "flush_folder",
+    "gather_weights",
+    "load_optimizer",
+    "load_progress",
+    "remove_leftovers",
+    "remove_old_checkpoints",
+    "restore_random_states",
+    "save_checkpoint",
+]
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Where a run writes, and where it starts from.
+class Saved:
+    """A checkpoint that is complete.
 
     Attributes:
-        folder: the run folder.
-        tokenizer_folder: copied into every checkpoint.
-        order: what fixes the order of sequences, by name; saved in every checkpoint.
-        resumed_from: checkpoint whose weights and optimizer were loaded, or None.
-        progress: how far that checkpoint is.
-        same_command_restarts: given again, the command would not continue this folder's newest checkpoint.
+        folder: where it is.
+        progress: how far the run was.
+        stall_seconds: how long training waited for it, on the slowest rank.
+        write_seconds: how long its tensors took to the disk, on the slowest rank.
     """
 
     folder: Path
-    tokenizer_folder: Path
-    order: dict[str, Any]
-    resumed_from: Path | None = None
-    progress: Progress | None = None
-    same_command_restarts: bool = False
+    progress: Progress
+    stall_seconds: float
+    write_seconds: float
+
+
+@dataclass
+class _Pending:
+    """A checkpoint on its way."""
+
+    final: Path
+    progress: Progress
+    writing: Writing
+    stall_seconds: float
+
+
+class Saver:
+    """Saves the checkpoints of a run, one at a time; every rank must make the same calls.
+
+    Args:
+        run: where to.
+        accelerator: of the job.
+        in_background: write a copy in host memory while training goes on.
+    """
+
+    def __init__(self, run: RunFolder, accelerator: Accelerator, *, in_background: bool = False) -> None:
+        self._run, self._accelerator = run, accelerator
+        self._staging = Staging() if in_background else None
+        self._model_files: ModelFiles | None = None
+        self._pending: _Pending | None = None
+
+    def begin(self, model: PreTrainedModel, optimizer: Any, progress: Progress) -> None:
+        """Write a checkpoint, or copy what it will hold and let that be written; `finish` the one before first.
+
+        Raises:
+            OutputError: the disk is full or cannot be written; what was begun is removed.
+        """
+        assert self._pending is None
+        began = time.perf_counter()
+        final = name_checkpoint(self._run.folder, progress.step)
+        temporary = name_temporary(final)
+        draft = self._create(model, optimizer, progress, temporary)
+        if self._staging is None:
+            writing = Writing(temporary, draft.pieces)
+            writing.run()
+        else:
+            writing = Writing(temporary, self._staging.copy(draft.pieces))
+            writing.start()
+        self._pending = _Pending(final, progress, writing, time.perf_counter() - began)
+
+    def poll(self) -> Saved | None:
+        """Return the checkpoint that was begun, where every rank has written its part by now.
+
+        Raises:
+            OutputError: the disk is full or cannot be written.
+        """
+        if self._pending is None:
+            return None
+        began = time.perf_counter()
+        is_done = torch.tensor(int(self._pending.writing.is_done()), device=self._accelerator.device)
+        if self._accelerator.num_processes > 1:
+            distributed.all_reduce(is_done, distributed.ReduceOp.MIN)
+        self._pending.stall_seconds += time.perf_counter() - began
+        return self.finish() if is_done else None
+
+    def finish(self) -> Saved | None:
+        """Wait for the checkpoint that was begun and return it complete; None where there is none.
+
+        Raises:
+            OutputError: the disk is full or cannot be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        began, writing = time.perf_counter(), pending.writing
+        writing.wait()
+        raise_together(self._accelerator, writing.error, writing.folder)  # every rank's rows are on the disk
+        error: Exception | None = None
+        if self._accelerator.is_main_process:
+            try:
+                publish(writing.folder, pending.final)
+            except OSError as problem:
+                error = problem
+        raise_together(self._accelerator, error, writing.folder)
+        stall = pending.stall_seconds + time.perf_counter() - began
+        seconds = torch.tensor([stall, writing.seconds], device=self._accelerator.device)
+        if self._accelerator.num_processes > 1:
+            distributed.all_reduce(seconds, distributed.ReduceOp.MAX)
+        return Saved(pending.final, pending.progress, *seconds.tolist())
+
+    def _create(self, model: PreTrainedModel, optimizer: Any, progress: Progress, temporary: Path) -> Draft:
+        """Make the unfinished folder with all its small files, on rank 0; every rank learns what it writes."""
+        is_adapter = has_adapter(model)
+        if self._model_files is None and not is_adapter:
+            shared = [describe_model_files(model) if self._accelerator.is_main_process else None]
+            (self._model_files,) = broadcast_object_list(shared)  # transformers writes on rank 0 alone
+        is_whole = is_adapter or self._model_files is None or self._model_files.names is None
+        weights = gather_weights(model) if is_whole else {}
+        states = gather_random_states(self._accelerator)
+        draft = build_draft(model, optimizer, progress, states, None if is_whole else self._model_files)
+        error: Exception | None = None
+        if self._accelerator.is_main_process:
+            try:
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(self._run.tokenizer_folder, temporary)
+                if is_adapter:
+                    save_adapter(model, weights, temporary)
+                elif is_whole:
+                    model.save_pretrained(temporary, state_dict=weights)
+                draft.create(temporary)
+            except Exception as problem:
+                error = problem
+        raise_together(self._accelerator, error, temporary)  # the files are there for every rank
+        return draft
 
 
 def save_checkpoint(
     run: RunFolder, accelerator: Accelerator, model: PreTrainedModel, optimizer: Any, progress: Progress
 ) -> Path:
-    """Save weights, optimizer and random state; every rank must call it, rank 0 writes.
+    """Save weights, optimizer and random state; every rank must call it.
 
     Returns:
         The finished checkpoint's folder.
     """
-    final = name_checkpoint(run.folder, progress.step)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = gather_weights(model)
-    moments = get_optimizer_state_dict(model, unwrap_optimizer(optimizer), options=options)
-    random_states = gather_random_states(accelerator)
-    if accelerator.is_main_process:
-        temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(run.tokenizer_folder, temporary)
-        (save_adapter if has_adapter(model) else save_weights)(model, weights, temporary)
-        state = temporary / STATE
-        state.mkdir()
-        save_file(flatten_moments(moments), state / "optimizer.safetensors")
-        save_file(random_states, state / "rng.safetensors")
-        (state / "progress.json").write_text(json.dumps(progress.__dict__, indent=2), encoding="utf-8")
-        flush_folder(temporary)
-        if (
-            final.exists()
-        ):  # of an earlier attempt; unmarked first, so that a kill leaves no half folder complete
-            (final / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(final)
-        temporary.rename(final)
-        (final / MARKER).touch()
-        flush_folder(final.parent, deep=False)
-        flush_folder(final, deep=False)
-    accelerator.wait_for_everyone()
-    return final
-
-
-def gather_weights(model: torch.nn.Module) -> dict[str, Any]:
-    """Return the tensors a checkpoint holds, whole and on the CPU; every rank must call it.
-
-    With adapters those are the trained ones: gathering 7 billion frozen weights to save a few million would hold up
-    every rank.
-    """
-    if not has_adapter(model):
-        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    trained = ((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad)
-    return {name: full_tensor(tensor.detach()).cpu() for name, tensor in trained}
-
-
-def save_weights(model: PreTrainedModel, weights: dict[str, Any], folder: Path) -> None:
-    """Write a plain transformers folder; tied tables are written once."""
-    plain = {name: tensor.contiguous() for name, tensor in weights.items()}
-    if model.config.tie_word_embeddings:
-        # Gathering made copies, which transformers would no longer recognise as one table.
-        for name in model.all_tied_weights_keys:
-            plain.pop(name, None)
-    model.save_pretrained(folder, state_dict=plain)
-
-
-def flatten_moments(optimizer_state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return `parameter.moment` -> tensor for the nested state of an optimizer."""
-    return {
-        f"{parameter}.{moment}": tensor.contiguous()
-        for parameter, moments in optimizer_state.get("state", {}).items()
-        for moment, tensor in moments.items()
-    }
-
-
-def load_optimizer(checkpoint: Path, model: torch.nn.Module, optimizer: Any) -> None:
-    """Put the saved moments into a freshly built optimizer; each rank keeps its own shards of them."""
-    plain = unwrap_optimizer(optimizer)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    # The parameter groups are those of the settings; only the moments come from the file.
-    groups = get_optimizer_state_dict(model, plain, options=StateDictOptions())["param_groups"]
-    state: dict[str, Any] = {}
-    for key, tensor in load_file(checkpoint / STATE / "optimizer.safetensors").items():
-        parameter, moment = key.rsplit(".", 1)
-        state.setdefault(parameter, {})[moment] = tensor
-    set_optimizer_state_dict(model, plain, {"state": state, "param_groups": groups}, options=options)
-
-
-def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """Return the torch optimizer inside Accelerate's wrapper."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer
-
-
-def gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """Return the random states of all ranks, uint8 [world_size, bytes], by device type."""
-    states = {"cpu": torch.get_rng_state()}
-    if accelerator.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    return {
-        name: accelerator.gather(state.to(accelerator.device)[None]).cpu().contiguous()
-        for name, state in states.items()
-    }
-
-
-def restore_random_states(checkpoint: Path, accelerator: Accelerator) -> None:
-    """Restore this rank's random states, where the run had as many ranks as now."""
-    states = load_file(checkpoint / STATE / "rng.safetensors")
-    if len(states["cpu"]) != accelerator.num_processes:
-        logger.info("the number of processes changed: random states start anew")
-        return
-    # Copies: torch 2.13 reads a view's storage from its start (another rank's state, or a crash).
-    torch.set_rng_state(states["cpu"][accelerator.process_index].clone())
-    if "cuda" in states and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"][accelerator.process_index].clone(), accelerator.device)
-
-
-def load_progress(checkpoint: Path) -> Progress:
-    """Read how far a checkpoint is.
-
-    Raises:
-        DataError: the folder is not a complete checkpoint of a run.
-    """
-    if not (checkpoint / MARKER).is_file():
-        raise DataError(
-            f"resume: {checkpoint} is not a complete checkpoint of a run.",
-            hint="Give a folder such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
-        )
-    try:
-        return Progress(**json.loads((checkpoint / STATE / "progress.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"resume: the training state of {checkpoint} cannot be read: {error}.",
-            hint="Resume an earlier checkpoint with --resume PATH.",
-        ) from error
-
-
-def remove_old_checkpoints(run_folder: Path, keep: int, best_step: int | None = None) -> None:
-    """Remove all but the newest complete checkpoints of a run and its best one, and leftovers of interrupted saves."""
-    for folder in list_checkpoints(run_folder)[:-keep]:
-        if read_step(folder) != best_step:
-            (folder / MARKER).unlink()  # first, so that a kill leaves no half folder marked complete
-    remove_leftovers(run_folder)
-
-
-def remove_leftovers(run_folder: Path) -> None:
-    """Remove what is no complete checkpoint: a kill left it while one was written or removed."""
-    for pattern in (f"{PREFIX}*", f".{PREFIX}*.tmp"):
-        for folder in sorted((run_folder / CHECKPOINTS).glob(pattern)):
-            if not (folder / MARKER).is_file():
-                shutil.rmtree(folder)
-
-
-def flush_folder(folder: Path, *, deep: bool = True) -> None:
-    """Flush a folder, and with `deep` everything in it, to the disk."""
-    paths = [folder, *folder.rglob("*")] if deep else [folder]
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    saver = Saver(run, accelerator)
+    saver.begin(model, optimizer, progress)
+    saved = saver.finish()
+    assert saved is not None
+    return saved.folder

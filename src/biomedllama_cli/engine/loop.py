@@ -10,13 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from biomedllama_cli.engine.checkpoint import (
-    Progress,
-    RunFolder,
-    remove_old_checkpoints,
-    restore_random_states,
-    save_checkpoint,
-)
+from biomedllama_cli.engine.checkpoint import Progress, RunFolder, restore_random_states
 from biomedllama_cli.engine.compute_clock import ComputeClock
 from biomedllama_cli.engine.finite import check_finite
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
@@ -25,6 +19,7 @@ from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.onlookers import NOBODY, Onlookers
 from biomedllama_cli.engine.optimizer import set_learning_rate
 from biomedllama_cli.engine.rows import Batch
+from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.engine.step import StepFrame, StepTensors, describe_step, train_step
@@ -61,6 +56,7 @@ class Loop:
         self._accelerator, self._model = trainee.accelerator, trainee.model
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
         self._settings, self._progress, self._onlookers = settings, progress, onlookers
+        self._saving = Saving(run_folder, trainee.accelerator, settings.checkpoint)
         self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
         # Nobody is slower than the others where there are none.
         several = trainee.accelerator.num_processes > 1
@@ -221,12 +217,15 @@ class Loop:
 
     def _look_and_save(self, step: int) -> None:
         """Measure and save where this step asks for it; the time does not count as training."""
+        self._tell_saved(self._saving.poll())
         is_last = step == self._data.total_steps
         self._look(is_last=is_last)
         best = self._settings.keep_best and self._tally.best.step == step
         due = step % self._settings.checkpoint.save_every_steps == 0
         if is_last or best or due or self._tally.stop_seen or self._is_spent():
             self._save()
+        if is_last or self._tally.stop_seen or self._is_spent():
+            self._tell_saved(self._saving.finish())
         self._tally.clock = time.perf_counter()
 
     def _look(self, *, is_last: bool) -> None:
@@ -271,12 +270,12 @@ class Loop:
             best=asdict(self._tally.best) if self._settings.keep_best else {},
             gate=gate.save() if gate is not None else {},
         )
-        self._tally.checkpoint = save_checkpoint(
-            self._run, self._accelerator, self._model, self._optimizer, progress
-        )
-        if self._accelerator.is_main_process:
-            best_step = self._tally.best.step if self._settings.keep_best else None
-            remove_old_checkpoints(self._run.folder, self._settings.checkpoint.keep_checkpoints, best_step)
+        self._tell_saved(self._saving.save(self._model, self._optimizer, progress))
+
+    def _tell_saved(self, numbers: dict[str, Any]) -> None:
+        self._tally.checkpoint = self._saving.newest
+        if numbers:
+            self._write({"step": self._tally.step, **numbers})
 
     def _build_resumable(self, step: int) -> Resumable:
         return Resumable(

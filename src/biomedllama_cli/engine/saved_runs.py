@@ -12,7 +12,8 @@ SETTINGS_FILE, REPORT_FILE = "settings.json", "report.json"
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return a run's complete checkpoints, oldest step first."""
     found = (run_folder / CHECKPOINTS).glob(f"{PREFIX}*/{MARKER}")
-    return sorted((marker.parent for marker in found), key=read_step)
+    ours = (marker.parent for marker in found if marker.parent.name[len(PREFIX) :].isdecimal())
+    return sorted(ours, key=read_step)
 
 
 def read_step(checkpoint: Path) -> int:

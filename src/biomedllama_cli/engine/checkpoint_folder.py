@@ -1,0 +1,146 @@
+"""The folders of checkpoints: what a run's progress is, how a checkpoint becomes complete, and which ones are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
+from biomedllama_cli.errors import DataError
+
+STATE, PROGRESS_FILE = "training_state", "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run had come when it was saved.
+
+    Attributes:
+        step: optimizer steps done.
+        tokens_seen: target tokens trained on.
+        order: what fixes the order of sequences, by name; must be equal on resuming.
+        grad_scaler: state of the fp16 loss scaling, empty in other precisions.
+        best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
+        gate: state of what may refuse updates; empty without one.
+    """
+
+    step: int
+    tokens_seen: int
+    order: dict[str, Any]
+    grad_scaler: dict[str, float]
+    best: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_step(self) -> int | None:
+        """Return the step of the best checkpoint."""
+        step = self.best.get("step")
+        return step if isinstance(step, int) else None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, and where it starts from.
+
+    Attributes:
+        folder: the run folder.
+        tokenizer_folder: copied into every checkpoint.
+        order: what fixes the order of sequences, by name; saved in every checkpoint.
+        resumed_from: checkpoint whose weights and optimizer were loaded, or None.
+        progress: how far that checkpoint is.
+        same_command_restarts: given again, the command would not continue this folder's newest checkpoint.
+    """
+
+    folder: Path
+    tokenizer_folder: Path
+    order: dict[str, Any]
+    resumed_from: Path | None = None
+    progress: Progress | None = None
+    same_command_restarts: bool = False
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """Read how far a checkpoint is.
+
+    Raises:
+        DataError: the folder is not a complete checkpoint of a run.
+    """
+    if not (checkpoint / MARKER).is_file():
+        raise DataError(
+            f"resume: {checkpoint} is not a complete checkpoint of a run.",
+            hint="Give a folder such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
+        )
+    try:
+        content = json.loads((checkpoint / STATE / PROGRESS_FILE).read_text(encoding="utf-8"))
+        return TypeAdapter(Progress).validate_python(content, strict=False)
+    except (OSError, ValueError, RecursionError) as error:
+        raise explain_unreadable(checkpoint, error) from error
+
+
+def explain_unreadable(checkpoint: Path, error: Exception) -> DataError:
+    """Return the sentence for a checkpoint whose training state is broken."""
+    reason = " ".join(str(error).split())[:300]
+    return DataError(
+        f"resume: the training state of {checkpoint} cannot be read: {reason}.",
+        hint="Resume an earlier checkpoint with --resume PATH.",
+    )
+
+
+def name_temporary(final: Path) -> Path:
+    """Return where a checkpoint is written before it is complete."""
+    return final.with_name(f".{final.name}.tmp")
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Make a folder that is written a complete checkpoint: flushed, renamed, and only then marked."""
+    flush_folder(temporary)
+    if final.exists():  # of an earlier attempt; unmarked first, so that a kill leaves no half folder complete
+        (final / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(final)
+    temporary.rename(final)
+    flush_folder(final.parent, deep=False)
+    (final / MARKER).touch()
+    flush_folder(final, deep=False)
+
+
+def remove_old_checkpoints(
+    run_folder: Path, keep: int, best_step: int | None = None, keep_every_steps: int | None = None
+) -> None:
+    """Remove complete checkpoints that need not be kept, and leftovers of interrupted saves.
+
+    Args:
+        run_folder: of the run.
+        keep: how many of the newest stay.
+        best_step: step of the best one, which stays.
+        keep_every_steps: those at its multiples stay.
+    """
+    for folder in list_checkpoints(run_folder)[:-keep]:
+        step = read_step(folder)
+        if step != best_step and (keep_every_steps is None or step % keep_every_steps):
+            (folder / MARKER).unlink()  # first, so that a kill leaves no half folder marked complete
+    remove_leftovers(run_folder)
+
+
+def remove_leftovers(run_folder: Path) -> None:
+    """Remove what is no complete checkpoint: a kill left it while one was written or removed."""
+    for pattern in (f"{PREFIX}*", f".{PREFIX}*.tmp"):
+        for folder in sorted((run_folder / CHECKPOINTS).glob(pattern)):
+            if not (folder / MARKER).is_file():
+                shutil.rmtree(folder)
+
+
+def flush_folder(folder: Path, *, deep: bool = True) -> None:
+    """Flush a folder, and with `deep` everything in it, to the disk."""
+    paths = [folder, *folder.rglob("*")] if deep else [folder]
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
