@@ -26,6 +26,8 @@ from biomedllama_cli.corpus.shards import ShardWriter
 collect_ignore = [
     "adapter_worker.py",
     "context_worker.py",
+    "collective_log.py",
+    "hybrid_reference.py",
     "hybrid_worker.py",
     "launch_stub.py",
     "packing_worker.py",

@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -22,23 +21,31 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from collective_log import CollectiveLog
+from hybrid_reference import (
+    SHORT,
+    STEPS,
+    VOCABULARY,
+    build_micro_batches,
+    build_model,
+    train_reference,
+)
 from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from biomedllama_cli.engine import step as step_module
-from biomedllama_cli.engine.accelerator import build_accelerator, prepare, set_gradient_sync
+from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+from biomedllama_cli.engine.context_parallel import build_row_split, share_rows
 from biomedllama_cli.engine.device_mesh import find_context_group, read_mesh
 from biomedllama_cli.engine.fsdp_groups import group_parameters
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
-from biomedllama_cli.engine.sharding import data_rank
+from biomedllama_cli.engine.sharding import data_rank, data_ranks
 from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models import loss as loss_module
 from biomedllama_cli.models.loss import enable_token_losses
+from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
 from biomedllama_cli.recipes.pretrain import pretrain
 from biomedllama_cli.settings.pretrain import (
     NumericsSettings,
@@ -48,8 +55,6 @@ from biomedllama_cli.settings.pretrain import (
     PretrainSettings,
 )
 
-STEPS, SHORT, ROWS_PER_STEP, LENGTH = 20, 3, 16, 16
-VOCABULARY = 67  # no multiple of 2 or 4: shards are padded
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-3, max_grad_norm=0.5, weight_decay=0.1)
 COMMANDS = ("full", "hybrid", "replicate")
 STRATEGIES = ("full", "hybrid", "hybrid-zero2", "replicate")
@@ -73,117 +78,6 @@ VARIANTS = {
     "hybrid-bf16": Variant(precision="bf16", steps=SHORT),
     "eight": Variant(world_size=8, ranks_per_node=4),
 }
-
-Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-KINDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "allreduce": "all_reduce"}
-
-
-class CollectiveLog(TorchDispatchMode):
-    """Record each collective as (phase, kind, process group, its ranks, bytes of the whole tensor)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.phase = ""
-        self.seen: Counter[tuple[str, str, str, int, int]] = Counter()
-        self.between_micro_batches: Callable[[], None] = int
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # DTensor unwraps itself and comes back with its collectives
-        if func.namespace == "c10d":
-            group = next(distributed.ProcessGroup.unbox(arg) for arg in args if _is_group(arg))
-            self._note(func.__name__, group.group_name, group.size(), args)
-        elif func.namespace == "_c10d_functional" and "all_reduce" in func.__name__:
-            group = distributed.distributed_c10d._resolve_process_group(args[-1])
-            self._note("allreduce", group.group_name, group.size(), args)
-        return func(*args, **(kwargs or {}))
-
-    def _note(self, name: str, group: str, ranks: int, args: tuple[Any, ...]) -> None:
-        kind = next((kind for start, kind in KINDS.items() if start in name), name.split(".")[0])
-        tensors = [each for arg in args for each in (arg if isinstance(arg, list) else [arg])]
-        largest = max((each.nbytes for each in tensors if isinstance(each, torch.Tensor)), default=0)
-        self.seen[self.phase, kind, group, ranks, largest] += 1
-
-    def start_step(self, step: int) -> None:
-        self._step, self._micro_batch = step, -1
-        self.phase = f"{step}:before"
-
-    def watch(self, accelerator: Accelerator) -> None:
-        """Learn the phase from the calls that the step makes."""
-        clip = accelerator.clip_grad_norm_
-
-        def note_micro_batch(*args, **kwargs):
-            if self._micro_batch >= 0:
-                self.between_micro_batches()
-            self._micro_batch += 1
-            self.phase = f"{self._step}:{self._micro_batch}"
-            return set_gradient_sync(*args, **kwargs)
-
-        def note_clipping(*args, **kwargs):
-            self.phase = f"{self._step}:clip"
-            norm = clip(*args, **kwargs)
-            self.phase = f"{self._step}:after"
-            return norm
-
-        step_module.set_gradient_sync, accelerator.clip_grad_norm_ = note_micro_batch, note_clipping
-
-
-def _is_group(value: object) -> bool:
-    return isinstance(value, torch.ScriptObject) and "ProcessGroup" in str(value._type())
-
-
-def build_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    configuration = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=50,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(configuration)
-
-
-def build_step(step: int) -> Rows:
-    """Rows of very different numbers of targets: dividing per row or per rank would be seen."""
-    generator = torch.Generator().manual_seed(1000 + step)
-    ids = torch.randint(0, VOCABULARY, (ROWS_PER_STEP, LENGTH + 1), generator=generator)
-    labels = ids[:, 1:].clone()
-    for row in range(ROWS_PER_STEP):
-        labels[row, 1 + (row * 7 + step) % LENGTH :] = -100
-    labels[3] = -100  # a row that pads the last batch: no target at all
-    return ids[:, :-1], labels, torch.arange(LENGTH).repeat(ROWS_PER_STEP, 1)
-
-
-def train_reference(output: Path) -> dict[str, list[float]]:
-    model = build_model()
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, foreach=False)
-    losses, norms = [], []
-    for step in range(STEPS):
-        input_ids, labels, _ = build_step(step)
-        logits = model(input_ids=input_ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        if step + 1 in (SHORT, STEPS):
-            save_weights(model.state_dict(), output / f"reference-{step + 1}.safetensors")
-    return {"losses": losses, "norms": norms}
-
-
-def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write weights, tied ones under both names."""
-    weights = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
-    save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
 
 
 def train_variant(variant: Variant, log: CollectiveLog) -> tuple[Accelerator, Any, dict[str, Any]]:
@@ -237,20 +131,6 @@ def count_held_gradients(model: torch.nn.Module) -> tuple[int, int]:
     return whole, shards
 
 
-def build_micro_batches(step: int, rank: int, world_size: int) -> list[dict[str, torch.Tensor]]:
-    """The rows of one rank, one row per micro-batch."""
-    input_ids, labels, position_ids = build_step(step)
-    mine = range(rank, ROWS_PER_STEP, world_size)
-    return [
-        {
-            "input_ids": input_ids[n : n + 1],
-            "labels": labels[n : n + 1],
-            "position_ids": position_ids[n : n + 1],
-        }
-        for n in mine
-    ]
-
-
 def describe_run(accelerator: Accelerator, model: torch.nn.Module, log: CollectiveLog) -> dict[str, Any]:
     mesh = accelerator.torch_device_mesh
     return {
@@ -281,20 +161,35 @@ def run_variant(name: str, output: Path) -> None:
     accelerator.wait_for_everyone()
 
 
-def report_context_mesh(output: Path) -> None:
-    """Write which ranks share sequences on a mesh of 2 copies x 2 shards x 2 that share, seen by every rank."""
+def run_shared_sequences(output: Path) -> None:
+    """Train a step on a mesh of 2 copies x 2 shards x 2 ranks that share sequences; every rank writes what it saw."""
     AcceleratorState._reset_state(reset_partial_state=True)
     parallel = PretrainParallelSettings(device="cpu", cp_size=2)
     accelerator = build_accelerator(parallel, NumericsSettings(precision="fp32"))
-    model = build_model()
-    optimizer = build_optimizer(model, OPTIMIZER)
-    model, _ = prepare(accelerator, model, optimizer)
     rank, shape = accelerator.process_index, read_mesh(accelerator)
+    mine, ranks = data_rank(shape, rank), data_ranks(shape)
+    register_split_attention()
+    model = enable_token_losses(build_model(SPLIT_ATTENTION))
+    groups = [asdict(group) for group in group_parameters(model)]
+    split = build_row_split(accelerator)
+    assert split is not None
+    share_rows(model, split)
+    optimizer = build_optimizer(model, OPTIMIZER)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    log = CollectiveLog()
+    log.watch(accelerator)
+    log.start_step(0)
+    frame = StepFrame(OPTIMIZER.max_grad_norm, 1, mine, ranks)
+    with log:
+        measured = train_step(accelerator, model, optimizer, build_micro_batches(0, mine, ranks), frame)
     mesh = next(model.parameters()).device_mesh
     facts = {
+        "losses": [measured.loss],
+        "planned_groups": groups,
+        "collectives": [[*key, times] for key, times in log.seen.items()],
         "shape": asdict(shape),
         "sharers": distributed.get_process_group_ranks(find_context_group(accelerator)),
-        "data_rank": data_rank(shape, rank),
+        "data_rank": mine,
         "fsdp": dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)),
         "shard_ranks": distributed.get_process_group_ranks(mesh.get_group(1)),
     }
@@ -367,7 +262,7 @@ def main(output: Path, corpus: Path) -> None:
                 if (variant.world_size, variant.ranks_per_node) == shape:
                     run_variant(name, output)
             if shape == (8, 4):
-                report_context_mesh(output)
+                run_shared_sequences(output)
 
         run_job(*shape, train_all)
     run_job(1, 1, lambda: run_command(corpus, output / "run-one", "hybrid"))

@@ -14,7 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from biomedllama_cli.engine.sharding import MeshShape
-from biomedllama_cli.engine.traffic import Collective, ParameterGroup, StepTraffic, plan_traffic
+from biomedllama_cli.engine.traffic import (
+    Collective,
+    ParameterGroup,
+    StepTraffic,
+    plan_context_traffic,
+    plan_traffic,
+)
 from biomedllama_cli.models.load import load_model
 
 STRATEGIES = ["full", "hybrid", "hybrid-zero2", "replicate"]
@@ -66,13 +72,22 @@ def count_micro_batches(run: dict[str, Any]) -> int:
 
 def plan(runs: dict[str, Any], name: str) -> StepTraffic:
     """Return what the formula says of a variant, of the shapes that the model had before it was sharded."""
-    groups = [
-        ParameterGroup(tuple(map(tuple, group["shapes"])), group["is_kept"])
-        for group in runs[name]["planned_groups"]
-    ]
     strategy = name if name in STRATEGIES else "hybrid"
     compute_bytes = 2 if name.endswith("bf16") else 4
-    return plan_traffic(groups, shape_of(runs[name]), strategy, compute_bytes=compute_bytes)
+    return plan_groups(
+        runs[name]["planned_groups"], shape_of(runs[name]), strategy, compute_bytes=compute_bytes
+    )
+
+
+def plan_groups(
+    groups: list[dict[str, Any]], mesh: MeshShape, strategy: str, *, compute_bytes: int
+) -> StepTraffic:
+    return plan_traffic(
+        [ParameterGroup(tuple(map(tuple, group["shapes"])), group["is_kept"]) for group in groups],
+        mesh,
+        strategy,
+        compute_bytes=compute_bytes,
+    )
 
 
 def count_planned(collectives: tuple[Collective, ...]) -> Counter[tuple[str, int, int]]:
@@ -111,6 +126,26 @@ def test_ranks_that_share_sequences_are_neighbours_and_hold_different_shards(
     assert [each["data_rank"] for each in seen] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert all(each["fsdp"] == {"dp_replicate": 2, "dp_shard_cp": 4} for each in seen)
     assert [each["shard_ranks"] for each in seen] == [[0, 1, 2, 3]] * 4 + [[4, 5, 6, 7]] * 4
+
+
+def test_ranks_that_share_sequences_gather_keys_and_values_and_nothing_that_is_not_planned(
+    runs: dict[str, Any], folder: Path
+) -> None:
+    seen = [json.loads((folder / f"context-{rank}.json").read_text()) for rank in range(8)]
+    mesh = MeshShape(2, 2, cp_size=2)
+    planned = plan_groups(seen[0]["planned_groups"], mesh, "hybrid", compute_bytes=4)
+    # One row of 16 tokens, 2 key heads of size 8, 2 layers.
+    context = plan_context_traffic(mesh, layers=2, key_value_numbers=16 * 2 * 8, compute_bytes=4)
+    each = count_planned((*planned.each_micro_batch, *context))
+    assert sum(each.values()) > sum(count_planned(planned.each_micro_batch).values())
+    for run in seen:
+        assert run["losses"][0] == pytest.approx(runs["reference"]["losses"][0], abs=1e-5)
+        assert [count_seen(run, f"0:{number}") for number in range(4)] == [
+            each,
+            each,
+            each,
+            each + count_planned(planned.last_micro_batch),
+        ]
 
 
 @pytest.mark.parametrize("name", EXACT)
