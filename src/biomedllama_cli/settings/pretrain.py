@@ -99,9 +99,9 @@ class ParallelSettings(Settings):
     """Weights, gradients and optimizer states split over all ranks; split inside a node and copied across nodes; the
     same with parameters kept gathered until the backward pass (ZeRO-2); or copied to every rank (plain DDP)."""
     dp_replicate_size: PositiveInt | None = None
-    """Copies of the sharded model, across nodes [default: number of nodes]."""
+    """Copies of the model, across nodes [default: number of nodes; all processes with replicate; 1 with full]."""
     dp_shard_size: PositiveInt | None = None
-    """Ranks one copy is sharded over, inside a node [default: processes per node]."""
+    """Ranks one copy is sharded over, inside a node [default: processes per node; all with full; 1 with replicate]."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto takes CUDA where it is there."""
     data_workers: NonNegativeInt = 0
