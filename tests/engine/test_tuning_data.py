@@ -149,12 +149,24 @@ def test_a_later_start_reads_what_the_whole_run_reads_from_there(data_workers: i
     assert whole[-len(later) :] == later
 
 
-def test_a_broken_micro_batch_is_named_by_its_examples() -> None:
+def test_a_broken_row_is_named_by_its_examples() -> None:
     # Two ranks with two micro-batches each, of one row that holds one example.
     data = data_of(rows_of([33, 32, 31, 30]), range(4), ranks=2)
     assert [data.micro_batches(1, rank) for rank in (0, 1)] == [[[[0]], [[2]]], [[[1]], [[3]]]]
-    assert data.name_rows(1, [1]) == "examples even:102"
-    assert data.name_rows(1, [0, 2, 3]) == "examples even:100, odd:101, odd:103"
+    first = [data.most_rows * number for number in range(4)]
+    assert data.name_rows(1, [first[1]]) == "examples even:102"
+    assert data.name_rows(1, [first[0], first[2], first[3]]) == "examples even:100, odd:101, odd:103"
+    assert data.name_rows(1, [first[0] + 1]) == "examples "  # a place without a row
+
+
+def test_no_micro_batch_has_more_rows_than_it_says() -> None:
+    for packing in (True, False):
+        data = data_of(
+            rows_of([3, 4] * 40, sequence_length=64), range(80), batch=80, rows_at_once=2, packing=packing
+        )
+        most = max(len(packs) for packs in data.micro_batches(1, 0))
+        assert 2 <= most <= data.most_rows
+        assert (most > 2) is packing
 
 
 def test_a_long_list_of_examples_is_cut() -> None:

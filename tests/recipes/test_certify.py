@@ -111,6 +111,7 @@ def test_a_run_with_every_kind_of_history_is_certified(
     assert report.contents == "checked"
     assert (report.step, report.total_steps) == (trained.steps, trained.steps)
     assert [(epoch.fed, epoch.whole) for epoch in report.epochs] == [(trained.sequences, True)] * 2
+    assert report.damage_is_of_kills
     assert report.damaged_bytes == 3 * len(b"\xb1SEQ\x40\0\0\0half")
     # The same from the log alone, counted by hand: the steps that no later start has undone.
     kept: dict[int, list[int]] = {}

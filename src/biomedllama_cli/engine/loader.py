@@ -45,6 +45,11 @@ class TrainingData(Protocol):
         """Return who looks at what is held out, or None."""
         ...
 
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows a micro-batch has at most."""
+        ...
+
     def micro_batches(self, step: int, rank: int) -> list[MicroBatch]:
         """Return one rank's micro-batches of a step (counted from 1); equally many on every rank."""
         ...
@@ -58,7 +63,7 @@ class TrainingData(Protocol):
 
         Args:
             step: counted from 1.
-            places: of the rows: (rank x micro-batches per rank + micro-batch) x rows at once + row.
+            places: of the rows: (rank x micro-batches per rank + micro-batch) x most rows + row.
         """
         ...
 
@@ -83,6 +88,11 @@ class RunData:
     def total_steps(self) -> int:
         """Return the steps of the run."""
         return self.order.total_steps
+
+    @property
+    def most_rows(self) -> int:
+        """Return the rows of every micro-batch."""
+        return self.plan.micro_batch_size
 
     def micro_batches(self, step: int, rank: int) -> list[MicroBatch]:
         """Return one rank's micro-batches of a step, each a list of row ids."""

@@ -64,7 +64,7 @@ class Loop:
         gate, start = onlookers.gate, run_folder.progress
         self._frame = StepFrame(
             max_grad_norm=settings.optimizer.max_grad_norm,
-            rows_at_once=settings.micro_batch_size,
+            rows_at_once=data.most_rows,
             data_rank=settings.data_rank,
             data_ranks=settings.data_ranks,
             accept=None if gate is None else gate.accept,

@@ -17,7 +17,7 @@ from biomedllama_cli.engine.loader import MicroBatch, Validates
 from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.tuning_rows import TuningRows
 from biomedllama_cli.errors import DataError
-from biomedllama_cli.instructions.packing import Pack, lay_out
+from biomedllama_cli.instructions.packing import MOST_PARTS, Pack, lay_out
 from biomedllama_cli.settings.pretrain import BatchSettings
 
 _NAMED = 16
@@ -81,6 +81,11 @@ class TuningData:
         # The loop, and the loader ahead of it, ask for the same few steps.
         self._lay_out = lru_cache(maxsize=16)(self._lay_out_step)
 
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows a micro-batch has at most: packed rows may be a part as long, and more of them."""
+        return self._batch.micro_batch_size * (MOST_PARTS if self._packing else 1)
+
     def step_examples(self, step: int) -> npt.NDArray[np.int64]:
         """Return the examples of a step (counted from 1), int64 [at most global_batch_size]."""
         size = self._batch.global_batch_size
@@ -110,7 +115,7 @@ class TuningData:
 
     def name_rows(self, step: int, places: list[int]) -> str:
         """Return the examples of some rows, for a message; see `engine.loader.TrainingData`."""
-        layout, at_once = self._lay_out(step), self._batch.micro_batch_size
+        layout, at_once = self._lay_out(step), self.most_rows
         every = [packs for micro_batches in layout for packs in micro_batches]
         rows = [every[place // at_once][place % at_once :][:1] for place in places]  # none where none is
         examples = [example for row in rows for pack in row for example in pack]

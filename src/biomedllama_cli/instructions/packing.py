@@ -16,7 +16,7 @@ LEAST_SHARE = 0.97
 """Of the positions that the best row length takes, to those that a shorter one may take (a fraction)."""
 
 _MORE_FORWARDS = 1.1  # than whole rows need: with sharded weights, every forward pass gathers them anew
-_MOST_PARTS = 8  # of the capacity: rows shorter than an eighth save next to nothing
+MOST_PARTS = 8  # of the capacity: rows shorter than an eighth save next to nothing
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[Pack]:
@@ -109,7 +109,7 @@ def lay_out(
     longest = max(lengths, default=1)
     layouts = [
         _deal_packed(lengths, capacity // parts, rows_at_once * parts, ranks)
-        for parts in range(_MOST_PARTS, 0, -1)
+        for parts in range(MOST_PARTS, 0, -1)
         if longest * parts <= capacity
     ]
     most = _MORE_FORWARDS * len(layouts[-1][0])

@@ -104,6 +104,7 @@ def certify(settings: CertifySettings) -> CertifyReport:
         steps_ahead=sum(step > case.through for step in case.history.steps),
         updates_left_out=tuple(fed.step for fed in made if not fed.was_updated),
         damaged_bytes=sum(damage.size for damage in case.history.damages),
+        damage_is_of_kills=case.history.torn == len(case.history.damages),
         contents=contents,
         contents_note=note,
         problems=tuple(problems),

@@ -98,7 +98,9 @@ class CertifyReport(BaseModel):
     updates_left_out: tuple[int, ...]
     """Steps that were fed but did not change the weights: spikes, or overflows of fp16."""
     damaged_bytes: int
-    """Bytes of the log that cannot be read; a kill in the middle of a step leaves a few."""
+    """Bytes of the log that cannot be read."""
+    damage_is_of_kills: bool
+    """Whether all of them stand where a start ended, as a kill in the middle of a step leaves them."""
     contents: Literal["checked", "not checked"]
     """Whether the checksums of all rows were held against the corpus."""
     contents_note: str
@@ -146,7 +148,12 @@ class CertifyReport(BaseModel):
         if self.updates_left_out:
             yield f"fed without an update: {name_numbers('step', self.updates_left_out)} (spikes or overflows)"
         if self.damaged_bytes:
-            yield f"the log has {name_count(self.damaged_bytes, 'byte')} that cannot be read, as a kill leaves them"
+            why = (
+                "as a kill leaves them"
+                if self.damage_is_of_kills
+                else "which no kill explains: the file was damaged"
+            )
+            yield f"the log has {name_count(self.damaged_bytes, 'byte')} that cannot be read, {why}"
 
 
 def name_numbers(noun: str, numbers: Sequence[int], count: int | None = None) -> str:
