@@ -37,6 +37,7 @@ from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
+from biomedllama_cli.models.weight_index import check_weight_index
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
 
 __all__ = [
@@ -181,6 +182,7 @@ def _find_folder(source: str) -> Path | None:
                 f"model: the folder {source} has no config.json.",
                 hint="Give the folder of a transformers model, such as RUN/checkpoints/step-....",
             )
+        check_weight_index(path)
         return path
     if is_path(source) or path.exists() or not source:
         raise ModelError(
