@@ -18,7 +18,7 @@ from biomedllama_cli.settings.pretrain import PretrainSettings
 
 @pytest.fixture(scope="module")
 def runs(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the run folders of one process, of two that went on from its middle, and of two that share rows."""
+    """Return the run folders of one process, of two copies that went on from its middle, and of two that share rows."""
     folder = tmp_path_factory.mktemp("forgetting")
     corpus = write_corpus(folder / "corpora" / "papers", read_sample(40))
     notes = folder / "notes.jsonl"
@@ -39,7 +39,7 @@ def runs(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     settings = folder / "settings.yaml"
     settings.write_text(json.dumps(tree))  # JSON is YAML
     options = {
-        "more": ["--resume", str(folder / "one" / "checkpoints" / "step-00000002")],
+        "more": ["--resume", str(folder / "one/checkpoints/step-00000002"), "--sharding", "replicate"],
         "shared": ["--cp-size", "2"],
     }
     command = [sys.executable, "-m", "biomedllama_cli", "pretrain", "--json", "--config", str(settings)]
