@@ -15,6 +15,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+LARGE_BLOCK_BYTES = 2**25
+"""From this size on glibc maps a block by itself and gives it back whole; smaller ones share a heap."""
+
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operators make inside it, as long as each is referred to.
@@ -28,13 +31,14 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         peak_bytes: the most that this was.
         logits_at_peak_bytes: those of them that held logits then.
         logits_peak_bytes: the most that logits ever took.
+        small_at_peak_bytes: in blocks of less than `LARGE_BLOCK_BYTES`, logits not counted, at the peak.
     """
 
     def __init__(self, known: Iterable[torch.Tensor], vocabulary_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = 0
         self.logits_at_peak_bytes = self.logits_peak_bytes = 0
-        self._live_logits_bytes = 0
+        self._live_logits_bytes = self._live_small_bytes = self.small_at_peak_bytes = 0
         self._vocabulary_size = vocabulary_size
         self._held: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
         for tensor in known:
@@ -61,13 +65,17 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held[storage] = True
         size = storage.nbytes()
         logits = size if tensor.dim() and tensor.shape[-1] == self._vocabulary_size else 0
-        weakref.finalize(storage, self._let_go, size, logits)
+        small = size if size < LARGE_BLOCK_BYTES and not logits else 0
+        weakref.finalize(storage, self._let_go, size, logits, small)
         self.live_bytes += size
         self._live_logits_bytes += logits
+        self._live_small_bytes += small
         self.logits_peak_bytes = max(self.logits_peak_bytes, self._live_logits_bytes)
         if self.live_bytes > self.peak_bytes:
             self.peak_bytes, self.logits_at_peak_bytes = self.live_bytes, self._live_logits_bytes
+            self.small_at_peak_bytes = self._live_small_bytes
 
-    def _let_go(self, size: int, logits: int) -> None:
+    def _let_go(self, size: int, logits: int, small: int) -> None:
         self.live_bytes -= size
         self._live_logits_bytes -= logits
+        self._live_small_bytes -= small

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from biomedllama_cli.engine.live_memory import LiveMemory
+from biomedllama_cli.engine.live_memory import LARGE_BLOCK_BYTES, LiveMemory
 from biomedllama_cli.models.loss import enable_token_losses
 
 _LAYERS = (6, 8)
@@ -50,11 +50,13 @@ class StepMemory:
         activations: at the peak, logits not counted (in bytes).
         logits: at the same moment (in bytes); 0 where the peak is inside a layer.
         logits_peak: the most that logits take at any moment (in bytes).
+        small: those of the activations that are in small blocks (in bytes).
     """
 
     activations: int
     logits: int
     logits_peak: int
+    small: int = 0
 
     @property
     def total(self) -> int:
@@ -74,12 +76,19 @@ def rehearse_step(config: Any, rehearsal: Rehearsal, save_activations: Saver | N
         rehearsal: the step.
         save_activations: what activation checkpointing does to the model, or None.
     """
-    depth = config.num_hidden_layers
+    depth: int = config.num_hidden_layers
     if depth <= _EXACT_DEPTH or not (rehearsal.accumulates or rehearsal.sharded):
         return _rehearse(config, rehearsal, save_activations)
     low, high = (_rehearse(_cut(config, layers), rehearsal, save_activations) for layers in _LAYERS)
-    further = (high.activations - low.activations) * (depth - _LAYERS[1]) // (_LAYERS[1] - _LAYERS[0])
-    return replace(high, activations=high.activations + further)
+
+    def extend(of_low: int, of_high: int) -> int:
+        return of_high + (of_high - of_low) * (depth - _LAYERS[1]) // (_LAYERS[1] - _LAYERS[0])
+
+    return replace(
+        high,
+        activations=extend(low.activations, high.activations),
+        small=extend(low.small, high.small),
+    )
 
 
 def _cut(config: Any, layers: int) -> Any:
@@ -114,10 +123,13 @@ def _rehearse(config: Any, rehearsal: Rehearsal, save_activations: Saver | None)
                     losses_BT = model(input_ids=ids, target_ids_BT=ids, use_cache=False)
                 losses_BT.sum().backward()
                 del losses_BT
-    gradients = 0 if rehearsal.sharded else _FP32_BYTES * sum(map(torch.Tensor.numel, parameters))
+    sizes = [] if rehearsal.sharded else [_FP32_BYTES * parameter.numel() for parameter in parameters]
+    gradients = sum(sizes)
     beside = max(memory.peak_bytes - gradients, 0)
     logits = min(memory.logits_at_peak_bytes, beside)
-    return StepMemory(beside - logits, logits, memory.logits_peak_bytes)
+    small = memory.small_at_peak_bytes - sum(size for size in sizes if size < LARGE_BLOCK_BYTES)
+    activations = beside - logits
+    return StepMemory(activations, logits, memory.logits_peak_bytes, min(max(small, 0), activations))
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ _PARTS = (
     ("activations", "activations"),
     ("logits", "logits"),
     ("program", "program"),
+    ("gaps", "gaps between blocks"),
 )
 _NO_NUMBER = "-"
 

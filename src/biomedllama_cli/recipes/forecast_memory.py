@@ -9,10 +9,11 @@ from typing import Any
 
 import psutil
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from biomedllama_cli.engine.fsdp_groups import group_parameters
-from biomedllama_cli.engine.plan_memory import USABLE_SHARE, MemoryChoice, RankMemory, plan_state
+from biomedllama_cli.engine.plan_memory import GAP_SHARE, USABLE_SHARE, MemoryChoice, RankMemory, plan_state
 from biomedllama_cli.engine.plan_step import Rehearsal, Saver, StepMemory, rehearse_step
 from biomedllama_cli.engine.traffic import ParameterGroup
 from biomedllama_cli.models.description import ModelDescription, describe_model
@@ -59,6 +60,19 @@ def _save_layers(model: PreTrainedModel) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
+def measure_program(precision: str) -> int:
+    """Return the memory of this process once a first pass has loaded what passes need (in bytes).
+
+    Kernels and their libraries come with the first use: some 40 MB that are no tensors.
+    """
+    layer, rows = torch.nn.Linear(64, 64), torch.ones(8, 64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"):
+        loss = functional.cross_entropy(layer(rows), torch.zeros(8, dtype=torch.long))
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.optim.AdamW(layer.parameters(), fused=True).step()
+    return int(psutil.Process().memory_info().rss)
+
+
 class MemoryPlanner:
     """Works out what a rank needs, and remembers the steps it has rehearsed.
 
@@ -79,7 +93,7 @@ class MemoryPlanner:
     ) -> None:
         self._shape, self._settings, self._savers = shape, settings, list_savers()
         self._accumulates = accumulates
-        self._program = psutil.Process().memory_info().rss if on_cpu else 0
+        self._program = measure_program(settings.numerics.precision) if on_cpu else 0
         self._rehearse = lru_cache(maxsize=None)(self._rehearse_once)
 
     @cached_property
@@ -96,7 +110,9 @@ class MemoryPlanner:
         step = self._rehearse(
             sharded, choice.activation_checkpointing, choice.micro_batch_size, choice.loss_memory
         )
-        return RankMemory(state, step, self._program)
+        # With layers computed again, large blocks are mapped apart (`save_activations`), which leaves no gaps.
+        has_gaps = self._program and choice.activation_checkpointing == "none"
+        return RankMemory(state, step, self._program, round(GAP_SHARE * step.small) if has_gaps else 0)
 
     def _rehearse_once(self, sharded: bool, mode: str, micro_batch_size: int, loss_memory: str) -> StepMemory:
         numerics, length = self._settings.numerics, self._settings.batch.sequence_length
@@ -133,6 +149,7 @@ def describe_memory(memory: RankMemory, device_bytes: float | None) -> MemoryPar
         activations=step.activations,
         logits=step.logits,
         program=memory.program,
+        gaps=memory.gaps,
         total=memory.total,
         logits_peak=step.logits_peak,
         fits=None if device_bytes is None else memory.total <= USABLE_SHARE * device_bytes,

@@ -114,6 +114,8 @@ class MemoryParts(_Record):
     """At the same moment."""
     program: int
     """The process and its libraries, on a CPU."""
+    gaps: int
+    """Lost between blocks of memory, on a CPU."""
     total: int
     """All of it."""
     logits_peak: int

@@ -147,7 +147,8 @@ def find_corpus(settings: PretrainSettings) -> Path:
     if folder is None:
         raise DataError(
             f"No corpus was given, and the workspace {settings.workspace.resolve()} holds none.",
-            hint="Make one with `biomedllama prepare`, or give --corpus FOLDER.",
+            hint="Make one with `biomedllama prepare`, or give --corpus FOLDER; with --dry-run, --plan-tokens 63e9 "
+            "plans one that is not there yet.",
         )
     if settings.corpus is None:
         logger.info("corpus: taking the newest of the workspace, %s", folder)

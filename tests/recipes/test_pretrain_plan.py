@@ -1,0 +1,223 @@
+"""`pretrain --dry-run`: the plan of a run, on a machine that has neither its corpus nor its devices."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_corpora import read_sample, write_corpus
+
+from biomedllama_cli.corpus.manifest import load_corpus
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.recipes.pretrain import PretrainReport, pretrain
+from biomedllama_cli.settings.preset import load_preset
+from biomedllama_cli.settings.pretrain import PretrainSettings
+
+
+def build(**changes: Any) -> PretrainSettings:
+    """Return the published settings with some changed; sections are merged."""
+    tree = load_preset("pretrain", "published")
+    for name, value in changes.items():
+        tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
+    return PretrainSettings.model_validate(tree)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> PretrainReport:
+    """The plan of the published run, in a workspace without anything."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        report = pretrain(build(workspace=folder), dry_run=True)
+    assert not list(folder.iterdir())
+    return report
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("a plan asks nobody")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("work") / "corpora" / "papers", read_sample(60))
+
+
+def plan_small(corpus: Path | None, **changes: Any) -> PretrainReport:
+    """Return the plan of a tiny model on a small corpus."""
+    small = {
+        "workspace": corpus.parent.parent if corpus else Path(),
+        "corpus": corpus,
+        "model": "scratch:tiny",
+        "batch": {"sequence_length": 64, "micro_batch_size": 4, "global_batch_size": 8},
+        "numerics": {"precision": "fp32"},
+        "plan": {"plan_nodes": 1, "plan_processes": 1},
+    }
+    return pretrain(build(**{**small, **changes}), dry_run=True)
+
+
+def test_the_published_run_is_planned_without_its_corpus(published: PretrainReport) -> None:
+    plan = published.plan
+    assert plan is not None
+    assert (published.steps, plan.steps, published.world_size, published.grad_accum_steps) == (
+        15_020,
+        15_020,
+        32,
+        64,
+    )
+    assert plan.truncated is not None
+    assert round(plan.truncated.steps, -2) == 17_100
+    assert plan.truncated.tokens == 21e9
+    assert plan.truncated.mfu_in_same_time == pytest.approx(0.14)
+    assert (plan.text.unique_tokens, plan.text.repeated_tokens) == (31.5e9, 31.5e9)
+    compute = plan.compute
+    assert compute.plain_days == pytest.approx(7.0, abs=0.05)
+    assert compute.days == pytest.approx(7.2, abs=0.05)
+    assert compute.flops == pytest.approx(63e9 * compute.flops_per_token)
+    text = "\n".join(published.lines())
+    assert "15,020" in text
+    assert "about 17,100" in text
+    assert "7.0 days" in text
+    assert "Why hybrid-zero2 beats full: at 13 GB/s" in text
+
+
+def test_hybrid_sharding_sends_across_nodes_once_a_step_and_full_in_every_micro_batch(
+    published: PretrainReport,
+) -> None:
+    assert published.plan is not None
+    found = published.plan.strategies
+    weights = 6_738_415_616
+    # All-reduce of fp32 gradients over 8 nodes; two gathers of bf16 weights and a scatter of fp32 gradients over 32.
+    assert found["hybrid"].across_bytes == pytest.approx(2 * 7 / 8 * 4 * weights, rel=1e-3)
+    assert found["full"].across_bytes == pytest.approx(64 * 31 / 32 * 8 * weights, rel=0.03)
+    assert found["hybrid"].across_seconds == pytest.approx(3.6, abs=0.1)
+    assert found["full"].bound_by == "the network across nodes"
+    assert found["hybrid-zero2"].bound_by == "computing"
+
+
+def test_memory_of_every_strategy_is_the_sum_of_its_parts(published: PretrainReport) -> None:
+    assert published.plan is not None
+    parameters = 6_738_415_616
+    for name, one in published.plan.strategies.items():
+        ranks = {"full": 32, "replicate": 1}.get(name, 4)
+        for memory in one.memory.values():
+            parts = memory.model_dump(exclude={"total", "logits_peak", "fits"})
+            assert sum(parts.values()) == memory.total
+            assert memory.weights == memory.gradients == pytest.approx(4 * parameters / ranks, rel=1e-3)
+            assert memory.optimizer == 2 * memory.weights
+        totals = [memory.total for memory in one.memory.values()]
+        assert totals == sorted(totals, reverse=True)
+    assert published.plan.strategies["hybrid-zero2"].memory["none"].fits
+    assert not published.plan.strategies["replicate"].memory["none"].fits
+    json.loads(published.model_dump_json())
+
+
+def test_what_does_not_fit_names_the_first_change_that_makes_it_fit(tmp_path: Path) -> None:
+    report = pretrain(build(workspace=tmp_path, plan={"plan_device": "A100-40GB"}), dry_run=True)
+    assert report.plan is not None
+    assert report.plan.fits is False
+    assert report.plan.change is not None
+    (flag,) = report.plan.change
+    assert f"It does not fit. What makes it fit: {flag}." in report.lines()
+    name, value = flag.split()
+    section = {"--sharding": "parallel", "--activation-checkpointing": "numerics"}[name]
+    changed = build(
+        workspace=tmp_path,
+        plan={"plan_device": "A100-40GB"},
+        **{section: {name[2:].replace("-", "_"): value}},
+    )
+    after = pretrain(changed, dry_run=True).plan
+    assert after is not None
+    assert after.fits
+    assert after.change == ()
+
+
+def test_a_price_bandwidths_and_a_cluster_of_flags_are_used(tmp_path: Path) -> None:
+    report = pretrain(
+        build(
+            workspace=tmp_path,
+            parallel={"nodes": 2, "num_processes": 8, "device": "cuda"},
+            plan={"bandwidth_across": 50.0, "bandwidth_inside": 100.0, "price_per_device_hour": 2.0},
+        ),
+        dry_run=True,
+    )
+    plan = report.plan
+    assert plan is not None
+    assert (plan.cluster.nodes, plan.cluster.devices, report.world_size) == (2, 16, 16)
+    assert report.mesh == {"dp_replicate": 2, "dp_shard": 8}
+    assert plan.compute.price == pytest.approx(2 * plan.compute.device_hours)  # type: ignore[operator]
+    one = plan.strategies["hybrid"]
+    assert one.inside_seconds == pytest.approx(one.inside_bytes / 100e9)
+    assert one.across_seconds == pytest.approx(one.across_bytes / 50e9)
+
+
+def test_a_named_corpus_wins_over_numbers_and_its_repeats_are_counted(corpus: Path) -> None:
+    tokens = load_corpus(corpus).manifest.tokens.train
+    once = plan_small(corpus).plan
+    assert once is not None
+    assert (once.text.origin, once.text.tokens, once.text.repeated_tokens) == ("corpus", tokens, 0)
+    twice = plan_small(corpus, duration={"epochs": 2}).plan
+    assert twice is not None
+    assert twice.text.unique_tokens == pytest.approx(tokens)
+    assert twice.text.repeated_tokens == pytest.approx(tokens, rel=0.01)
+    lengths = [len(document) for document in read_lengths(corpus)]
+    assert once.truncated is not None
+    assert once.truncated.rows == len(lengths)
+    assert once.truncated.tokens == sum(min(length, 64) for length in lengths)
+
+
+def read_lengths(corpus: Path) -> list[range]:
+    return [
+        range(int(start), int(stop))
+        for shard in load_corpus(corpus).train
+        for start, stop in zip(shard.document_starts[:-1], shard.document_starts[1:], strict=True)
+    ]
+
+
+def test_numbers_win_over_a_corpus_that_merely_lies_here(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        report = pretrain(build(workspace=corpus.parent.parent), dry_run=True)
+    assert report.steps == 15_020
+    assert f"--corpus {corpus} plans the one here" in caplog.text
+
+
+def test_without_corpus_and_numbers_there_is_nothing_to_plan(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No corpus was given") as caught:
+        pretrain(build(workspace=tmp_path, plan={"plan_tokens": None}), dry_run=True)
+    assert "--plan-tokens" in caught.value.hint
+
+
+def test_long_sequences_shared_by_ranks_need_less_memory_each(tmp_path: Path) -> None:
+    changes = {
+        "batch": {"sequence_length": 8192, "global_batch_size": 512},
+        "positions": {"rope_scaling": "linear"},
+    }
+    plans = [
+        pretrain(build(workspace=tmp_path, parallel={"cp_size": size}, **changes), dry_run=True).plan
+        for size in (1, 4)
+    ]
+    alone, shared = (
+        plan.memory.activations for plan in plans if plan is not None and plan.memory is not None
+    )
+    assert shared < 0.4 * alone
+
+
+def test_a_model_that_cannot_be_rehearsed_keeps_the_rest_of_its_plan(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fake kernel")
+
+    monkeypatch.setattr("biomedllama_cli.recipes.forecast_memory.rehearse_step", fail)
+    plan = plan_small(corpus).plan
+    assert plan is not None
+    assert plan.memory is None
+    assert plan.fits is None
+    assert plan.notes == (
+        "Memory could not be worked out: the step of this model cannot be rehearsed (no fake kernel).",
+    )
