@@ -37,8 +37,8 @@ from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
-from biomedllama_cli.models.weight_index import check_weight_index
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
+from biomedllama_cli.models.weight_index import check_weight_index
 
 __all__ = [
     "ModelDescription",
