@@ -28,6 +28,9 @@ def forecast_run(facts: RunFacts) -> RunPlan:
     }
     chosen = strategies[settings.parallel.sharding]
     memory = chosen.memory.get(settings.numerics.activation_checkpointing)
+    if memory is None and chosen.memory:
+        mode = settings.numerics.activation_checkpointing
+        notes.append(f"Memory with activation checkpointing {mode} is between that of none and of full.")
     compute = plan_compute(facts, chosen)
     return RunPlan(
         text=facts.text,

@@ -1,0 +1,82 @@
+"""Is the memory that `pretrain --dry-run` predicts the memory that the run takes?
+
+For some shapes and settings the plan's total is held against the highest resident memory of the run itself, a process
+of its own on the CPU that trains two steps, validates and saves; everything is counted, libraries included. The
+corpus is the bundled sample.
+
+    python benchmarks/pretrain_memory.py --folder /tmp/pretrain-memory
+
+Two cores, a few minutes; Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+WANTED = 0.1
+ARMS: tuple[tuple[str, ...], ...] = (
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=fp32"),
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=bf16"),
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=fp32", "--activation-checkpointing=full"),
+    ("--model=scratch:110m", "--micro-batch-size=1", "--precision=fp32"),
+    ("--model=scratch:110m", "--micro-batch-size=1", "--precision=bf16"),
+)
+COMMON = ("--sequence-length=512", "--global-batch-size=8", "--max-steps=2", "--validation-sequences=8")
+
+
+def run(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """Run the command line and return its report, with the most memory that the process took."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.dup2(write, 1)
+        command = [sys.executable, "-m", "biomedllama_cli", *arguments, "--json"]
+        os.execv(sys.executable, command)
+    os.close(write)
+    with os.fdopen(read) as output:
+        text = output.read()
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return {**json.loads(text), "peak": usage.ru_maxrss * 1024}
+
+
+def main() -> None:
+    """Measure every arm and print how far off its plan was."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    folder = parser.parse_args().folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "-m", "biomedllama_cli", "prepare", "--preset", "demo", "--workspace", folder],
+        check=True,
+    )
+    found = []
+    for number, arm in enumerate(ARMS):
+        arguments = (
+            "pretrain",
+            f"--workspace={folder}",
+            f"--output-dir={folder / str(number)}",
+            *COMMON,
+            *arm,
+        )
+        memory = run((*arguments, "--dry-run"))["plan"]["memory"]
+        peak = run(arguments)["peak"]
+        found.append(
+            {"arm": arm, "predicted": memory["total"], "measured": peak, "off": memory["total"] / peak - 1}
+        )
+        print(json.dumps(found[-1]), flush=True)
+    worst = max(abs(one["off"]) for one in found)
+    print(json.dumps({"worst": worst, "wanted": WANTED, "holds": worst <= WANTED}))
+
+
+if __name__ == "__main__":
+    main()
