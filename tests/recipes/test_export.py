@@ -95,7 +95,7 @@ def test_the_card_says_where_it_comes_from_and_what_it_is_not_for(workspace: Pat
     assert report.base_licence == "llama-research"
     card = (tmp_path / "model" / "README.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
-    assert header["license"] == "llama-research"
+    assert (header["license"], header["license_name"]) == ("other", "llama-research")
     assert "base_model" not in header  # a folder of this machine means nothing to a hub
     assert str(workspace) not in card.split("## How it was made")[0]
     for part in (

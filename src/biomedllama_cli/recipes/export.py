@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from biomedllama_cli.corpus.card import CARD_FILE as DATA_CARD_FILE
 from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.engine.checkpoint import flush_folder, load_progress
-from biomedllama_cli.engine.saved_runs import MARKER, find_checkpoint, find_newest_result, find_result
+from biomedllama_cli.engine.saved_runs import MARKER, find_newest_result, find_result, name_checkpoint
 from biomedllama_cli.errors import DataError, OutputError, SettingsError
 from biomedllama_cli.models.identity import hash_weights
 from biomedllama_cli.models.load import load_model, load_text_config
@@ -24,15 +24,16 @@ from biomedllama_cli.recipes.export_card import (
     list_base_lines,
     render_model_card,
 )
-from biomedllama_cli.recipes.export_origin import CARD_FILE, Origin, trace_origin
+from biomedllama_cli.recipes.export_origin import CARD_FILE, Origin, find_run, trace_origin
 from biomedllama_cli.settings.export import ExportSettings
 
 logger = logging.getLogger(__name__)
 
 # Weights, configurations and marks; a chat template is a file of its own or stands in tokenizer_config.json.
 _NO_TOKENIZER = re.compile(
-    r".*\.safetensors(\.index\.json)?|(generation_|adapter_)?config\.json|base_model\.json|README\.md|COMPLETE"
+    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|py)(\.index\.json)?|(generation_|adapter_)?config\.json|base_model\.json|README\.md|COMPLETE"
 )
+TUNING_CARD_FILE = "TUNING_CARD.md"
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,7 +63,7 @@ class ExportReport(BaseModel):
     notices: list[str]
     """Its licence and notice files, copied beside the weights."""
     data_cards: list[str]
-    """Cards of the corpora, copied beside the weights."""
+    """Cards of the corpora and of what it was tuned on, copied beside the weights."""
     sha256: str | None = None
     """One hash over the weight files."""
     files: dict[str, int] = {}
@@ -102,8 +103,14 @@ def export(settings: ExportSettings, *, dry_run: bool = False) -> ExportReport:
             "FOLDER is missing: where the model shall be written.", "biomedllama export CHECKPOINT FOLDER"
         )
     checkpoint, folder = find_source(settings), settings.folder.expanduser()
+    if not (checkpoint / MARKER).is_file():
+        raise DataError(
+            f"CHECKPOINT {checkpoint} is not a complete checkpoint of a run.",
+            "Give a run folder, or one such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
+        )
     progress = load_progress(checkpoint)
     check_folder(folder)
+    folder = folder.resolve()  # that of `.` has a name
     load_text_config(str(checkpoint))  # refuses what is no model before anything is read
     origin = trace_origin(checkpoint)
     report = ExportReport(
@@ -115,15 +122,13 @@ def export(settings: ExportSettings, *, dry_run: bool = False) -> ExportReport:
         base_model=origin.base.source,
         base_licence=origin.base.licence,
         notices=sorted(origin.base.notices),
-        data_cards=sorted(name_data_cards(origin).values()),
+        data_cards=sorted(name_cards(origin).values()),
         base_lines=list_base_lines(origin.base),
     )
     if dry_run:
         return report
     with explain_full_disk(folder.parent):
-        write_folder(
-            checkpoint, folder, origin, dtype=settings.dtype, name=settings.name or folder.resolve().name
-        )
+        write_folder(checkpoint, folder, origin, dtype=settings.dtype, name=settings.name or folder.name)
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -146,13 +151,12 @@ def find_source(settings: ExportSettings) -> Path:
                 "Give one: biomedllama export RUN/checkpoints/step-... FOLDER",
             )
         logger.info("no checkpoint was given: taking the newest of the workspace, %s", found)
-        return found
-    given = settings.checkpoint.expanduser()
-    if not (given / MARKER).is_file() and find_checkpoint(given) is not None:
-        result = find_result(given)
-        assert result is not None
-        return result if (result / MARKER).is_file() else find_checkpoint(given) or given
-    return given
+    else:
+        given = settings.checkpoint.expanduser()
+        found = given if (given / MARKER).is_file() else find_result(given) or given
+    place = find_run(str(found))
+    # Of adapters that were merged, the checkpoint they were merged from: it knows its step.
+    return found if place is None or (found / MARKER).is_file() else name_checkpoint(*place)
 
 
 def check_folder(folder: Path) -> None:
@@ -188,30 +192,40 @@ def write_folder(checkpoint: Path, folder: Path, origin: Origin, *, dtype: str, 
 
 
 def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the chat template: whatever a checkpoint has beside the model and its training."""
+    """Copy the tokenizer's files and the chat template: whatever a checkpoint has beside the model and its training.
+
+    No link is followed and nothing is copied that could run: a checkpoint of ours has neither.
+    """
     for path in sorted(checkpoint.iterdir()):
-        if path.is_file() and not _NO_TOKENIZER.fullmatch(path.name) and not (folder / path.name).exists():
+        if path.is_symlink() or not path.is_file() or _NO_TOKENIZER.fullmatch(path.name):
+            continue
+        if not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
 
 
-def name_data_cards(origin: Origin) -> dict[Path, str]:
-    """Return the name of every corpus's card beside the model, for those that have one."""
-    folders = [
-        folder for stage in origin.stages for folder in stage.corpora if (folder / DATA_CARD_FILE).is_file()
-    ]
-    stem, unique = Path(DATA_CARD_FILE).stem, list(dict.fromkeys(folders))
-    return {folder: f"{stem}{f'-{number}' if number else ''}.md" for number, folder in enumerate(unique)}
+def name_cards(origin: Origin) -> dict[Path, str]:
+    """Return the names beside the model of the cards of its corpora and of its tuning, for those that have one."""
+    corpora = [folder / DATA_CARD_FILE for stage in origin.stages for folder in stage.corpora]
+    names: dict[Path, str] = {}
+    for first, cards in (
+        (DATA_CARD_FILE, [card for card in corpora if card.is_file()]),
+        (TUNING_CARD_FILE, [stage.card for stage in origin.stages if stage.card is not None]),
+    ):
+        stem = Path(first).stem
+        unique = enumerate(dict.fromkeys(cards))
+        names |= {card: f"{stem}{f'-{number}' if number else ''}.md" for number, card in unique}
+    return names
 
 
 def write_papers(folder: Path, origin: Origin, *, dtype: str, name: str) -> None:
-    """Write the model card, the data cards, and the notices of the base model."""
-    cards = name_data_cards(origin)
-    for corpus, card in cards.items():
-        shutil.copy(corpus / DATA_CARD_FILE, folder / card)
+    """Write the model card, the cards of its data, and the notices of the base model."""
+    cards = name_cards(origin)
+    for card, copy in cards.items():
+        shutil.copy(card, folder / copy)
     if origin.base.notices:
         notices = folder / NOTICES_FOLDER
         notices.mkdir()
         for notice, content in origin.base.notices.items():
             (notices / notice).write_bytes(content)
-    text = render_model_card(origin, name=name, dtype=dtype, data_cards=cards)
+    text = render_model_card(origin, name=name, dtype=dtype, cards=cards)
     (folder / CARD_FILE).write_text(text, encoding="utf-8", errors="replace")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from biomedllama_cli.corpus.card import CARD_FILE as DATA_CARD_FILE
 from biomedllama_cli.corpus.card_text import escape, render_table, shorten
 from biomedllama_cli.corpus.manifest import CorpusManifest
-from biomedllama_cli.recipes.export_origin import BaseModel, Origin, Stage
+from biomedllama_cli.recipes.export_origin import BaseModel, Origin, Stage, read_licence_header
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -26,21 +27,21 @@ _MEASURED = {
 }
 
 
-def render_model_card(origin: Origin, *, name: str, dtype: str, data_cards: dict[Path, str]) -> str:
+def render_model_card(origin: Origin, *, name: str, dtype: str, cards: Mapping[Path, str]) -> str:
     """Return the card in Markdown, with the header that model hubs read.
 
     Args:
         origin: of the weights.
         name: of the model.
         dtype: of the weights in the folder.
-        data_cards: names of the data cards beside it, by folder of the corpus.
+        cards: names of the cards beside it, by the path of the corpus's card or of the one that tuning left.
     """
     sections = (
         _render_header(origin),
         [f"# {escape(shorten(name, 100))}", "", *_render_summary(origin, dtype)],
         _render_use(),
-        _render_licence(origin),
-        _render_data(origin, data_cards),
+        _render_licence(origin, cards),
+        _render_data(origin, cards),
         _render_measured(origin.stages[-1].report if origin.stages else {}),
         [line for stage in origin.stages for line in _render_stage(stage)],
     )
@@ -48,12 +49,7 @@ def render_model_card(origin: Origin, *, name: str, dtype: str, data_cards: dict
 
 
 def _render_header(origin: Origin) -> list[str]:
-    licence = origin.base.licence
-    header: dict[str, Any] = {}
-    if licence and _HUB_LICENCE.fullmatch(licence):
-        header["license"] = licence
-    else:
-        header |= {"license": "other", "license_name": "see-the-licence-section"}
+    header: dict[str, Any] = dict(_choose_licence(origin))
     header["language"] = ["en"]
     base = origin.base.source
     if _HUB_ID.fullmatch(base) and not Path(base).exists():
@@ -61,6 +57,18 @@ def _render_header(origin: Origin) -> list[str]:
     header |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     header["tags"] = ["biology", "medical", "biomedical", "research-only"]
     return ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
+
+
+def _choose_licence(origin: Origin) -> Mapping[str, str]:
+    """Return the licence for the header: the base model's where nothing else asks for another."""
+    ours = [stage.licence for stage in origin.stages if stage.card is not None]
+    base = origin.base.licence_header
+    if _HUB_LICENCE.fullmatch(base.get("license", "")) and not set(ours) - {origin.base.licence}:
+        return base
+    if origin.base.is_scratch and len(set(ours)) == 1 and _HUB_LICENCE.fullmatch(str(ours[0])):
+        assert origin.stages[-1].card is not None
+        return read_licence_header(origin.stages[-1].card)
+    return {"license": "other", "license_name": "see-the-licence-section"}
 
 
 def _render_summary(origin: Origin, dtype: str) -> list[str]:
@@ -86,7 +94,7 @@ def _render_use() -> list[str]:
     ]
 
 
-def _render_licence(origin: Origin) -> list[str]:
+def _render_licence(origin: Origin, cards: Mapping[Path, str]) -> list[str]:
     base = origin.base
     if base.is_scratch:
         first = "The weights began as random numbers: no other model's licence applies to them."
@@ -101,25 +109,42 @@ def _render_licence(origin: Origin) -> list[str]:
         )
     lines = ["## Licence", "", first, ""]
     if base.notices:
-        named = ", ".join(f"`{NOTICES_FOLDER}/{escape(name)}`" for name in base.notices)
+        named = ", ".join(_quote(f"{NOTICES_FOLDER}/{name}") for name in base.notices)
         lines += [f"Licence and notices that came with the base model: {named}. Pass them on.", ""]
+    for stage in origin.stages:
+        if stage.card is not None:
+            asked = f"**{escape(stage.licence)}**" if stage.licence else "a licence that was not found"
+            card = cards[stage.card]
+            lines += [
+                f"The examples that it was tuned on ({stage.command}) ask for {asked} besides: [{card}]({card}).",
+                "",
+            ]
     lines += ["The texts have licences of their own; see the data below.", ""]
     return lines
 
 
-def _render_data(origin: Origin, data_cards: dict[Path, str]) -> list[str]:
+def _quote(name: str) -> str:
+    """Return the name of a file as code, in which a backslash hides nothing.
+
+    >>> _quote("notices/USE_POLICY.md")
+    '`notices/USE_POLICY.md`'
+    """
+    return f"`{shorten(name, 200).replace('`', chr(39))}`"
+
+
+def _render_data(origin: Origin, cards: Mapping[Path, str]) -> list[str]:
     lines = ["## Data", ""]
     for stage in origin.stages:
         for folder, manifest in stage.corpora.items():
-            lines += list(_render_corpus(manifest, data_cards.get(folder)))
+            lines += list(_render_corpus(manifest, cards.get(folder / DATA_CARD_FILE)))
         lines += [
             f"- The corpus {escape(Path(name).name)} was not at hand when this card was written."
             for name in stage.missing
         ]
         if stage.command != "pretrain":
-            lines.append(
-                f"- Questions and answers of the run {escape(stage.run_folder.name)} ({stage.command})."
-            )
+            card = cards.get(stage.card) if stage.card else None
+            where = f"; everything about them is in [{card}]({card})" if card else ""
+            lines.append(f"- Examples of the run {escape(stage.run_folder.name)} ({stage.command}){where}.")
     return [*lines, ""] if len(lines) > 2 else []
 
 
@@ -138,7 +163,11 @@ def _render_corpus(manifest: CorpusManifest, card: str | None) -> Iterator[str]:
 
 
 def _render_measured(report: dict[str, Any]) -> list[str]:
-    rows = [(words, _format(report[key])) for key, words in _MEASURED.items() if report.get(key) is not None]
+    rows = [
+        (words, _format(report[key]))
+        for key, words in _MEASURED.items()
+        if isinstance(report.get(key), int | float)
+    ]
     return ["## Measured", "", *render_table(("", ""), rows, numbers=1)] if rows else []
 
 

@@ -1,0 +1,180 @@
+"""Where exported weights come from: tuned runs, other working folders, and folders that others have laid traps in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tuning_runs import run_instruct, write_mixture
+
+from biomedllama_cli.errors import DataError
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.recipes.export import copy_tokenizer, export
+from biomedllama_cli.recipes.export_origin import read_base, read_licence, trace_origin
+from biomedllama_cli.settings.export import ExportSettings
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Path:
+    """A base model that may be used for anything, and a run that tuned and merged adapters on what may not."""
+    folder = tmp_path_factory.mktemp("tuned")
+    base = folder / "base"
+    base.symlink_to(chat_model)
+    (chat_model / "README.md").write_text("---\nlicense: mit\n---\n")
+    (chat_model / "USE_POLICY.md").write_text("Be good.\n")
+    run_instruct(
+        folder,
+        base,
+        write_mixture(folder),
+        output_dir=folder / "runs" / "tuned",
+        duration={"max_steps": 1},
+        adapter={"method": "lora", "merge": True},
+    )
+    return folder
+
+
+@pytest.fixture
+def run(workspace: Path) -> Path:
+    """The run folder."""
+    return workspace / "runs" / "tuned"
+
+
+@pytest.fixture
+def saved(run: Path) -> Any:
+    """The run's settings.json, which a test may change."""
+    path = run / "settings.json"
+    before = path.read_text()
+    yield json.loads(before)
+    path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "runs/tuned", "runs/tuned/merged", "runs/tuned/checkpoints/step-00000001"]
+)
+def test_adapters_are_exported_merged_with_the_licences_of_base_and_examples(
+    workspace: Path, tmp_path: Path, given: str
+) -> None:
+    report = export(
+        ExportSettings(
+            checkpoint=workspace / given if given else None,
+            folder=tmp_path / "model",
+            workspace=workspace,
+            dtype="fp32",
+        )
+    )
+    assert report.checkpoint.name == "step-00000001"
+    assert (report.base_licence, report.data_cards) == ("mit", ["TUNING_CARD.md"])
+    merged, ours = (
+        load_model(str(each)).state_dict() for each in (workspace / "runs/tuned/merged", tmp_path / "model")
+    )
+    assert all(tensor.equal(ours[name]) for name, tensor in merged.items())
+    card = (tmp_path / "model" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["license"] == "other"  # mit alone would permit what the examples forbid
+    assert "**cc-by-nc-4.0** besides: [TUNING_CARD.md](TUNING_CARD.md)" in card
+    assert "talks" in (tmp_path / "model" / "TUNING_CARD.md").read_text()
+    assert "`base_model_notices/USE_POLICY.md`" in card
+    assert json.loads((tmp_path / "model" / "tuning.json").read_text())["template"] == "chat"
+
+
+def test_a_run_on_merged_adapters_goes_back_to_their_base(run: Path, saved: Any) -> None:
+    saved["job"] |= {"command": "pretrain", "model": str(run / "merged")}
+    later = run.parent / "later"
+    (later / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (later / "settings.json").write_text(json.dumps(saved))
+    origin = trace_origin(later / "checkpoints" / "step-00000002")
+    assert [(stage.command, stage.step) for stage in origin.stages] == [("instruct", 1), ("pretrain", 2)]
+    assert origin.base.licence == "mit"
+
+
+def test_a_run_is_traced_from_any_folder_and_through_a_link(
+    run: Path, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was started in the workspace, and says so of its paths."""
+    saved["job"]["model"] = "base"
+    saved["settings"]["output_dir"] = "runs/tuned"
+    (run / "settings.json").write_text(json.dumps(saved))
+    assert trace_origin(run / "checkpoints" / "step-00000001").base.licence == "mit"
+    monkeypatch.chdir(run / "checkpoints")
+    assert trace_origin(Path("step-00000001")).base.licence == "mit"
+    latest = tmp_path / "latest"
+    latest.symlink_to(run / "checkpoints" / "step-00000001")
+    assert trace_origin(latest).stages[0].step == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "[" * 100_000])
+def test_settings_that_say_nothing_are_refused(run: Path, saved: Any, content: str) -> None:
+    (run / "settings.json").write_text(content)
+    with pytest.raises(DataError, match="where the weights come from is not known"):
+        trace_origin(run / "checkpoints" / "step-00000001")
+
+
+def test_the_folder_may_be_the_empty_one_at_hand(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    report = export(ExportSettings(checkpoint=run, folder=Path(".")))
+    assert report.folder == folder
+    assert (folder / "README.md").read_text().count("# here\n") == 1
+
+
+def test_a_model_that_merely_lies_in_a_folder_called_checkpoints_is_no_run(tmp_path: Path) -> None:
+    model = tmp_path / "checkpoints" / "llama"
+    model.mkdir(parents=True)
+    (tmp_path / "settings.json").write_text("{}")
+    assert trace_origin(model).stages == ()
+
+
+@pytest.mark.parametrize("source", ["", "./gone", "/nowhere/model", "a/b/c", "no name"])
+def test_a_base_model_that_is_gone_has_no_licence(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "LICENSE").write_text("of what happens to be at hand")
+    monkeypatch.chdir(tmp_path)
+    base = read_base(source)
+    assert (base.licence, dict(base.notices)) == (None, {})
+
+
+def test_links_out_of_a_model_bring_nothing_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret, model, out = tmp_path / "secret", tmp_path / "model", tmp_path / "out"
+    secret.write_text("password")
+    for folder in (model, out):
+        folder.mkdir()
+    (model / "LICENSE").symlink_to(secret)
+    (model / "tokenizer.model").symlink_to(secret)
+    (model / "NOTICE").write_text("ours")
+    (model / "vocab.json").write_text("{}")
+    for name in ("pytorch_model.bin", "modeling_own.py"):
+        (model / name).write_text("import os")
+    with caplog.at_level(logging.WARNING):
+        assert read_base(str(model)).notices == {"NOTICE": b"ours"}
+    assert "is a link out of its folder" in caplog.text
+    copy_tokenizer(model, out)
+    assert [path.name for path in sorted(out.iterdir())] == ["NOTICE", "vocab.json"]
+
+
+def test_notices_in_the_hub_s_cache_are_links_and_count(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "1").write_text("terms")
+    (snapshot / "LICENSE").symlink_to("../../blobs/1")
+    assert read_base(str(snapshot)).notices == {"LICENSE": b"terms"}
+
+
+def test_hostile_model_cards_say_nothing_and_fill_no_memory(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for text in (f"---\n{bomb}license: *i\n---\n", f"---\nlicense: {'[' * 5000}\n---\n", "x" * 2**21):
+        card.write_text(text)
+        assert read_licence(card) is None
+    card.write_text("---\nlicense: [mit, apache-2.0]\n---\n")
+    assert read_licence(card) == "mit, apache-2.0"
