@@ -144,3 +144,15 @@ def test_training_goes_on_through_the_clock() -> None:
     assert clock.read() > 0
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_the_clock_reads_the_device_without_waiting_for_it() -> None:
+    device = torch.device("cuda")
+    model = build_model(4).to(device).train()
+    clock = ComputeClock(model, device)
+    ids = torch.zeros(4, 16, dtype=torch.long, device=device)
+    model(ids).logits.sum().backward()
+    torch.cuda.synchronize()  # the end of a step
+    assert 0 < clock.read() < 60
+    assert clock.read() == 0

@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from small_corpora import read_sample, write_corpus
 
 from biomedllama_cli.cli.app import run
 from biomedllama_cli.engine.loader import RunData
+from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, read_frames
 from biomedllama_cli.engine.sequence_log import SequenceLog
+from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, Resumable
 from biomedllama_cli.recipes.certify import CertifyReport, certify
 from biomedllama_cli.recipes.pretrain import pretrain
+from biomedllama_cli.recipes.pretrain_plan import plan_run
 from biomedllama_cli.settings.certify import CertifySettings
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
@@ -276,3 +280,32 @@ def test_a_log_without_a_start_is_refused(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(DataError, match="no start of a run can be read"):
         look(tmp_path)
     assert not np.any([path.name == "report.json" for path in tmp_path.iterdir()])
+
+
+def test_a_spike_is_left_out_told_and_certified(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the settings to the log: the 20th step is taught one rare token, after a window of eight."""
+    original = PackedRows.__getitems__
+
+    def spoil(self: PackedRows, indices: Any) -> Any:
+        batch = original(self, indices)
+        if list(indices) in spoiled:
+            batch["labels"] = torch.full_like(batch["labels"], 255)
+        return batch
+
+    settings = build(
+        monitor={"spike_window": 8, "spike_deviations": 30.0},
+        optimizer={"peak_learning_rate": 1e-2},
+        duration={"epochs": 6},
+    )
+    planned = plan_run(settings, World(1, 1)).order.step_sequences(20)
+    spoiled = planned.reshape(2, 5).tolist()
+    monkeypatch.setattr(PackedRows, "__getitems__", spoil)
+    trained = pretrain(settings)
+    assert trained.spikes == 1
+    assert any(line.startswith("Spikes: ") and "left out" in line for line in trained.lines())
+    report = look(tmp_path / "runs" / "run", contents=False)
+    assert report.verdict == "certified"
+    assert report.updates_left_out == (20,)
+    assert any("step 20: the" in record.getMessage() for record in caplog.records)

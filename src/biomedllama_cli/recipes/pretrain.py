@@ -33,6 +33,7 @@ from biomedllama_cli.recipes.pretrain_plan import Plan, plan_run
 from biomedllama_cli.recipes.pretrain_report import (
     PretrainReport,
     load_report,
+    read_spikes,
     read_validations,
     read_versions,
 )
@@ -126,6 +127,7 @@ def train(plan: Plan) -> PretrainReport:
             tally = loop.run()
         facts = describe_run(plan, description, attention, accelerator.device.type)
         facts |= measure(plan, loop, tally, wall_seconds=time.perf_counter() - began)
+        facts["spikes"] = read_spikes(plan.start.folder / METRICS_FILE)
         if loop_settings.peak_flops is not None:
             facts["mfu_formula"] = describe_mfu(loop_settings, description)
         if validator is not None:

@@ -76,6 +76,8 @@ class PretrainReport(BaseModel):
     forgetting: Look | None = None
     """General text, general questions and held-out documents by source after the last step, beside the model as it was
     given; None where nothing was looked at."""
+    spikes: int = 0
+    """Steps whose loss or gradient norm was far above the last ones; see `monitor.spikes` for what was done."""
     tokens_per_second: float | None = None
     """Over all devices, validation and saving not counted; of this start of the run."""
     mfu: float | None = None
@@ -119,6 +121,11 @@ class PretrainReport(BaseModel):
             speed = f"{self.tokens_seen:,} target tokens, {self.tokens_per_second:,.0f} tokens/s"
             lines.append(
                 speed + (f", MFU {self.mfu:.3f} ({self.mfu_formula})" if self.mfu is not None else "")
+            )
+        if self.spikes:
+            done = "left out" if self.settings["monitor"]["spikes"] == "skip" else "made"
+            lines.append(
+                f"Spikes: {name_count(self.spikes, 'step')}, whose updates were {done}; the log names them"
             )
         return [
             *lines,
@@ -188,6 +195,11 @@ def read_validations(metrics_file: Path) -> dict[str, float]:
         facts["validation_loss_after"] = looks[-1]["validation/loss"]
         facts["bits_per_byte_after"] = looks[-1]["validation/bits_per_byte"]
     return facts
+
+
+def read_spikes(metrics_file: Path) -> int:
+    """Return how many spikes were found in a whole run."""
+    return max((int(line.get("spikes/found") or 0) for line in iter_metrics(metrics_file)), default=0)
 
 
 def read_versions() -> dict[str, str]:
