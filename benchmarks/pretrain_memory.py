@@ -52,7 +52,9 @@ def main() -> None:
     """Measure every arm and print how far off its plan was."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
+    parser.add_argument("--no-result", action="store_true", help="print alone")
+    options = parser.parse_args()
+    folder = options.folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     subprocess.run(
@@ -75,7 +77,18 @@ def main() -> None:
         )
         print(json.dumps(found[-1]), flush=True)
     worst = max(abs(one["off"]) for one in found)
-    print(json.dumps({"worst": worst, "wanted": WANTED, "holds": worst <= WANTED}))
+    if options.no_result:
+        return
+    from report import write_result
+
+    lines = ["| settings | planned, MiB | measured, MiB | off |", "|---|---|---|---|"]
+    lines += [
+        f"| `{' '.join(one['arm'])}` | {one['predicted'] / 2**20:,.0f} | {one['measured'] / 2**20:,.0f} "
+        f"| {one['off']:+.1%} |"
+        for one in found
+    ]
+    lines += ["", f"Furthest off: {worst:.1%}; wanted: at most {WANTED:.0%}. Common: `{' '.join(COMMON)}`."]
+    write_result("pretrain_memory", lines, {"worst": worst, "wanted": WANTED, "arms": found})
 
 
 if __name__ == "__main__":
