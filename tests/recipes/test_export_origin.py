@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, chat_model: Path) -> Pat
     """A base model that may be used for anything, and a run that tuned and merged adapters on what may not."""
     folder = tmp_path_factory.mktemp("tuned")
     base = folder / "base"
-    base.symlink_to(chat_model)
-    (chat_model / "README.md").write_text("---\nlicense: mit\n---\n")
-    (chat_model / "USE_POLICY.md").write_text("Be good.\n")
+    shutil.copytree(chat_model, base)
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    (base / "USE_POLICY.md").write_text("Be good.\n")
     run_instruct(
         folder,
         base,

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from biomedllama_cli.report.plots import CurveStyle, draw_curves, plot_loss_curve, thin
+from biomedllama_cli.report.plots import CurveStyle, draw_curves, plot_loss_curve, save, thin
 
 LINES = [
     {"step": 0, "validation/loss": 4.0, "validation/bits_per_byte": 3.0},
@@ -86,3 +86,13 @@ def test_a_long_line_keeps_its_peaks() -> None:
     places, kept = thin(range(100_000), values, most=1000)
     assert len(kept) <= 1000
     assert dict(zip(places, kept, strict=True))[77_777] == 9.0
+
+
+def test_sources_may_have_any_name(tmp_path: Path) -> None:
+    """Matplotlib reads a formula between dollars, which may be a broken one, and leaves `_name` out of its legend."""
+    lines = [{"step": 1, "train/loss": 1.0, "train/loss/a$\\frac$b": 1.0, "train/loss/_c": 2.0}]
+    figure = draw_curves(lines, CurveStyle())
+    save(figure, [tmp_path / "picture.svg"])
+    (legend,) = [axes.get_legend() for axes in figure.axes if axes.get_ylabel() == "training loss by source"]
+    assert legend is not None
+    assert len(legend.get_texts()) == 2

@@ -117,7 +117,7 @@ def train_step(
         row_losses[number, : len(losses_BT)] = losses_BT.detach().double().sum(dim=1)
         accelerator.backward(losses_BT.sum() * scale)
     grad_norm = full_tensor(accelerator.clip_grad_norm_(model.parameters(), frame.max_grad_norm))
-    rows = _describe_rows(micro_batches, row_losses, sharers=count_sharers(model))
+    rows = _describe_rows(micro_batches, row_losses)
     tensors = _share(accelerator, frame, rows, (grad_norm, float(stop_requested)), seconds)
     if frame.accept is None or frame.accept(tensors.loss, tensors.grad_norm):
         optimizer.step()
@@ -131,18 +131,17 @@ def train_step(
     return replace(tensors, was_accepted=was_accepted)
 
 
-def _describe_rows(micro_batches: Sequence[Batch], row_losses: torch.Tensor, *, sharers: int) -> torch.Tensor:
+def _describe_rows(micro_batches: Sequence[Batch], row_losses: torch.Tensor) -> torch.Tensor:
     """Return losses, targets, ids + 1 and checksums of this rank's rows, float64 [4, rows]; exact below 2**53.
 
     Args:
         micro_batches: as the loader gave them.
         row_losses: float64 [micro-batches, rows at once].
-        sharers: ranks that have the same rows, each of which says the same here.
     """
     facts = torch.zeros(3, *row_losses.shape, dtype=torch.float64)
     for number, batch in enumerate(micro_batches):
         count = len(batch["labels"])
-        facts[0, number, :count] = (batch["labels"] != IGNORED_LABEL).sum(dim=1) / sharers
+        facts[0, number, :count] = (batch["labels"] != IGNORED_LABEL).sum(dim=1)
         if "row_ids" in batch:
             facts[1, number, :count] = batch["row_ids"].double() + 1
             facts[2, number, :count] = batch["row_checks"].double()
@@ -179,11 +178,12 @@ def _share(
         torch.distributed.all_reduce(measured)
     numbers = measured.cpu().numpy()  # waits for the device
     losses, targets, ids, checks = numbers[: whole.numel()].reshape(len(rows), -1)
+    # Ranks that share rows have said the same of them; only losses are of a part. Divided once summed: that is exact.
     sharers = world_size // frame.data_ranks
     assert not (ids % sharers).any(), "ranks that share rows were given different ones"
     return StepTensors(
         row_losses=losses,
-        row_targets=targets,
+        row_targets=targets / sharers,
         grad_norm=float(numbers[-1]),
         ranks_asked_to_stop=round(numbers[-2]),
         rank_seconds=numbers[whole.numel() : -2].reshape(world_size, len(seconds)),

@@ -148,6 +148,7 @@ class _Drawn:
     def draw(self, axes: Axes, name: str, label: str, *, color: str, raw: bool = True) -> None:
         """Draw a metric of every step: its values pale, their running average over them."""
         places, values = self.series(name)
+        label = show_name(label)
         if not places:
             return
         if raw:
@@ -206,10 +207,20 @@ def _draw_general(axes: Axes, drawn: _Drawn) -> None:
         kind, _, label = name.removesuffix(_DELTA).rpartition("/")
         if kind != "general":
             label = f"{label} ({kind})"
-        axes.plot(*drawn.series(name), marker="o", markersize=3, label=label)
+        axes.plot(*drawn.series(name), marker="o", markersize=3, label=show_name(label))
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_ylabel("change in bits per byte")
     axes.legend(fontsize="x-small")
+
+
+def show_name(name: str) -> str:
+    r"""Return a name for a legend, which would read a formula between dollars, and leave out what begins with _.
+
+    >>> show_name("a$b"), show_name("_news")
+    ('a\\$b', ' _news')
+    """
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def thin(
