@@ -22,11 +22,20 @@ from typing import Any
 
 import torch
 from torch import distributed
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from biomedllama_cli.errors import ModelError
 
 SPLIT_ATTENTION = "split"
 """Its name as an attention implementation."""
+_KINDS = {"full_attention", "sliding_attention"}
+_CHANGES = {
+    "s_aux": "attention sinks",
+    "softcap": "a cap on attention scores",
+    "position_bias": "a bias of positions",
+}
+"""What a model may add to its attention by a keyword, and the fused operator would leave out or take wrongly."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,23 @@ def register_split_attention() -> None:
     """Make `attn_implementation="split"` known to transformers; harmless when repeated."""
     AttentionInterface.register(SPLIT_ATTENTION, attend_to_all_parts)
     AttentionMaskInterface.register(SPLIT_ATTENTION, find_split_rows)
+
+
+def check_splittable(model: PreTrainedModel) -> None:
+    """Check that tokens of a model see each other through nothing but attention to all or to the last ones.
+
+    Raises:
+        ModelError: some layers pass a state from token to token, which would end where a part does.
+    """
+    config = model.config.get_text_config(decoder=True)
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - _KINDS)
+    if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):  # as every recurrent layer has
+        others.append("convolutions over tokens")
+    if others:
+        raise ModelError(
+            f"model: {type(model).__name__} has layers ({', '.join(others)}) that cannot be split over ranks.",
+            hint="Leave --cp-size out.",
+        )
 
 
 def find_split_rows(*args: Any, **kwargs: Any) -> SplitRows:
@@ -98,7 +124,16 @@ def attend_to_all_parts(
 
     Returns:
         The mixed values (B, L, H, K), and None in place of the attention weights.
+
+    Raises:
+        ModelError: the model's attention is more than that.
     """
+    for name, words in _CHANGES.items():
+        if kwargs.get(name) is not None:
+            raise ModelError(
+                f"model: its attention has {words}, which attention of split sequences has not.",
+                hint="Leave --cp-size out.",
+            )
     kwargs.pop("is_causal", None)
     rows, length = attention_mask, attention_mask.starts_BT.shape[1]
     size, part = distributed.get_world_size(rows.group), distributed.get_rank(rows.group)

@@ -25,7 +25,7 @@ from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
 from biomedllama_cli.models.loss import enable_token_losses
-from biomedllama_cli.models.split_attention import SPLIT_ATTENTION
+from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, check_splittable
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import (
     BatchSettings,
@@ -121,6 +121,7 @@ def build_trainee(
         save_activations(model, accelerator.device)
     enable_token_losses(model)
     if (split := build_row_split(accelerator)) is not None:
+        check_splittable(model)
         share_rows(model, split)
     optimizer = build_optimizer(model, settings.optimizer)
     model, optimizer = prepare(accelerator, model, optimizer)
