@@ -17,7 +17,7 @@ from pathlib import Path
 from biomedllama_cli.engine import launch
 from biomedllama_cli.engine.rank import run_as_rank
 from biomedllama_cli.errors import DataError, Resumable, UserError
-from biomedllama_cli.settings.pretrain import ParallelSettings, PretrainSettings
+from biomedllama_cli.settings.pretrain import ParallelSettings
 
 FOLDER = Path(sys.argv[2])
 RANK = int(os.environ.get("RANK", "0"))
@@ -25,6 +25,7 @@ RANK = int(os.environ.get("RANK", "0"))
 
 def tell() -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")
+    names += ("GLOO_SOCKET_IFNAME",)
     facts = {name: os.environ.get(name) for name in names}
     facts["arguments"] = sys.argv[1:]
     (FOLDER / f"told-{os.getpid()}.json").write_text(json.dumps(facts))
@@ -32,7 +33,8 @@ def tell() -> None:
 
 def wait_for_a_signal() -> None:
     got: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: got.append(number))
     (FOLDER / f"listening-{RANK}").write_text(str(os.getpid()))
     while not got:
         time.sleep(0.05)
@@ -55,6 +57,16 @@ def fail_unexpectedly() -> None:
     if RANK == 1:
         raise ZeroDivisionError("a bug of ours")
     time.sleep(600)
+
+
+def be_killed_once() -> None:
+    if RANK == 1 and not (FOLDER / "killed").exists():
+        (FOLDER / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "auto" in sys.argv:
+        tell()
+    else:
+        time.sleep(600)
 
 
 def be_killed() -> None:
@@ -88,6 +100,7 @@ STORIES: dict[str, Callable[[], None]] = {
         fail_with_bad_data,
         fail_unexpectedly,
         be_killed,
+        be_killed_once,
         die_in_a_library,
         be_killed_while_another_hangs,
     )
@@ -98,9 +111,10 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING)
     launch.MODULE = "launch_stub"
     processes = int(arguments[2]) if len(arguments) > 2 else None
-    settings = PretrainSettings(parallel=ParallelSettings(num_processes=processes, device="cpu"))
+    more = json.loads(os.environ.get("STUB_PARALLEL", "{}"))
+    parallel = ParallelSettings(num_processes=processes, device="cpu", **more)
     try:
-        if launch.launch_if_needed(settings.parallel, arguments) is None:
+        if launch.launch_if_needed(parallel, arguments) is None:
             run_as_rank(STORIES[arguments[0]])
     except UserError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}", file=sys.stderr)

@@ -17,6 +17,7 @@ import pytest
 
 from biomedllama_cli.engine.launch import build_environment, count_processes
 from biomedllama_cli.engine.rank import find_outer_launcher, slurm_to_torch
+from biomedllama_cli.engine.rendezvous import check_nodes, find_interface
 from biomedllama_cli.errors import ExitCode, SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
@@ -152,10 +153,13 @@ def test_a_rank_that_dies_in_a_library_shows_where_it_was(start) -> None:
     assert launched.left_behind() == []
 
 
-def test_sigterm_reaches_every_rank_which_saves_and_the_exit_code_says_so(start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_reaches_every_rank_which_saves_and_the_exit_code_says_so(
+    start, number: signal.Signals
+) -> None:
     launched = start("wait_for_a_signal", 2)
     launched.wait_until_listening(2)
-    launched.process.send_signal(signal.SIGTERM)
+    launched.process.send_signal(number)
     code, errors = launched.finish()
     assert (code, errors.strip()) == (
         ExitCode.RESUMABLE,
@@ -164,7 +168,7 @@ def test_sigterm_reaches_every_rank_which_saves_and_the_exit_code_says_so(start)
     assert launched.left_behind() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_before_training_interrupts(start, number: signal.Signals) -> None:
     launched = start("sleep_without_listening", 2)
     launched.wait_until_listening(2)
@@ -172,6 +176,44 @@ def test_a_signal_before_training_interrupts(start, number: signal.Signals) -> N
     code, errors = launched.finish()
     assert (code, errors) == (ExitCode.INTERRUPTED, "")
     assert launched.left_behind() == []
+
+
+def test_a_job_whose_process_died_is_started_again_from_its_newest_checkpoint(start, tmp_path) -> None:
+    launched = start("be_killed_once", 2, STUB_PARALLEL='{"max_restarts": 1}')
+    code, errors = launched.finish()
+    assert code == 0, errors
+    assert "Rank 1 of 2 was killed" in errors
+    assert "restart 1 of 1" in errors
+    assert [facts["arguments"][-2:] for facts in read_told(tmp_path)] == [["--resume", "auto"]] * 2
+    assert launched.left_behind() == []
+
+
+def test_two_launchers_on_their_nodes_are_one_job(start, tmp_path, free_port: int) -> None:
+    nodes = [{"nodes": 2, "node_rank": rank, "rendezvous": f"127.0.0.1:{free_port}"} for rank in range(2)]
+    launched = [start("tell", 1, STUB_PARALLEL=json.dumps(node)) for node in nodes]
+    ends = [each.finish() for each in launched]
+    assert [code for code, _ in ends] == [0, 0], ends
+    told = read_told(tmp_path)
+    assert sorted(facts["RANK"] for facts in told) == ["0", "1"]
+    assert {(facts["WORLD_SIZE"], facts["LOCAL_WORLD_SIZE"]) for facts in told} == {("2", "1")}
+    assert {facts["GLOO_SOCKET_IFNAME"] for facts in told} == {find_interface("127.0.0.1", free_port)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"nodes": 2}, "node_rank must be given"),
+        ({"nodes": 2, "node_rank": 0}, "rendezvous must be given"),
+        ({"nodes": 2, "node_rank": 2, "rendezvous": "a:1"}, "must be below the number of nodes, which is 2"),
+        ({"node_rank": 1}, "must be below the number of nodes, which is 1"),
+        ({"rendezvous": "a:1"}, "nodes is 1"),
+        ({"nodes": 2, "node_rank": 0, "rendezvous": "a"}, "must be HOST:PORT"),
+        ({"nodes": 2, "node_rank": 0, "rendezvous": "a:70000"}, "must be HOST:PORT"),
+    ],
+)
+def test_what_is_said_of_nodes_must_be_whole_and_agree(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        check_nodes(ParallelSettings(**given))
 
 
 def test_a_killed_launcher_leaves_no_orphans(start) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from biomedllama_cli.cli.output import Report
+from biomedllama_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -27,10 +28,19 @@ def run_job(
 
     Returns:
         The report, or None where the first of the processes it started has printed it.
+
+    Raises:
+        SettingsError: restarts are asked for together with a checkpoint to go back to.
     """
     from biomedllama_cli.engine.launch import launch_if_needed
     from biomedllama_cli.engine.rank import run_as_rank
 
+    resume = context.params.get("resume")
+    if parallel.max_restarts and resume not in (None, "auto"):
+        raise SettingsError(
+            f"max_restarts is {parallel.max_restarts}, but resume is {resume}: each restart would go back there.",
+            "Leave --resume out, or --max-restarts.",
+        )
     arguments = sys.argv[1:] if context.obj is None else context.obj
     if not alone and launch_if_needed(parallel, arguments) is not None:
         return None

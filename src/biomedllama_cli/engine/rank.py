@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -29,6 +30,10 @@ DONE_SUFFIX = ".done"
 """Of the empty file there, named by its rank, of a rank that ended well."""
 LAUNCHER = "_BIOMEDLLAMA_LAUNCHER"
 """Set by our own launcher: its process id."""
+LAUNCH = "_BIOMEDLLAMA_LAUNCH"
+"""Set by our own launcher: a name of the launch, the same on all nodes and after each restart of their processes."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What asks for the end; Slurm and others send SIGUSR1 before the time is over or the place is taken."""
 
 T = TypeVar("T")
 
@@ -166,14 +171,22 @@ def first_host(nodes: str) -> str:
 def join_launcher(environment: Mapping[str, str]) -> None:
     """Tie this rank's life to the launcher that started it, and tell it the process id.
 
-    A SIGTERM that comes before the training loop listens ends the rank like Ctrl-C, so that it still reports.
+    A signal that comes before the training loop listens ends the rank like Ctrl-C, so that it still reports.
     """
     die_with_parent()
-    if not _is_running(int(environment[LAUNCHER])):  # it was killed before the line above
+    folder = Path(environment[OUTCOME])
+    # Killed before the line above: the launcher, or the agent between the two, and with it this launch.
+    if not _is_running(int(environment[LAUNCHER])) or not folder.is_dir():
         os._exit(ExitCode.INTERRUPTED)
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _interrupt)
-    _write(Path(environment[OUTCOME]) / f"{environment['RANK']}.pid", str(os.getpid()))
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(number, _interrupt)
+    _write(folder / f"{find_rank(environment)}.pid", str(os.getpid()))
+
+
+def find_rank(environment: Mapping[str, str]) -> int:
+    """Return this process's number in its job; a job of one process has no number."""
+    return int(environment.get("RANK", "0"))
 
 
 def die_with_parent() -> None:
@@ -191,10 +204,16 @@ def run_as_rank(story: Callable[[], T]) -> T:
     """
     folder = os.environ.get(OUTCOME)
     if folder is None:
+        # Ended like Ctrl-C until the training loop listens; the default would be a death without a word.
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGUSR1) in (
+            signal.SIG_DFL,
+            None,
+        ):
+            signal.signal(signal.SIGUSR1, _interrupt)
         return story()
     try:
         result = story()
-        (Path(folder) / (os.environ["RANK"] + DONE_SUFFIX)).touch()
+        (Path(folder) / f"{find_rank(os.environ)}{DONE_SUFFIX}").touch()
         return result
     except BaseException as error:
         sys.stderr.flush()
@@ -208,14 +227,14 @@ def tell_launcher(error: BaseException) -> Outcome | None:
     folder = os.environ.get(OUTCOME)
     if folder is None:
         return None
-    outcome = describe_failure(int(os.environ["RANK"]), error)
+    outcome = describe_failure(find_rank(os.environ), error)
     _write(Path(folder) / f"{outcome.rank}.json", json.dumps(asdict(outcome)))
     return outcome
 
 
 def wait_to_be_stopped() -> None:
     """Wait for the launcher's kill, which comes within seconds; an hour is for a launcher that was stopped."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     time.sleep(3600)
 

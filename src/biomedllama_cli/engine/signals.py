@@ -11,7 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from biomedllama_cli.engine.rank import die_with_parent
+from biomedllama_cli.engine.rank import STOP_SIGNALS, die_with_parent
 from biomedllama_cli.engine.sharding import read_world
 from biomedllama_cli.errors import Resumable
 
@@ -22,7 +22,7 @@ LOADER_GRACE_SECONDS = 600
 
 
 class StopRequest:
-    """Turn SIGTERM and SIGINT into a request that the loop answers at the end of its step.
+    """Turn a stop signal (SIGTERM, SIGUSR1, Ctrl-C) into a request that the loop answers at the end of its step.
 
     A context manager; outside the main thread, where Python allows no handlers, signals keep their meaning.
 
@@ -43,7 +43,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -74,7 +74,7 @@ class StoppedAlone(Resumable):
 
 
 class Resumption:
-    """Turn SIGTERM and SIGINT between the stages of a command into its end, which the same command continues.
+    """Turn a stop signal between the stages of a command into its end, which the same command continues.
 
     A context manager around all of a command whose stages have a `StopRequest` of their own. Everything such a
     command writes must be whole or absent after a kill, since the end comes at once, wherever the command is.
@@ -87,7 +87,7 @@ class Resumption:
     def __enter__(self) -> Resumption:
         """Install the handlers; outside the main thread, where Python allows none, signals keep their meaning."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -117,8 +117,10 @@ def keep_signals_from_loader(worker: int) -> None:
     """Keep a loader process alive through the signals that ask its parent to stop.
 
     Launchers and schedulers send SIGTERM to the whole process group, and the parent still needs its loader for the step
-    it is finishing. Ctrl-C is ignored, SIGTERM ends the process only after a while, its parent's end at once.
+    it is finishing. Ctrl-C and SIGUSR1 are ignored; SIGTERM ends the process only after a while, its parent's end at
+    once.
     """
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LOADER_GRACE_SECONDS))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
