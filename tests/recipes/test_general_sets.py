@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,21 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from small_corpora import read_sample, write_corpus
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers import models
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from biomedllama_cli.corpus.manifest import load_corpus
 from biomedllama_cli.data import GENERAL_SETS
 from biomedllama_cli.engine.forgetting import read_record
 from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.run_folder import RunStart
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, Resumable, SettingsError, UserError
 from biomedllama_cli.evaluation.held_out_probes import build_held_out_probes
 from biomedllama_cli.evaluation.probes import PROMPT, Reading, build_question_probe
 from biomedllama_cli.models.tokenizer import load_tokenizer
-from biomedllama_cli.recipes.general_sets import read_general_sets
+from biomedllama_cli.recipes.general_sets import Training, build_forgetting_meter, read_general_sets
 from biomedllama_cli.recipes.pretrain import PretrainReport, pretrain
 from biomedllama_cli.settings.pretrain import PretrainSettings
 from biomedllama_cli.tasks.question import Question
@@ -125,22 +130,67 @@ def test_a_stopped_run_goes_on_holding_itself_against_the_model_as_given(
 
 
 def test_a_model_with_something_to_forget_is_looked_at_with_the_bundled_sets(
-    build: Callable[..., PretrainSettings], tmp_path: Path
+    build: Callable[..., PretrainSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = pretrain(build(monitor={"general": ("none",)}, duration={"max_steps": 1}))
     assert first.forgetting is None
     assert not (first.run_folder / "forgetting.json").exists()
     batch = {"sequence_length": 256, "micro_batch_size": 8, "global_batch_size": 8}
-    changes = {"model": str(first.checkpoint), "output_dir": tmp_path / "more", "monitor": {}, "batch": batch}
-    report = pretrain(build(duration={"max_steps": 1}, **changes))
+    changes = {"model": str(first.checkpoint), "output_dir": tmp_path / "more", "batch": batch}
+    monitor = {"general": ("bundled",), "validation_sequences": 5}
+    with caplog.at_level(logging.WARNING):
+        report = pretrain(build(duration={"max_steps": 1}, monitor=monitor, **changes))
+    assert "general: 2 looks of" in caplog.text, "looks that take longer than the run are told of"
     assert report.forgetting is not None
     names = [text.name for text in report.forgetting.texts if text.kind == "general"]
     assert names == list(GENERAL_SETS)
     assert all(text.documents >= 100 and text.delta is not None for text in report.forgetting.texts[:4])
+    assert [text.documents for text in report.forgetting.texts[4:]] == [5]
     (questions,) = report.forgetting.answers
     assert questions.questions >= 100
     assert (questions.chance, questions.delta is not None) == (0.25, True)
     assert "questions" in "\n".join(report.lines())
+
+
+def test_looks_nobody_asked_for_do_not_take_longer_than_the_training(
+    build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened, start = load_corpus(corpus), RunStart(tmp_path)
+
+    def is_looked_at(training: Training, **monitor: object) -> bool:
+        settings = build(model="somebody/model", monitor=monitor)
+        return build_forgetting_meter(settings, opened, start, training) is not None
+
+    short, long = Training(10, 10_000), Training(10_000, 10_000_000)
+    with caplog.at_level(logging.INFO):
+        assert not is_looked_at(short)
+    assert "so nothing is looked at; --general bundled looks all the same" in caplog.text
+    caplog.clear()
+    assert is_looked_at(long)
+    assert not caplog.records
+    assert is_looked_at(short, general=("bundled",))
+    assert is_looked_at(short, general_every_steps=5)
+    assert caplog.text.count("--general none, fewer documents") == 2
+
+
+def test_what_a_tokenizer_has_no_tokens_for_is_left_out(
+    build: Callable[..., PretrainSettings], corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A vocabulary of letters alone: it drops digits and spaces."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    plain = BackendTokenizer(models.BPE(vocab={c: i for i, c in enumerate(["</s>", *letters])}, merges=[]))
+    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="</s>").save_pretrained(tmp_path / "letters")
+    tokenizer = load_tokenizer(str(tmp_path / "letters"))
+    sums, capital = Question("1", "4 + 4?", ("8", "9"), 0), Question("2", "Capital?", ("Paris", "Rome"), 1)
+    probe = build_question_probe("facts", [sums, capital], Reading(tokenizer, False, 64))
+    assert (probe.options, probe.answers, len(probe.sequences)) == ((("Paris", "Rome"),), (1,), 2)
+
+    (tmp_path / "digits.jsonl").write_text('{"text": "1 2 3"}\n')
+    settings = build(monitor={"general": (f"digits={tmp_path / 'digits.jsonl'}", "bundled")})
+    letters_only = replace(load_corpus(corpus), tokenizer_folder=tmp_path / "letters")
+    meter = build_forgetting_meter(settings, letters_only, RunStart(tmp_path), Training(1, 1))
+    assert meter is not None
+    assert "no token for anything in digits" in caplog.text
 
 
 def test_random_weights_have_nothing_to_forget(build: Callable[..., PretrainSettings]) -> None:

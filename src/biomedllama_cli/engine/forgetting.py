@@ -64,6 +64,14 @@ class Schedule:
         """
         return is_last or step == 0 or (self.every_steps is not None and step % self.every_steps == 0)
 
+    def count(self, total_steps: int) -> int:
+        """Return how many looks a run takes.
+
+        >>> Schedule(3).count(7), Schedule(3).count(6), Schedule().count(7)
+        (4, 3, 2)
+        """
+        return 1 + -(-total_steps // (self.every_steps or max(total_steps, 1)))
+
 
 class ForgettingMeter:
     """Look at a model in training with probes (an `engine.onlookers.Meter`).
@@ -90,7 +98,7 @@ class ForgettingMeter:
         sequence_length: int,
         rows_at_once: int,
     ) -> None:
-        self._probes, self._schedule, self._folder = probes, schedule, folder
+        self.schedule, self._probes, self._folder = schedule, probes, folder
         ends = np.cumsum([len(probe.sequences) for probe in probes]).tolist()
         self._parts = [
             slice(end - len(probe.sequences), end) for end, probe in zip(ends, probes, strict=True)
@@ -114,9 +122,14 @@ class ForgettingMeter:
         self._kept: dict[str, _Given] = {}  # of probes that this start does not look with
         self._looks: list[Look] = []
 
+    @property
+    def positions(self) -> int:
+        """Return the tokens that a look forwards, padding included."""
+        return self._rows.positions
+
     def is_due(self, step: int, *, is_last: bool) -> bool:
         """Say whether to look after this step; 0 is before the first."""
-        return self._schedule.is_due(step, is_last=is_last)
+        return self.schedule.is_due(step, is_last=is_last)
 
     def measure(self, accelerator: Accelerator, model: torch.nn.Module, step: int) -> Mapping[str, float]:
         """Look at the model and return the numbers for metrics.jsonl; every rank calls it, and all get the same."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +19,11 @@ from biomedllama_cli.evaluation.forgetting import bin_positions
 from biomedllama_cli.evaluation.token_trees import TokenSequence
 from biomedllama_cli.instructions.encoding import EncodedSet
 from biomedllama_cli.instructions.packing import Pack, pack
+
+logger = logging.getLogger(__name__)
+
+_TELL_SECONDS = 15.0
+"""Between two lines that tell how far a look is."""
 
 
 class ProbeRows:
@@ -68,6 +75,11 @@ class ProbeRows:
         """Return the number of sequences."""
         return len(self._is_binned) - 1
 
+    @property
+    def positions(self) -> int:
+        """Return the tokens that a look forwards, padding included."""
+        return len(self._packs) * self._rows.sequence_length
+
     @torch.no_grad()
     def score(
         self, accelerator: Accelerator, model: torch.nn.Module
@@ -82,7 +94,12 @@ class ProbeRows:
         by_bin = torch.zeros(bins + 1, dtype=torch.float64, device=device)
         was_training = model.training
         model.eval()
-        for packs in self._deal(accelerator, count_sharers(model)):
+        told = time.monotonic()
+        mine = list(self._deal(accelerator, count_sharers(model)))
+        for number, packs in enumerate(mine):
+            if accelerator.is_main_process and time.monotonic() - told > _TELL_SECONDS:
+                logger.info("looking at what is forgotten: %.0f %% done", 100 * number / len(mine))
+                told = time.monotonic()
             batch = self._rows.__getitems__(packs)
             owners, places = self._find_places(packs, batch)
             with accelerator.autocast():

@@ -18,11 +18,13 @@ from biomedllama_cli.evaluation.probes import Reading, TextProbe
 from biomedllama_cli.evaluation.token_trees import TokenSequence
 
 HELD_OUT_DOCUMENTS = 200
-"""Most held-out documents of a source that are looked at; of each, what fits in one row."""
+"""Held-out documents of a source that are looked at where there are more; of each, what fits in one row."""
 
 
-def build_held_out_probes(corpus: Corpus, reading: Reading) -> list[TextProbe]:
-    """Return the beginnings of held-out documents: at most `HELD_OUT_DOCUMENTS` of a source, evenly spaced.
+def build_held_out_probes(
+    corpus: Corpus, reading: Reading, *, most: int = HELD_OUT_DOCUMENTS
+) -> list[TextProbe]:
+    """Return the beginnings of held-out documents: at most `most` of a source, evenly spaced.
 
     A source that says of its documents which subset they are of (The Pile: abstracts or papers) is several, named
     `pile/pubmed-abstracts` and so on. Bytes are those of the text that the tokens stand for.
@@ -31,7 +33,7 @@ def build_held_out_probes(corpus: Corpus, reading: Reading) -> list[TextProbe]:
         DataError: the corpus' document table cannot be read.
     """
     probes = [
-        _build_probe(name, places, reading, has_bos=corpus.manifest.adds_bos)
+        _build_probe(name, places, reading, most, has_bos=corpus.manifest.adds_bos)
         for name, places in _group_documents(corpus).items()
     ]
     return [probe for probe in probes if probe.sequences]
@@ -107,8 +109,8 @@ def read_subsets(folder: Path) -> dict[str, npt.NDArray[np.str_]]:
     return found
 
 
-def _build_probe(name: str, places: _Places, reading: Reading, *, has_bos: bool) -> TextProbe:
-    count = min(len(places), HELD_OUT_DOCUMENTS)
+def _build_probe(name: str, places: _Places, reading: Reading, most: int, *, has_bos: bool) -> TextProbe:
+    count = min(len(places), most)
     sequences: list[TokenSequence] = []
     sizes: list[int] = []
     for number in range(count):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from biomedllama_cli.errors import DataError
 from biomedllama_cli.evaluation.encoding import encode_continuations, iter_windows
 from biomedllama_cli.evaluation.token_trees import TokenSequence
 from biomedllama_cli.models.tokenizer import Tokenizer
@@ -95,17 +96,26 @@ def build_text_probe(name: str, documents: Sequence[Document], reading: Reading)
 
 
 def build_question_probe(name: str, questions: Sequence[Question], reading: Reading) -> QuestionProbe:
-    """Return every option of every question after it; a question too long for a row loses its beginning."""
+    """Return every option of every question after it; a question too long for a row loses its beginning.
+
+    A question with an option that the tokenizer has no token for is left out.
+    """
     sequences: list[TokenSequence] = []
+    kept: list[Question] = []
     for question in questions:
         continuations = [f" {option}" for option in question.options]
         prompt = PROMPT.format(question.question)
-        for one in encode_continuations(reading.tokenizer, prompt, continuations, bos=reading.puts_bos):
+        try:
+            encoded = encode_continuations(reading.tokenizer, prompt, continuations, bos=reading.puts_bos)
+        except DataError:  # vocabularies without digits, or without Latin letters
+            continue
+        kept.append(question)
+        for one in encoded:
             ids = one.token_ids[-(reading.context_length + 1) :]
             sequences.append(TokenSequence(ids, min(one.scored, len(ids) - 1)))
     return QuestionProbe(
         name,
         tuple(sequences),
-        tuple(question.options for question in questions),
-        tuple(question.answer_index for question in questions),
+        tuple(question.options for question in kept),
+        tuple(question.answer_index for question in kept),
     )

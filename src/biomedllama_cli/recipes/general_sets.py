@@ -12,7 +12,7 @@ from biomedllama_cli.data import GENERAL_FOLDER, GENERAL_QUESTIONS, GENERAL_SETS
 from biomedllama_cli.engine.forgetting import ForgettingMeter, Schedule
 from biomedllama_cli.engine.run_folder import RunStart
 from biomedllama_cli.errors import DataError, SettingsError
-from biomedllama_cli.evaluation.held_out_probes import build_held_out_probes
+from biomedllama_cli.evaluation.held_out_probes import HELD_OUT_DOCUMENTS, build_held_out_probes
 from biomedllama_cli.evaluation.probes import Probe, Reading, build_question_probe, build_text_probe
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.models.tokenizer import load_tokenizer
@@ -22,11 +22,14 @@ from biomedllama_cli.tasks.documents import iter_documents
 from biomedllama_cli.tasks.own_questions import read_own_questions
 from biomedllama_cli.tasks.question import Document
 from biomedllama_cli.tasks.records import iter_records
+from biomedllama_cli.wording import name_count
 
 logger = logging.getLogger(__name__)
 
 BUNDLED, NONE = "bundled", "none"
 QUESTIONS = GENERAL_QUESTIONS.stem
+_LARGEST_SHARE = 0.5  # of a run's time, for looks that nobody asked for
+_TOLD_SHARE = 0.1
 _NAME = re.compile(r"[\w.-]+")
 _EXAMPLE = (
     "Give NAME=FILE, such as --general wiki=wiki.jsonl with a `text` in every line, or bundled, or none."
@@ -44,6 +47,19 @@ class GeneralSets:
 
     documents: dict[str, tuple[Document, ...]]
     asks_questions: bool
+
+
+@dataclass(frozen=True)
+class Training:
+    """What looks are held against: they should not take longer than it.
+
+    Attributes:
+        steps: of the whole run.
+        tokens: that it trains on, over all steps.
+    """
+
+    steps: int
+    tokens: int
 
 
 def read_general_sets(settings: PretrainSettings) -> GeneralSets | None:
@@ -77,18 +93,63 @@ def read_general_sets(settings: PretrainSettings) -> GeneralSets | None:
 
 
 def build_forgetting_meter(
-    settings: PretrainSettings, corpus: Corpus, start: RunStart
+    settings: PretrainSettings, corpus: Corpus, start: RunStart, training: Training
 ) -> ForgettingMeter | None:
-    """Return who looks at what a run forgets, or None where nothing is to be looked at."""
+    """Return who looks at what a run forgets, or None where nothing is to be looked at.
+
+    Without a wish of the user, nothing is where looks would take longer than the training.
+    """
     sets = read_general_sets(settings)
     if sets is None:
         return None
+    meter = _build_meter(settings, corpus, start, sets)
+    if meter is None:
+        return None
+    monitor = settings.monitor
+    looks = meter.schedule.count(training.steps)
+    share = find_look_share(looks * meter.positions, training.tokens)
+    cost = (
+        f"{name_count(looks, 'look')} of {meter.positions:,} tokens take about {share:.0%} of the run's time"
+    )
+    if share > _LARGEST_SHARE and not (monitor.general or monitor.general_every_steps):
+        logger.info("general: %s, so nothing is looked at; --general bundled looks all the same", cost)
+        return None
+    if share > _TOLD_SHARE:
+        logger.warning(
+            "general: %s; --general none, fewer documents, or a smaller --validation-sequences make them cheaper",
+            cost,
+        )
+    return meter
+
+
+def find_look_share(looked_at: int, trained: int) -> float:
+    """Return the share of a run's time that looks take (a fraction); training on a token is three times reading it.
+
+    Args:
+        looked_at: tokens of all looks.
+        trained: tokens of all steps.
+
+    >>> find_look_share(looked_at=300, trained=900)
+    0.1
+    """
+    return looked_at / max(looked_at + 3 * trained, 1)
+
+
+def _build_meter(
+    settings: PretrainSettings, corpus: Corpus, start: RunStart, sets: GeneralSets
+) -> ForgettingMeter | None:
     length = settings.batch.sequence_length
     reading = Reading(load_tokenizer(str(corpus.tokenizer_folder)), corpus.manifest.adds_bos, length)
     probes: list[Probe] = [build_text_probe(name, texts, reading) for name, texts in sets.documents.items()]
     if sets.asks_questions:
         probes.append(build_question_probe(QUESTIONS, read_own_questions(GENERAL_QUESTIONS), reading))
-    probes += build_held_out_probes(corpus, reading)
+    if empty := [probe.name for probe in probes if not probe.sequences]:
+        logger.warning("general: the tokenizer has no token for anything in %s", ", ".join(empty))
+    most = min(settings.monitor.validation_sequences or HELD_OUT_DOCUMENTS, HELD_OUT_DOCUMENTS)
+    probes = [probe for probe in probes if probe.sequences]
+    probes += build_held_out_probes(corpus, reading, most=most)
+    if not probes:
+        return None
     return ForgettingMeter(
         probes,
         Schedule(settings.monitor.general_every_steps),

@@ -9,7 +9,7 @@ from biomedllama_cli.engine.sequence_log import SequenceLog
 from biomedllama_cli.engine.source_losses import SourceLosses
 from biomedllama_cli.engine.spikes import SpikeGate, build_spike_gate
 from biomedllama_cli.engine.stragglers import Stragglers
-from biomedllama_cli.recipes.general_sets import build_forgetting_meter
+from biomedllama_cli.recipes.general_sets import Training, build_forgetting_meter
 from biomedllama_cli.recipes.pretrain_plan import Plan
 from biomedllama_cli.recipes.sequence_facts import describe_feeding
 from biomedllama_cli.recipes.tracking import open_run_trackers
@@ -23,7 +23,9 @@ def build_pretrain_onlookers(plan: Plan, accelerator: Accelerator) -> Onlookers:
     watchers.append(SourceLosses(plan.order.mixture))
     if accelerator.is_main_process:
         watchers.append(SequenceLog(plan.start.folder, describe_feeding(plan), plan.start.checkpoint))
-    forgetting = build_forgetting_meter(plan.settings, plan.corpus, plan.start)
+    steps = plan.order.total_steps
+    training = Training(steps, steps * plan.settings.batch.sequence_length * plan.order.global_batch_size)
+    forgetting = build_forgetting_meter(plan.settings, plan.corpus, plan.start, training)
     every_setting = plan.settings.model_dump(mode="json")
     return Onlookers(
         gate=gate,

@@ -134,7 +134,8 @@ class MonitorSettings(Settings):
     validate_every_steps: PositiveInt = 500
     """Steps between validations (in steps); the first and the last step are always validated."""
     validation_sequences: PositiveInt | None = None
-    """Validation sequences used (in sequences) [default: all]."""
+    """Validation sequences used (in sequences) [default: all]; pretrain looks at no more held-out documents of a source
+    for what is forgotten."""
     log_every_steps: PositiveInt = 10
     """Steps between metric lines on the terminal (in steps); metrics.jsonl has every step."""
     peak_flops: PositiveFloat | None = None
@@ -157,7 +158,8 @@ class PretrainMonitorSettings(MonitorSettings):
 
     general: tuple[str, ...] = ()
     """NAME=FILE (jsonl with text) whose bits per byte show what is forgotten; repeatable; `bundled` stands for the sets
-    and questions of this package, `none` for no look at all [default: bundled; none for a model of random weights]."""
+    and questions of this package, `none` for no look at all [default: bundled; none for a model of random weights, and
+    where looking would take longer than training]."""
     general_every_steps: PositiveInt | None = None
     """Steps between looks at what is forgotten (in steps); the model as given and the last step are always looked at
     [default: no others]."""
