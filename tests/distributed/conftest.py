@@ -25,6 +25,7 @@ from biomedllama_cli.corpus.shards import ShardWriter
 
 collect_ignore = [
     "adapter_worker.py",
+    "checkpoint_worker.py",
     "context_worker.py",
     "collective_log.py",
     "hybrid_reference.py",

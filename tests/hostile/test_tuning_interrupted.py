@@ -76,7 +76,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         content[place] = path.read_bytes() if path.suffix == ".safetensors" else None
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            plain = [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+            plain = [
+                {k: v for k, v in line.items() if "second" not in k and k != "loader/wait_fraction"}
+                for line in lines
+            ]
             # A kill between a checkpoint and its line leaves the line out, and the steps go on after it.
             content[place] = [line for line in plain if "checkpoint/step" not in line]
     return content

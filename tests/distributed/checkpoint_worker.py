@@ -1,0 +1,101 @@
+"""One rank of the tests of checkpoints: `checkpoint_worker.py OUTPUT_FOLDER ORDERS`.
+
+ORDERS is JSON, a list of [name, settings of the mesh, checkpoint's folder or null, last step, in background]; each
+order goes on from its checkpoint, or starts, and saves after its last step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import distributed
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, load_optimizer, load_progress
+from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
+from biomedllama_cli.engine.rows import Batch
+from biomedllama_cli.engine.step import StepFrame, train_step
+from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.loss import enable_token_losses
+from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
+
+ROWS, LENGTH, VOCABULARY = 8, 12, 50  # rows of the tables do not divide by four
+OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-2, max_grad_norm=0.5, weight_decay=0.1)
+CONFIG = LlamaConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+
+
+def build_rows(step: int) -> list[Batch]:
+    """The rows of a step, as `engine.rows` makes them."""
+    generator = torch.Generator().manual_seed(
+        step % 2
+    )  # two steps again and again: there is something to learn
+    ids = torch.randint(0, VOCABULARY, (ROWS, LENGTH + 1), generator=generator)
+    positions = torch.arange(LENGTH)[None]
+    return [
+        {
+            "input_ids": ids[n : n + 1, :-1],
+            "labels": ids[n : n + 1, 1:],
+            "position_ids": positions,
+        }
+        for n in range(ROWS)
+    ]
+
+
+def train(output: Path, name: str, mesh: dict[str, Any], start: str | None, last: int, *, later: bool) -> Any:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = build_accelerator(
+        ParallelSettings(device="cpu", **mesh), NumericsSettings(precision="fp32")
+    )
+    torch.manual_seed(0)
+    checkpoint = output / start if start else None
+    model = load_model(str(checkpoint)) if checkpoint else LlamaForCausalLM(CONFIG)
+    optimizer = build_optimizer(enable_token_losses(model), OPTIMIZER)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    first = 0
+    if checkpoint is not None:
+        load_optimizer(checkpoint, model, optimizer)
+        first = load_progress(checkpoint).step
+    (output / "tokenizer").mkdir(exist_ok=True)
+    saver = Saver(RunFolder(output / name, output / "tokenizer", {}), accelerator, in_background=later)
+    frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, 1)
+    losses, saved = [], []
+    for step in range(first + 1, last + 1 + later):
+        set_learning_rate(optimizer, OPTIMIZER.peak_learning_rate)
+        rows = build_rows(step)[accelerator.process_index :: accelerator.num_processes]
+        losses.append(train_step(accelerator, model, optimizer, rows, frame).loss)
+        saved.append(saver.poll())
+        if step == last:  # a save in the background is trained over by one more step
+            saver.begin(model, optimizer, Progress(step, 0, {}, {}))
+    saved.append(saver.finish())
+    (done,) = [each for each in saved if each is not None]
+    return {"losses": losses, "write": done.write_seconds, "stall": done.stall_seconds}
+
+
+def main(output: Path, orders: str) -> None:
+    report = {
+        name: train(output, name, mesh, start, last, later=later)
+        for name, mesh, start, last, later in json.loads(orders)
+    }
+    if os.environ["RANK"] == "0":
+        (output / f"report-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(report))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
