@@ -19,6 +19,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from biomedllama_cli.models.fused_loss import fused_losses
+
 IGNORED = -100
 """Label of a position that is not predicted."""
 
@@ -29,13 +31,18 @@ LOGITS_PER_CHUNK = 2**25
 _OTHER_LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logits_bias")
 
 
-def enable_token_losses(model: PreTrainedModel) -> PreTrainedModel:
+def enable_token_losses(model: PreTrainedModel, loss_memory: str = "chunks") -> PreTrainedModel:
     """Teach a causal language model to return the loss of every token, and return the model.
 
     Afterwards `model(input_ids=..., position_ids=..., target_ids_BT=...)` returns them, fp32 [B, T], 0 where nothing is
     predicted; without `target_ids_BT` the forward is unchanged. Call it before the model is wrapped. Calling it
     twice is harmless.
+
+    Args:
+        model: not wrapped yet.
+        loss_memory: `chunks`, `fused` or `plain`; where the head is no plain linear layer, fused is chunks.
     """
+    model.get_output_embeddings().loss_memory = loss_memory
     if getattr(model, "_has_token_losses", False):
         return model
     # Bound as a method, because accelerate re-wraps `forward.__func__`; no closure, because models are copied.
@@ -119,6 +126,11 @@ def _head_forward(
     if target_ids_N is None:
         logits: torch.Tensor = type(self).forward(self, hidden_ND)
         return logits
+    memory = getattr(self, "loss_memory", "chunks")
+    if memory == "plain":
+        return _find_chunk_losses(self, hidden_ND, target_ids_N)
+    if memory == "fused" and _is_fusible(self):
+        return fused_losses(hidden_ND, self.weight, target_ids_N)
     chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
     chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
     if len(chunks) == 1:
@@ -130,6 +142,11 @@ def _head_forward(
             for chunk in chunks
         ]
     )
+
+
+def _is_fusible(head: Any) -> bool:
+    is_plain = type(head).forward is torch.nn.Linear.forward and head.bias is None
+    return is_plain and not head.logit_cap and head.weight.requires_grad and torch.is_grad_enabled()
 
 
 def _find_chunk_losses(head: Any, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:

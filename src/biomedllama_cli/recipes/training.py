@@ -119,7 +119,7 @@ def build_trainee(
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
     if settings.numerics.activation_checkpointing == "full":
         save_activations(model, accelerator.device)
-    enable_token_losses(model)
+    enable_token_losses(model, settings.numerics.loss_memory)
     if (split := build_row_split(accelerator)) is not None:
         check_splittable(model)
         share_rows(model, split)
