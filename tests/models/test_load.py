@@ -17,6 +17,8 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     GenerationConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     MistralConfig,
@@ -255,6 +257,32 @@ def test_a_model_that_caps_its_attention_scores_gets_eager(
         model = load_model(str(tmp_path), attention="sdpa")
     assert model.config._attn_implementation == "eager"
     assert "caps its attention scores" in caplog.text
+
+
+def test_a_model_with_attention_sinks_gets_eager(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An attention registered by name would be handed the sinks, and leave them out without a word."""
+    shape = {
+        "vocab_size": 60,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
+    heads = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    }
+    GptOssForCausalLM(GptOssConfig(**shape, **heads, layer_types=["full_attention"])).save_pretrained(
+        tmp_path
+    )
+    with caplog.at_level(logging.WARNING):
+        model = load_model(str(tmp_path), attention="documents")
+    assert model.config._attn_implementation == "eager"
+    assert "such as one with sinks" in caplog.text
+    with pytest.raises(ModelError, match="split sequences"):
+        load_model(str(tmp_path), attention="split")
 
 
 def test_frozen_weights_are_counted_but_for_a_table_that_multiplies_nothing() -> None:

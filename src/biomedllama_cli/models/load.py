@@ -208,18 +208,25 @@ def _no_background_conversion() -> Iterator[None]:
 
 
 def _fit_attention(config: Any, attention: str) -> str:
-    """Return `eager` for a model that caps its attention scores, which the fused operators cannot."""
-    if getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) and attention != "eager":
-        if attention == SPLIT_ATTENTION:
-            raise ModelError(
-                "model: it caps its attention scores, which attention of split sequences cannot.",
-                hint="Leave --cp-size out.",
-            )
-        logger.warning(
-            "attention: this model caps its attention scores; eager is used instead of %s", attention
+    """Return `eager` for a model whose attention is more than the fused operators compute."""
+    text = config.get_text_config(decoder=True)
+    has_own = (
+        type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+        and not MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]._supports_sdpa
+    )
+    if getattr(text, "attn_logit_softcapping", None):
+        what = "caps its attention scores"
+    elif has_own and attention in ("sdpa", "xformers", DOCUMENT_ATTENTION, SPLIT_ATTENTION):
+        what = "has an attention of its own (such as one with sinks)"
+    else:
+        return attention
+    if attention == SPLIT_ATTENTION:
+        raise ModelError(
+            f"model: it {what}, which attention of split sequences cannot.", hint="Leave --cp-size out."
         )
-        return "eager"
-    return attention
+    if attention != "eager":
+        logger.warning("attention: this model %s; eager is used instead of %s", what, attention)
+    return "eager"
 
 
 def _explain(source: str, folder: Path | None, error: Exception) -> ModelError | UnavailableError:
