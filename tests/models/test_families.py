@@ -28,7 +28,7 @@ from biomedllama_cli.settings.pretrain import (
     DurationSettings,
     NumericsSettings,
     OptimizerSettings,
-    ParallelSettings,
+    PretrainParallelSettings,
     PretrainSettings,
 )
 
@@ -87,7 +87,7 @@ def test_a_family_goes_all_the_way(
             duration=DurationSettings(max_steps=8),
             optimizer=OptimizerSettings(peak_learning_rate=1e-2),
             numerics=NumericsSettings(precision="fp32"),
-            parallel=ParallelSettings(device="cpu"),
+            parallel=PretrainParallelSettings(device="cpu"),
         )
     )
     assert trained.checkpoint is not None
