@@ -73,7 +73,16 @@ def test_a_folder_without_metrics_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["no json", '{"train/loss": 1.0}', "[1]", '{"step": 3, "train/loss": "low"}']
+    "line",
+    [
+        "no json",
+        '{"train/loss": 1.0}',
+        "[1]",
+        '{"step": 3, "train/loss": "low"}',
+        '{"step": 3, "train/loss": 1' + "0" * 400 + "}",
+        "[" * 100_000,
+    ],
+    ids=["text", "no step", "list", "word", "too large", "too deep"],
 )
 def test_broken_metrics_are_refused_naming_the_place(tmp_path: Path, line: str) -> None:
     run = write_run(tmp_path / "run", line + "\n")

@@ -152,7 +152,7 @@ class TrackerBook:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             for name, entry in content.items():
                 self._entries[str(name)] = {"id": str(entry["id"]), "step": int(entry["step"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # no such file yet, or one cut short by a dying machine: the trackers begin a new run
 
     def open(self, name: str) -> tuple[str, int]:

@@ -152,8 +152,10 @@ def read_lines(metrics_file: Path) -> list[dict[str, Any]]:
                 value is None or isinstance(value, int | float) for value in values
             ):
                 raise TypeError
+            for value in values:
+                float(value or 0)  # a whole number may be too large to be drawn
             lines.append(line)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{metrics_file} is broken after its {name_count(len(lines), 'line')}: a line is no JSON object "
             "of numbers with a step.",

@@ -113,7 +113,8 @@ def locate(lines: Sequence[Mapping[str, Any]], over: str) -> list[float]:
     """
     if over == "steps":
         return [float(line["step"]) for line in lines]
-    tokens = {line["step"]: float(line["tokens_seen"]) for line in lines if "tokens_seen" in line}
+    told = (line for line in lines if line.get("tokens_seen") is not None)
+    tokens = {line["step"]: float(line["tokens_seen"]) for line in told}
     return [tokens.get(line["step"], 0.0 if line["step"] == 0 else math.nan) for line in lines]
 
 
