@@ -18,7 +18,13 @@ from accelerate.state import AcceleratorState
 from small_corpora import read_sample, write_corpus
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers import models
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from biomedllama_cli.corpus.manifest import load_corpus
 from biomedllama_cli.data import GENERAL_SETS
@@ -191,6 +197,19 @@ def test_what_a_tokenizer_has_no_tokens_for_is_left_out(
     meter = build_forgetting_meter(settings, letters_only, RunStart(tmp_path), Training(1, 1))
     assert meter is not None
     assert "no token for anything in digits" in caplog.text
+
+
+def test_of_a_model_whose_tokens_see_other_documents_it_is_told(
+    build: Callable[..., PretrainSettings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64}
+    config = OPTConfig(vocab_size=400, word_embed_proj_dim=32, max_position_embeddings=64, **shape)
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    pretrain(build(model=str(tmp_path / "opt"), duration={"max_steps": 1}, monitor={"general": ("none",)}))
+    assert "OPTForCausalLM does not keep the documents of a row apart" in caplog.text
+    caplog.clear()
+    pretrain(build(output_dir=tmp_path / "llama", duration={"max_steps": 1}))
+    assert "apart" not in caplog.text
 
 
 def test_random_weights_have_nothing_to_forget(build: Callable[..., PretrainSettings]) -> None:

@@ -23,6 +23,7 @@ from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
 from biomedllama_cli.models.description import describe_model
+from biomedllama_cli.models.document_masking import tell_where_documents_meet
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.rope import check_stretched, stretch_model
 from biomedllama_cli.recipes.command_line import show_command_line
@@ -111,6 +112,8 @@ def train(plan: Plan) -> PretrainReport:
     else:
         check_stretched(model.config, settings.positions)
     check_model_fits(source, model.config, manifest, settings.batch.sequence_length)
+    if accelerator.is_main_process:
+        tell_where_documents_meet(model)
     description = describe_model(model)
     trainee = build_trainee(accelerator, model, settings, plan.start.checkpoint)
     validator = build_run_validator(plan)

@@ -26,6 +26,7 @@ from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
 from biomedllama_cli.engine.saved_runs import REPORT_FILE, name_checkpoint
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model
+from biomedllama_cli.models.document_masking import tell_where_documents_meet
 from biomedllama_cli.recipes.command_line import show_command_line
 from biomedllama_cli.recipes.onlookers import build_tuning_onlookers
 from biomedllama_cli.recipes.pretrain_report import read_versions
@@ -158,6 +159,8 @@ def build_model(plan: TuningPlan, accelerator: Accelerator) -> PreTrainedModel:
         attention=choose_attention(settings.numerics, accelerator.device),
         vocabulary_size=plan.pupil.tokenizer.vocabulary_size,
     )
+    if settings.rows.packing and accelerator.is_main_process:
+        tell_where_documents_meet(model)
     if method != "full":
         add_adapter(model, settings.adapter, seed=plan.seed, base=plan.pupil.source)
         if checkpoint is not None:
