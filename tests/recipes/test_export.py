@@ -109,6 +109,7 @@ def test_the_card_says_where_it_comes_from_and_what_it_is_not_for(workspace: Pat
     ):
         assert part in card, part
     assert card.count("## How it was made: pretrain, step 2") == 2
+    assert card.count("everything about it is in") == 1  # of one corpus, which both runs read
     assert (tmp_path / "model" / "base_model_notices" / "NOTICE").read_text() == "Made by others.\n"
 
 

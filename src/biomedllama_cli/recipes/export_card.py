@@ -134,8 +134,12 @@ def _quote(name: str) -> str:
 
 def _render_data(origin: Origin, cards: Mapping[Path, str]) -> list[str]:
     lines = ["## Data", ""]
+    told: set[Path] = set()
     for stage in origin.stages:
         for folder, manifest in stage.corpora.items():
+            if folder in told:  # by an earlier run
+                continue
+            told.add(folder)
             lines += list(_render_corpus(manifest, cards.get(folder / DATA_CARD_FILE)))
         lines += [
             f"- The corpus {escape(Path(name).name)} was not at hand when this card was written."
