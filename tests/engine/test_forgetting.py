@@ -174,6 +174,14 @@ def test_a_resumed_run_is_held_against_the_same_model(
     look = read_last_look(again)
     assert look is not None
     assert look.texts[1].given is None
+    resumed.measure(accelerator, model, 12)
+    looks = read_record(again).looks
+    assert [look.step for look in looks] == [0, 9, 12]
+
+    later = build_meter([build_texts(kept)], again, checkpoint=again / "checkpoints" / "step-00000010")
+    later.measure(accelerator, model, 15)
+    looks = read_record(again).looks
+    assert [look.step for look in looks] == [0, 9, 15], "what came after the checkpoint never was"
 
 
 def test_the_likeliest_option_per_character_is_the_answer(

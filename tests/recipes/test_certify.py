@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from small_corpora import read_sample, write_corpus
 from biomedllama_cli.cli.app import run
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.rows import PackedRows
+from biomedllama_cli.engine.saved_runs import find_checkpoint
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, read_frames
 from biomedllama_cli.engine.sequence_log import SequenceLog
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.errors import DataError, Resumable
+from biomedllama_cli.recipes import certify as certify_recipe
 from biomedllama_cli.recipes.certify import CertifyReport, certify
 from biomedllama_cli.recipes.pretrain import pretrain
 from biomedllama_cli.recipes.pretrain_plan import plan_run
@@ -236,6 +238,27 @@ def test_a_step_that_is_not_in_the_log_is_named(build: Build, tmp_path: Path) ->
     problems = look(report.run_folder).problems
     assert "The log does not say what step 2 fed." in problems
     assert any(problem.startswith("Epoch 1: sequences") for problem in problems)
+
+
+def test_a_checkpoint_saved_while_the_log_is_read_is_no_problem(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = pretrain(build(duration={"epochs": 1})).run_folder
+    log, newest, whole = run / SEQUENCE_LOG, find_checkpoint(run), (run / SEQUENCE_LOG).read_bytes()
+    assert newest is not None
+    early = [entry for entry in read_frames(log) if getattr(entry, "step", 0) <= 5]
+    log.write_bytes(b"".join(entry.encode() for entry in early))  # type: ignore[union-attr]
+    away = newest.rename(tmp_path / "not-yet-saved")
+
+    def read_while_training(path: Path) -> Iterator[Any]:
+        entries = list(read_frames(path))
+        log.write_bytes(whole)
+        away.rename(newest)
+        yield from entries
+
+    monkeypatch.setattr(certify_recipe, "read_frames", read_while_training)
+    report = look(run, contents=False)
+    assert (report.verdict, report.step, report.steps_ahead) == ("certified so far", 4, 1), report.problems
 
 
 def test_the_command_prints_one_document_and_ends_with_the_code(

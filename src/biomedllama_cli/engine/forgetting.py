@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from biomedllama_cli.engine.probe_rows import ProbeRows
 from biomedllama_cli.engine.run_folder import write_atomically
+from biomedllama_cli.engine.saved_runs import read_step
 from biomedllama_cli.evaluation.cells import Frozen
 from biomedllama_cli.evaluation.forgetting import (
     Look,
@@ -170,7 +171,8 @@ class ForgettingMeter:
         known = np.full(len(self._rows), np.nan)
         if accelerator.is_main_process and self._resumed_from is not None:
             record = read_record(self._resumed_from.resolve().parent.parent)
-            self._looks = [look for look in record.looks if look.step < step]
+            done = read_step(self._resumed_from)
+            self._looks = [look for look in record.looks if look.step <= done]
             self._kept = record.given
             for probe, part in zip(self._probes, self._parts, strict=True):
                 given = record.given.get(name_probe(probe))

@@ -149,6 +149,7 @@ def open_case(folder: Path) -> _Case:
         DataError: the log holds no start that can be read.
     """
     path = folder / SEQUENCE_LOG
+    checkpoint = find_checkpoint(folder)  # before the log, which a run that is training writes first
     try:
         history = follow_history(read_frames(path))
         facts = [SequenceFacts.model_validate(start.facts) for start in history.starts]
@@ -158,7 +159,6 @@ def open_case(folder: Path) -> _Case:
         raise DataError(
             f"{path} cannot be read: {what}.", hint="Restore the file from a copy of the run folder."
         ) from error
-    checkpoint = find_checkpoint(folder)
     if checkpoint is not None:
         through = read_step(checkpoint)
     else:  # of a finished run they may have been moved away; before the first, a kill takes every step
