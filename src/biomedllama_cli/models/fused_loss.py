@@ -25,7 +25,7 @@ def fused_losses(
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    losses_N: torch.Tensor = _Losses.apply(hidden_ND, weight_VD, target_ids_N)
+    losses_N: torch.Tensor = _Losses.apply(hidden_ND, weight_VD, target_ids_N)  # type: ignore[no-untyped-call]
     return losses_N
 
 
