@@ -100,6 +100,25 @@ def test_sequences_packed_in_rows_have_the_likelihoods_they_have_alone(
     assert by_bin == pytest.approx([math.fsum(expected[number]) for number in sorted(expected)], rel=1e-5)
 
 
+def test_a_long_look_tells_how_far_it_is(
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sequences = build_texts(draw_documents(12, 32, seed=0)).sequences
+    rows = ProbeRows(sequences, [], eos_id=EOS, sequence_length=LENGTH, rows_at_once=1)
+    with caplog.at_level(logging.INFO):
+        rows.score(accelerator, model)
+        assert not caplog.records
+        monkeypatch.setattr("biomedllama_cli.engine.probe_rows._TELL_SECONDS", -1.0)
+        rows.score(accelerator, model)
+    told = [int(record.args[0]) for record in caplog.records if isinstance(record.args, tuple)]  # type: ignore[call-overload]
+    assert len(told) == rows.positions // LENGTH > 2
+    assert told[0] == 0
+    assert told == sorted(set(told))
+
+
 def test_a_change_is_the_difference_to_the_model_as_it_was_given(
     model: PreTrainedModel, accelerator: Accelerator, tmp_path: Path
 ) -> None:
