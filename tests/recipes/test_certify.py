@@ -220,6 +220,13 @@ def test_a_longer_run_from_a_last_step_that_was_not_full_is_refused_or_named(
     assert look(tmp_path / "longer").verdict == "certified"
 
 
+def test_a_run_that_ends_inside_an_epoch_does_not_claim_every_sequence(build: Build, tmp_path: Path) -> None:
+    pretrain(build(duration={"max_steps": 2}))
+    report = look(tmp_path / "runs" / "run")
+    assert (report.verdict, report.epochs[0].whole, report.epochs[0].fed) == ("certified", False, 20)
+    assert report.lines()[0].endswith("the run ended inside its last epoch.")
+
+
 def test_a_checkpoint_that_these_steps_did_not_make_is_told(build: Build, tmp_path: Path) -> None:
     report = pretrain(build(duration={"max_steps": 4}))
     assert report.checkpoint is not None

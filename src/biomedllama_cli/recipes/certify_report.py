@@ -121,7 +121,9 @@ class CertifyReport(BaseModel):
     def lines(self) -> list[str]:
         """Return the summary for people."""
         verdict = {
-            "certified": "Certified: every sequence was fed exactly once per epoch (or as often as its weight says).",
+            "certified": "Certified: every sequence was fed exactly once per epoch (or as often as its weight says)."
+            if all(epoch.whole for epoch in self.epochs)
+            else "Certified: no sequence is missing or was fed too often; the run ended inside its last epoch.",
             "certified so far": "Certified so far: no sequence is missing or was fed too often; the run is not over.",
             "not certified": "Not certified:",
         }[self.verdict]
