@@ -28,16 +28,16 @@ from transformers import (
 
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models.adapter_folder import find_adapter
-from biomedllama_cli.models.attention import register_xformers, resolve_attention
+from biomedllama_cli.models.attention import resolve_attention
+from biomedllama_cli.models.attention_names import register_attention
 from biomedllama_cli.models.description import ModelDescription, describe_model
-from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION, register_document_attention
 from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.models.gguf_weights import load_gguf, load_gguf_config
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
-from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
+from biomedllama_cli.models.split_attention import SPLIT_ATTENTION
 from biomedllama_cli.models.weight_index import check_weight_index
 
 __all__ = [
@@ -70,7 +70,7 @@ def load_model(
     Args:
         source: hub id, folder (of a model or an adapter), GGUF file, or `scratch:NAME` for a LLaMA of random weights.
         dtype: of the weights.
-        attention: `sdpa`, `eager`, `documents`, `split` or `xformers` (an answer of `resolve_attention`).
+        attention: `sdpa`, `eager`, or one of `models/attention_names.py` that runs here.
         vocabulary_size: pieces of the tokenizer; `scratch:` gets exactly these rows, any other model must have
             at least as many.
         bos_id: written into the configuration of a `scratch:` model.
@@ -83,12 +83,7 @@ def load_model(
             too small.
         UnavailableError: the hub cannot be reached and has no copy in the cache.
     """
-    if attention == "xformers":
-        register_xformers()
-    elif attention == DOCUMENT_ATTENTION:
-        register_document_attention()
-    elif attention == SPLIT_ATTENTION:
-        register_split_attention()
+    attention = register_attention(attention)
     if source.startswith(SCRATCH_PREFIX):
         config = build_scratch_config(source, vocabulary_size, bos_id=bos_id, eos_id=eos_id)
         with torch.random.fork_rng(devices=[]):
@@ -216,7 +211,7 @@ def _fit_attention(config: Any, attention: str) -> str:
     )
     if getattr(text, "attn_logit_softcapping", None):
         what = "caps its attention scores"
-    elif has_own and attention in ("sdpa", "xformers", DOCUMENT_ATTENTION, SPLIT_ATTENTION):
+    elif has_own and attention != "eager":
         what = "has an attention of its own (such as one with sinks)"
     else:
         return attention

@@ -26,16 +26,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from biomedllama_cli.errors import ModelError
+from biomedllama_cli.models.attention_extras import refuse_extras
 
 SPLIT_ATTENTION = "split"
 """Its name as an attention implementation."""
 _KINDS = {"full_attention", "sliding_attention"}
-_CHANGES = {
-    "s_aux": "attention sinks",
-    "softcap": "a cap on attention scores",
-    "position_bias": "a bias of positions",
-}
-"""What a model may add to its attention by a keyword, and the fused operator would leave out or take wrongly."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +123,7 @@ def attend_to_all_parts(
     Raises:
         ModelError: the model's attention is more than that.
     """
-    for name, words in _CHANGES.items():
-        if kwargs.get(name) is not None:
-            raise ModelError(
-                f"model: its attention has {words}, which attention of split sequences has not.",
-                hint="Leave --cp-size out.",
-            )
+    refuse_extras(kwargs, "attention of split sequences", "Leave --cp-size out.")
     kwargs.pop("is_causal", None)
     rows, length = attention_mask, attention_mask.starts_BT.shape[1]
     size, part = distributed.get_world_size(rows.group), distributed.get_rank(rows.group)
