@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import CheckpointPolicy
 
+from biomedllama_cli.engine.activation_checkpointing import _Chooser
 from biomedllama_cli.errors import ModelError, UnavailableError
 from biomedllama_cli.models import flash_attention as flash_module
 from biomedllama_cli.models.attention_names import check_attention
@@ -223,3 +226,9 @@ def test_a_saved_model_does_not_carry_the_name(tmp_path: Any) -> None:
     model.save_pretrained(tmp_path)
     assert "varlen" not in (tmp_path / "config.json").read_text()
     assert load_model(str(tmp_path)).config._attn_implementation == "sdpa"
+
+
+def test_selective_checkpointing_keeps_what_the_operator_made() -> None:
+    importlib.import_module("torch.nn.attention.varlen")
+    operator = torch.ops.torch_attn._varlen_attn.default
+    assert _Chooser(0).choose(None, operator) == CheckpointPolicy.MUST_SAVE

@@ -27,8 +27,8 @@ from biomedllama_cli.errors import ModelError
 
 _PRODUCTS = {"mm", "addmm", "_scaled_mm", "_grouped_mm"}
 _BATCHED_PRODUCTS = {"bmm", "baddbmm"}
-_ATTENTION = ("attention", "flash", "fmha")
-"""Parts of the names of fused attention operators: torch's, flex, flash-attention's and xformers'."""
+_ATTENTION = ("attention", "attn", "flash", "fmha")
+"""Parts of the names of fused attention operators: torch's two, flex, flash-attention's and xformers'."""
 
 
 def save_activations(model: PreTrainedModel, mode: str, device: torch.device) -> None:
