@@ -69,7 +69,7 @@ class AnswerChange(Frozen):
 
 
 class PositionPerplexity(Frozen):
-    """Perplexity per token of those that have so many tokens of their document before them.
+    """Perplexity per token of those that have so many tokens of their document before them in their row.
 
     Attributes:
         first: fewest tokens before.

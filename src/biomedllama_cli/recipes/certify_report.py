@@ -143,7 +143,7 @@ class CertifyReport(BaseModel):
         )
         yield f"starts: {len(self.starts)}, {told}"
         if self.steps_undone:
-            yield f"trained again after a kill: {name_count(self.steps_undone, 'step')}"
+            yield f"trained again after a kill, or from an earlier checkpoint: {name_count(self.steps_undone, 'step')}"
         if self.steps_ahead:
             ahead = name_count(self.steps_ahead, "step")
             yield f"after the newest checkpoint: {ahead}, which the next start trains again"
