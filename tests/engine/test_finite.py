@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from biomedllama_cli.engine import checkpoint_writer
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.finite import name_last_good
+from biomedllama_cli.engine.saved_runs import find_checkpoint
+from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.errors import ModelError
 
 
@@ -68,6 +73,32 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too(
         loop.run()
     assert "the last good checkpoint is" in broken.value.message
     assert broken.value.message.endswith("checkpoints/step-00000005.")
+
+
+def test_a_checkpoint_that_is_being_written_is_completed_and_named(
+    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the background a save may take many steps; the steps up to it must not be lost with the broken one."""
+    broken, write = threading.Event(), checkpoint_writer.write_tensor
+
+    def write_late(*arguments: Any) -> None:
+        broken.wait(20)
+        write(*arguments)
+
+    def poison() -> None:
+        next(iter(loop._model.parameters())).register_hook(lambda gradient: gradient * float("nan"))
+        threading.Timer(0.3, broken.set).start()
+
+    monkeypatch.setattr(checkpoint_writer, "write_tensor", write_late)
+    loop = build_loop(tmp_path, progress=after_step(7, poison), save_every_steps=5)
+    settings = loop._settings.checkpoint.model_copy(update={"save_in_background": True})
+    loop._saving = Saving(loop._run, loop._accelerator, settings)
+    with pytest.raises(ModelError, match="The gradient of step 8 is not finite") as ended:
+        loop.run()
+    assert ended.value.message.endswith("checkpoints/step-00000005.")
+    newest = find_checkpoint(tmp_path)
+    assert newest is not None
+    assert load_progress(newest).step == 5
 
 
 @pytest.mark.parametrize("step", [5, 6])

@@ -21,6 +21,7 @@ from biomedllama_cli.engine.checkpoint import (
     RunFolder,
     load_optimizer,
     load_progress,
+    remove_old_checkpoints,
     restore_random_states,
     save_checkpoint,
 )
@@ -151,11 +152,17 @@ def drop(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(first + ".")}
 
 
+def drop_second(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    first = next(name for name in sorted(tensors) if name.endswith(".exp_avg_sq"))
+    return {name: tensor for name, tensor in tensors.items() if name != first}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (turn, "has the shape"),
         (drop, "no moments of 1 tensors"),
+        (drop_second, "no moments of 1 tensors"),
         (lambda tensors: tensors | {"model.other.weight.exp_avg": torch.zeros(1)}, "model.other.weight"),
     ],
 )
@@ -198,6 +205,19 @@ def test_a_malformed_progress_is_refused(checkpoint: Path, content: str) -> None
     (checkpoint / STATE / "progress.json").write_text(content)
     with pytest.raises(DataError, match="cannot be read"):
         load_progress(checkpoint)
+
+
+def test_what_people_put_beside_checkpoints_neither_ends_a_run_nor_is_removed(checkpoint: Path) -> None:
+    places = checkpoint.parent
+    unfinished = [places / "step-00000002", places / ".step-00000003.tmp"]
+    for each in unfinished:
+        (each / STATE).mkdir(parents=True)
+    own = [places / "step-losses.csv", places / "step-notes", places / "step-latest"]
+    own[0].touch()
+    own[1].mkdir()
+    own[2].symlink_to("step-00000009")  # was there once
+    remove_old_checkpoints(places.parent, keep=1)
+    assert sorted(places.iterdir()) == sorted([checkpoint, *own])
 
 
 def test_a_folder_that_only_looks_like_a_checkpoint_is_passed_over(checkpoint: Path) -> None:

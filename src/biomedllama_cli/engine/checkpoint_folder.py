@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,10 @@ from pydantic import TypeAdapter
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
 from biomedllama_cli.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 STATE, PROGRESS_FILE = "training_state", "progress.json"
+_OURS = re.compile(rf"{PREFIX}\d+|\.{PREFIX}\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,19 @@ def remove_old_checkpoints(
 
 
 def remove_leftovers(run_folder: Path) -> None:
-    """Remove what is no complete checkpoint: a kill left it while one was written or removed."""
-    for pattern in (f"{PREFIX}*", f".{PREFIX}*.tmp"):
-        for folder in sorted((run_folder / CHECKPOINTS).glob(pattern)):
-            if not (folder / MARKER).is_file():
+    """Remove what is no complete checkpoint: a kill left it while one was written or removed.
+
+    What else somebody has put there (a link to a checkpoint, a table) stays; a folder that cannot be removed costs room
+    and no run.
+    """
+    for folder in sorted((run_folder / CHECKPOINTS).glob("*")):
+        if _OURS.fullmatch(folder.name) is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        if not (folder / MARKER).is_file():
+            try:
                 shutil.rmtree(folder)
+            except OSError as error:
+                logger.warning("%s is no complete checkpoint and cannot be removed: %s", folder, error)
 
 
 def flush_folder(folder: Path, *, deep: bool = True) -> None:

@@ -97,11 +97,11 @@ def load_optimizer(checkpoint: Path, model: torch.nn.Module, optimizer: Any) -> 
                     left.discard(key)
     except (OSError, ValueError) as error:
         raise explain_unreadable(checkpoint, error) from error
-    if left or (state and len(state) != len(parameters)):
+    kinds = max((set(one) for one in state.values()), key=len, default=set())
+    lacking = [number for number in range(len(parameters)) if state.get(number, {}).keys() != kinds]
+    if left or lacking:
         what = (
-            f"moments of {sorted(left)[0]}"
-            if left
-            else f"no moments of {len(parameters) - len(state)} tensors"
+            f"moments of {sorted(left)[0]}" if left else f"no moments of {len(lacking)} tensors, or not all"
         )
         raise DataError(
             f"resume: {checkpoint} does not fit the model: it holds {what}.",

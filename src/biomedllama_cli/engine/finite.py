@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ def check_finite(
     is_scaled: bool,
     data: TrainingData,
     folder: Path,
+    finish_saving: Callable[[], None],
 ) -> None:
     """Check what a step measured.
 
@@ -30,6 +32,7 @@ def check_finite(
         is_scaled: whether an infinite gradient is ordinary: fp16's loss scaling skips that update.
         data: names the rows.
         folder: of the run.
+        finish_saving: completes a checkpoint that is being written; called where the run ends here, on every rank.
 
     Raises:
         ModelError: a loss or the gradient is not finite.
@@ -38,6 +41,7 @@ def check_finite(
     if not broken and (np.isfinite(measured.grad_norm) or is_scaled):
         return
     what, rows = ("loss", broken) if broken else ("gradient", list(range(len(measured.row_losses))))
+    finish_saving()
     saved, caution = name_last_good(folder, step)
     raise ModelError(
         f"The {what} of step {step} is not finite (learning rate {learning_rate:.3g}, "

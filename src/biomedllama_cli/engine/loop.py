@@ -171,6 +171,7 @@ class Loop:
             is_scaled=self._accelerator.scaler is not None,
             data=self._data,
             folder=self._run.folder,
+            finish_saving=lambda: self._tell_saved(self._saving.finish()),
         )
         tally.step, tally.stop_seen = step, bool(measured.ranks_asked_to_stop)
         tally.tokens_seen += measured.target_tokens
