@@ -25,7 +25,7 @@ from biomedllama_cli.models.tuning_facts import TuningOrigin, write_tuning_facts
 from biomedllama_cli.recipes.evaluate_sources import model_name
 from biomedllama_cli.recipes.finetune_report import FinetuneReport
 from biomedllama_cli.recipes.finetune_tests import TestQuestions, load_test, score_before_and_after
-from biomedllama_cli.recipes.training import plan_world
+from biomedllama_cli.recipes.training import check_numerics, plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
 from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import (
@@ -68,6 +68,7 @@ def finetune(settings: FinetuneSettings, *, dry_run: bool = False) -> FinetuneRe
         Resumable: stopped by a signal after saving; the same command continues.
     """
     check_trackers(settings.monitor.track)
+    check_numerics(settings.numerics)
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "finetune")

@@ -18,7 +18,7 @@ from biomedllama_cli.recipes.evaluate_sources import model_name
 from biomedllama_cli.recipes.instruct_mixture import DrawnLessons, draw_lessons
 from biomedllama_cli.recipes.instruct_report import InstructReport
 from biomedllama_cli.recipes.pretrain_report import read_versions
-from biomedllama_cli.recipes.training import plan_world
+from biomedllama_cli.recipes.training import check_numerics, plan_world
 from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
 from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import MaskReport, build_mask_report
@@ -53,6 +53,7 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
         Resumable: stopped by a signal after saving; the same command continues.
     """
     check_trackers(settings.monitor.track)
+    check_numerics(settings.numerics)
     world = plan_world(settings.parallel, dry_run=dry_run)
     check_method(settings.adapter.method, choose_device_type(settings.parallel), world_size=world.world_size)
     pupil = load_pupil(settings.model, settings.workspace, "instruct")

@@ -41,6 +41,7 @@ from biomedllama_cli.recipes.pretrain_report import (
 from biomedllama_cli.recipes.training import (
     build_loop_settings,
     build_trainee,
+    check_numerics,
     choose_attention,
     describe_mfu,
     open_progress,
@@ -72,6 +73,7 @@ def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainRe
         Resumable: a signal stopped the run after saving.
     """
     check_trackers(settings.monitor.track)
+    check_numerics(settings.numerics)
     if dry_run:
         return report_dry_run(settings)
     plan = plan_run(settings, plan_world(settings.parallel, dry_run=False))

@@ -11,15 +11,17 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, prepare
+from biomedllama_cli.engine.activation_checkpointing import save_activations
 from biomedllama_cli.engine.checkpoint import load_optimizer
 from biomedllama_cli.engine.context_parallel import build_row_split, share_rows
 from biomedllama_cli.engine.device_mesh import read_mesh
-from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.launch import count_processes
+from biomedllama_cli.engine.layer_compiler import compile_layers
 from biomedllama_cli.engine.loop import LoopSettings, ProgressReporter, Trainee
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.sharding import World, data_rank, data_ranks, read_world
 from biomedllama_cli.errors import SettingsError
+from biomedllama_cli.models.attention_names import check_attention
 from biomedllama_cli.models.description import ModelDescription
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
@@ -82,8 +84,22 @@ def plan_world(parallel: ParallelSettings, *, dry_run: bool) -> World:
     world = read_world()
     if dry_run and world.world_size == 1:
         processes = count_processes(parallel)
-        return World(processes, processes)
+        return World(parallel.nodes * processes, processes)
     return world
+
+
+def check_numerics(numerics: NumericsSettings) -> None:
+    """Check that what is asked for can be had together.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if numerics.compile and numerics.activation_checkpointing == "selective":
+        raise SettingsError(
+            "numerics.compile is on and numerics.activation_checkpointing is selective, but a compiled layer already "
+            "keeps its products and computes the rest again where that saves memory.",
+            "Leave one of them out, or use --activation-checkpointing full.",
+        )
 
 
 def choose_attention(numerics: NumericsSettings, device: torch.device, cp_size: int = 1) -> str:
@@ -103,22 +119,17 @@ def choose_attention(numerics: NumericsSettings, device: torch.device, cp_size: 
         return SPLIT_ATTENTION
     if numerics.attention == "auto" and device.type == "cpu":
         return DOCUMENT_ATTENTION
+    check_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
     return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
-
-
-def save_activations(model: PreTrainedModel, device: torch.device) -> None:
-    """Recompute activations in the backward pass instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if device.type == "cpu":
-        map_large_blocks_apart()
 
 
 def build_trainee(
     accelerator: Accelerator, model: PreTrainedModel, settings: TrainingSections, checkpoint: Path | None
 ) -> Trainee:
     """Prepare model and optimizer for their devices, with the moments of the checkpoint that is continued."""
-    if settings.numerics.activation_checkpointing == "full":
-        save_activations(model, accelerator.device)
+    save_activations(model, settings.numerics.activation_checkpointing, accelerator.device)
+    if settings.numerics.compile:
+        compile_layers(model, accelerator.device)
     enable_token_losses(model, settings.numerics.loss_memory)
     if (split := build_row_split(accelerator)) is not None:
         check_splittable(model)
