@@ -10,13 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -26,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from biomedllama_cli.errors import ModelError, UnavailableError
+from biomedllama_cli.errors import ModelError
 from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import resolve_attention
 from biomedllama_cli.models.attention_names import register_attention
@@ -35,6 +28,7 @@ from biomedllama_cli.models.gguf import find_gguf
 from biomedllama_cli.models.gguf_weights import load_gguf, load_gguf_config
 from biomedllama_cli.models.hub import is_hub_reachable
 from biomedllama_cli.models.identity import check_base
+from biomedllama_cli.models.load_errors import explain_load_error
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION
@@ -125,7 +119,7 @@ def load_text_config(
     try:
         return _load_config(source, folder)[0].get_text_config(decoder=True)
     except Exception as error:
-        raise _explain(source, folder, error) from error
+        raise explain_load_error(source, folder, error) from error
 
 
 def _load_config(source: str, folder: Path | None) -> tuple[Any, bool]:
@@ -159,7 +153,7 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str, **quantiza
                 **quantization,
             )
     except Exception as error:
-        raise _explain(source, folder, error) from error
+        raise explain_load_error(source, folder, error) from error
     if missing := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
         raise ModelError(
             f"model: {source} lacks the weights of {len(missing)} tensors, first {missing[0]}.",
@@ -222,40 +216,6 @@ def _fit_attention(config: Any, attention: str) -> str:
     if attention != "eager":
         logger.warning("attention: this model %s; eager is used instead of %s", what, attention)
     return "eager"
-
-
-def _explain(source: str, folder: Path | None, error: Exception) -> ModelError | UnavailableError:
-    """Turn what transformers raises into one sentence."""
-    reason = " ".join(str(error).split())[:300]
-    if folder is not None:
-        return ModelError(
-            f"model: the folder {source} cannot be loaded: {reason}",
-            hint="A safetensors folder of a causal language model known to transformers is needed; "
-            "code inside a model folder is never run.",
-        )
-    causes = list(_iter_causes(error))
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return UnavailableError(
-            f"model: {source} is gated on the hub.", hint="Accept its terms there, then run `hf auth login`."
-        )
-    absent = (RepositoryNotFoundError, EntryNotFoundError, HFValidationError)
-    if any(isinstance(c, absent) and not isinstance(c, LocalEntryNotFoundError) for c in causes):
-        return ModelError(
-            f"model: the hub has no usable model {source}: {reason}",
-            hint="Check the id, or give a local folder.",
-        )
-    if isinstance(error, OSError):
-        return UnavailableError(
-            f"model: {source} is not in the cache and the hub cannot be reached.",
-            hint="Give a local folder, or go online once.",
-        )
-    return ModelError(f"model: {source} cannot be loaded: {reason}", hint="Is it a causal language model?")
-
-
-def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _extract_text_model(model: PreTrainedModel, source: str) -> PreTrainedModel:
