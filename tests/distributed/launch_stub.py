@@ -47,6 +47,13 @@ def sleep_without_listening() -> None:
     time.sleep(600)
 
 
+def sleep_before_restart() -> None:
+    if "auto" in sys.argv:
+        tell()
+    else:
+        sleep_without_listening()
+
+
 def fail_with_bad_data() -> None:
     if RANK == 1:
         raise DataError("Shard 3 is broken.", "Run prepare again.")
@@ -75,6 +82,17 @@ def be_killed() -> None:
     time.sleep(600)
 
 
+def lose_the_connection_to_a_killed_rank() -> None:
+    """Be killed as rank 1; as rank 0, fail as gloo does, and at once."""
+    if RANK == 1:
+        while not (FOLDER / "listening-0").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+    (FOLDER / "listening-0").write_text(str(os.getpid()))
+    time.sleep(0.2)
+    raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:20344")
+
+
 def die_in_a_library() -> None:
     if RANK == 1:
         os.abort()
@@ -97,10 +115,12 @@ STORIES: dict[str, Callable[[], None]] = {
         tell,
         wait_for_a_signal,
         sleep_without_listening,
+        sleep_before_restart,
         fail_with_bad_data,
         fail_unexpectedly,
         be_killed,
         be_killed_once,
+        lose_the_connection_to_a_killed_rank,
         die_in_a_library,
         be_killed_while_another_hangs,
     )

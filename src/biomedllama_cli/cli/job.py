@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def run_job(
-    context: typer.Context, parallel: ParallelSettings, story: Callable[[], Any], *, alone: bool
+    context: typer.Context,
+    parallel: ParallelSettings,
+    story: Callable[[], Any],
+    *,
+    alone: bool,
+    resume: str = "auto",
 ) -> Report | None:
     """Run a command's story in the processes that its settings ask for.
 
@@ -25,6 +30,7 @@ def run_job(
         parallel: how many processes, on what.
         story: imports the recipe and calls it; an import that fails is then reported by a rank as well.
         alone: whether this process is to do it by itself: a dry run.
+        resume: what the run goes on from, wherever that was said.
 
     Returns:
         The report, or None where the first of the processes it started has printed it.
@@ -35,8 +41,7 @@ def run_job(
     from biomedllama_cli.engine.launch import launch_if_needed
     from biomedllama_cli.engine.rank import run_as_rank
 
-    resume = context.params.get("resume")
-    if parallel.max_restarts and resume not in (None, "auto"):
+    if parallel.max_restarts and resume not in ("auto", "never"):
         raise SettingsError(
             f"max_restarts is {parallel.max_restarts}, but resume is {resume}: each restart would go back there.",
             "Leave --resume out, or --max-restarts.",

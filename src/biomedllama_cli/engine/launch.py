@@ -8,6 +8,7 @@ error's code, and leaves no process behind, however it ends itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,18 +17,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from biomedllama_cli.engine.launch_job import CrashError, NodeJob
+from biomedllama_cli.engine.job_signals import JobSignals
+from biomedllama_cli.engine.launch_job import CrashError, NodeJob, OthersFailedError
+from biomedllama_cli.engine.node_endings import describe_ending, to_error
+from biomedllama_cli.engine.node_links import NodeLink, open_link
 from biomedllama_cli.engine.rank import (
     EXPECTED_WORLD_SIZE,
     LAUNCHER,
     OUTCOME,
+    check_tasks,
     find_outer_launcher,
     join_launcher,
     slurm_to_torch,
 )
 from biomedllama_cli.engine.rendezvous import check_nodes, choose_interface
 from biomedllama_cli.engine.sharding import World, choose_mesh
-from biomedllama_cli.errors import ExitCode, SettingsError
+from biomedllama_cli.errors import ExitCode, SettingsError, UserError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 logger = logging.getLogger(__name__)
@@ -58,7 +63,8 @@ def launch_if_needed(parallel: ParallelSettings, arguments: Sequence[str]) -> in
         return None
     place = check_nodes(parallel)
     outer = find_outer_launcher(os.environ)
-    if outer == "srun" and place is not None and os.environ.get("SLURM_LOCALID") == "0":
+    if outer == "srun" and place is not None:
+        check_tasks(os.environ, parallel.nodes)
         outer = None  # one task on each node, told which node it is: a launcher
     if outer == "srun":
         os.environ.update(slurm_to_torch(os.environ))
@@ -71,44 +77,63 @@ def launch_if_needed(parallel: ParallelSettings, arguments: Sequence[str]) -> in
     if processes * parallel.nodes == 1 and parallel.max_restarts == 0:
         return None
     choose_mesh(parallel, World(processes * parallel.nodes, processes))
-    _start_again_and_again(parallel, processes, arguments)
+    _start_again_and_again(parallel, processes, place, arguments)
     return ExitCode.SUCCESS
 
 
-def _start_again_and_again(parallel: ParallelSettings, processes: int, arguments: Sequence[str]) -> None:
+def _start_again_and_again(
+    parallel: ParallelSettings, processes: int, place: tuple[str, int] | None, arguments: Sequence[str]
+) -> None:
     """Run the job, and after a crash again from its newest checkpoint, as often as is allowed.
 
-    With several nodes, each launcher does so: where a process has died, those of the other nodes lose their
-    connections to it, and fail too.
+    With several nodes, all launchers agree on the cause, and start again together.
     """
-    on_cpu = parallel.device == "cpu" or count_gpus() == 0
-    for restart in range(parallel.max_restarts + 1):
-        logger.info("starting %d processes on %s", processes, "CPUs" if on_cpu else "GPUs")
-        try:
-            _start(
-                parallel, processes, [*arguments, "--resume", "auto"] if restart else arguments, on_cpu=on_cpu
-            )
-            return
-        except CrashError as error:
-            if restart == parallel.max_restarts:
-                raise
+    node, attempt = parallel.node_rank or 0, 0
+    with (
+        JobSignals() as signals,
+        contextlib.closing(open_link(parallel, place, processes, lambda: signals.came)) as link,
+    ):
+        while True:
+            attempt = link.start_together(attempt)
+            again = ["--resume", "auto"] if attempt else []
+            error, noticed = _start(parallel, processes, [*arguments, *again], signals, link)
+            cause = link.agree(describe_ending(error, node, noticed))
+            error = to_error(cause, error, node, parallel.nodes)
+            if error is None:
+                return
+            if isinstance(error, CrashError) and error.trace:
+                logger.error("%s", error.trace)
+            if not isinstance(error, CrashError) or attempt >= parallel.max_restarts or signals.came:
+                raise error
+            attempt += 1
             logger.warning(
                 "%s Starting again from the newest checkpoint (restart %d of %d)",
-                error.message,
-                restart + 1,
-                parallel.max_restarts,
+                *(error.message, attempt, parallel.max_restarts),
             )
 
 
-def _start(parallel: ParallelSettings, processes: int, arguments: Sequence[str], *, on_cpu: bool) -> None:
-    """Run the job once, as this node's part of it."""
+def _start(
+    parallel: ParallelSettings,
+    processes: int,
+    arguments: Sequence[str],
+    signals: JobSignals,
+    link: NodeLink,
+) -> tuple[BaseException | None, float | None]:
+    """Run the job once, as this node's part of it; return what went wrong, and when it was noticed."""
     first = (parallel.node_rank or 0) * processes
     world_size = processes * parallel.nodes
+    on_cpu = parallel.device == "cpu" or count_gpus() == 0
+    logger.info("starting %d processes on %s", processes, "CPUs" if on_cpu else "GPUs")
     with tempfile.TemporaryDirectory(prefix="biomedllama-") as name:
-        NodeJob(Path(name), range(first, first + processes), world_size).run(
-            build_command(Path(name), parallel, processes, arguments),
-            build_environment(Path(name), processes, on_cpu, nodes=parallel.nodes),
-        )
+        job = NodeJob(Path(name), range(first, first + processes), world_size, signals=signals, link=link)
+        try:
+            job.run(
+                build_command(Path(name), parallel, processes, arguments),
+                build_environment(Path(name), processes, on_cpu, nodes=parallel.nodes),
+            )
+        except (UserError, OthersFailedError, KeyboardInterrupt) as error:
+            return error, job.noticed
+    return None, None
 
 
 def count_processes(parallel: ParallelSettings) -> int:

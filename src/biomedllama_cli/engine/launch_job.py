@@ -8,12 +8,12 @@ import logging
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
-from types import FrameType
 
-from biomedllama_cli.engine.rank import DONE_SUFFIX, OUTCOME, STOP_SIGNALS, Outcome, die_with_parent
+from biomedllama_cli.engine.job_signals import JobSignals
+from biomedllama_cli.engine.node_links import NodeLink
+from biomedllama_cli.engine.rank import DONE_SUFFIX, OUTCOME, Outcome, die_with_parent
 from biomedllama_cli.errors import ExitCode, Resumable, UserError, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,27 @@ IMPATIENCE = 3
 """The so-manieth signal stops the workers at once."""
 
 
+LAST_WORD_SECONDS = 1.0
+"""How long the ranks have to report after another node has said to stop."""
+
+
 class CrashError(WorkerError):
-    """A process died or failed unexpectedly: what another start from the last checkpoint may mend."""
+    """A process died or failed unexpectedly: what another start from the last checkpoint may mend.
+
+    Args:
+        message: one sentence.
+        hint: what to do about it.
+        trace: the traceback, or an empty string.
+        killed: whether the process left no word.
+    """
+
+    def __init__(self, message: str, hint: str = "", trace: str = "", *, killed: bool = False) -> None:
+        super().__init__(message, hint)
+        self.trace, self.killed = trace, killed
+
+
+class OthersFailedError(Exception):
+    """The processes of this node were stopped because those of another failed."""
 
 
 class NodeJob:
@@ -36,16 +55,22 @@ class NodeJob:
         folder: where the ranks of this node report.
         ranks: of this node.
         world_size: processes on all nodes.
+        signals: that reach the launcher.
+        link: to the other nodes.
     """
 
-    def __init__(self, folder: Path, ranks: range, world_size: int) -> None:
+    def __init__(
+        self, folder: Path, ranks: range, world_size: int, *, signals: JobSignals, link: NodeLink
+    ) -> None:
         self._folder, self._ranks, self._world_size = folder, ranks, world_size
-        self._signals: list[int] = []
+        self._signals, self._link = signals, link
         self._agent: subprocess.Popen[bytes] | None = None
+        self.noticed: float | None = None
+        """When something was seen to be wrong, on the monotonic clock."""
 
     def run(self, command: list[str], environment: dict[str, str]) -> None:
         """Start the workers, wait for them, and raise what went wrong."""
-        with self._forwarding_signals():
+        with self._signals.forwarded_to(lambda: list(self._worker_ids().values())):
             try:
                 self._agent = subprocess.Popen(
                     command,
@@ -54,42 +79,59 @@ class NodeJob:
                     start_new_session=True,  # Ctrl-C reaches the launcher alone, which forwards it
                     preexec_fn=_prepare_agent,
                 )
-                self._wait(self._agent)
+                told = self._wait(self._agent)
                 outcomes, lost = self._read_outcomes(), self._find_lost_ranks()
             finally:
                 self._stop_all()
+        if told and not outcomes and not lost:
+            raise OthersFailedError
         self._raise_failure(outcomes, lost)
 
-    def _wait(self, agent: subprocess.Popen[bytes]) -> None:
-        """Wait until the agent ends, or until enough ranks have reported a failure."""
-        patience = GRACE_SECONDS
+    def _wait(self, agent: subprocess.Popen[bytes]) -> bool:
+        """Wait until the agent ends, or until enough ranks have reported a failure, or other nodes have.
+
+        Returns:
+            Whether other nodes have said to stop.
+        """
+        patience, told, numbers = GRACE_SECONDS, False, self._signals.numbers
         while True:
+            if not told and self._link.others_failed():
+                told, patience = True, min(patience, LAST_WORD_SECONDS)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 agent.wait(timeout=POLL_SECONDS)
-                return
-            if len(self._signals) >= IMPATIENCE or (self._signals and not self._worker_ids()):
-                return
+                self._notice()
+                return told
+            if len(numbers) >= IMPATIENCE or (numbers and not self._worker_ids()):
+                return told
             outcomes = self._read_outcomes()
             if len(outcomes) == len(self._ranks):
-                return
+                return told
             # A rank that has saved waits for the others without limit; one that failed or saved nothing, a moment.
             failed = any(outcome.kind != Resumable.__name__ for outcome in outcomes)
             if failed or self._find_lost_ranks():
+                self._notice()
+                patience -= POLL_SECONDS
+            elif told:
                 patience -= POLL_SECONDS
             if patience <= 0:
-                return
+                return told
+
+    def _notice(self) -> None:
+        if self.noticed is None:
+            self.noticed = time.monotonic()
 
     def _raise_failure(self, outcomes: list[Outcome], lost: list[int]) -> None:
         assert self._agent is not None
         failures = [each for each in outcomes if each.exit_code != ExitCode.INTERRUPTED]
-        if lost and not self._signals:
+        if lost and not self._signals.numbers:
             raise CrashError(
                 f"Rank {lost[0]} of {self._world_size} was killed before it could say why.",
                 "Most often the machine was out of memory: use fewer processes or a smaller micro-batch.",
+                killed=True,
             )
         if failures:
             raise _to_error(min(failures, key=lambda outcome: outcome.time_ns), self._world_size)
-        if outcomes or (self._signals and self._agent.returncode != 0):
+        if outcomes or (self._signals.numbers and self._agent.returncode != 0):
             raise KeyboardInterrupt
         if self._agent.returncode != 0:
             raise CrashError(
@@ -97,24 +139,6 @@ class NodeJob:
                 f"{len(self._ranks)} processes ran.",
                 "Its messages are above.",
             )
-
-    @contextlib.contextmanager
-    def _forwarding_signals(self) -> Iterator[None]:
-        def forward(number: int, frame: FrameType | None) -> None:
-            self._signals.append(number)
-            for worker in self._worker_ids().values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python handles signals in the main thread only
-            return
-        previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _worker_ids(self) -> dict[int, int]:
         """Return the process id of every rank that has joined."""
@@ -178,11 +202,19 @@ def _prepare_agent() -> None:
 def _to_error(outcome: Outcome, processes: int) -> Exception:
     """Return the exception that a rank's failure is for the launcher."""
     if outcome.trace:
-        logger.error("rank %d of %d:\n%s", outcome.rank, processes, outcome.trace.rstrip())
         return CrashError(
             f"Rank {outcome.rank} of {processes} failed: {outcome.kind}: {outcome.message}",
             "Its traceback is above.",
+            f"rank {outcome.rank} of {processes}:\n{outcome.trace.rstrip()}",
         )
+    return error_class(outcome.exit_code)(outcome.message, outcome.hint)
+
+
+def error_class(exit_code: int) -> type[UserError]:
+    """Return the error that has an exit code.
+
+    >>> error_class(3).__name__
+    'DataError'
+    """
     classes: list[type[UserError]] = [UserError, *UserError.__subclasses__()]
-    kinds = {each.exit_code: each for each in classes}
-    return kinds[ExitCode(outcome.exit_code)](outcome.message, outcome.hint)
+    return {each.exit_code: each for each in classes}[ExitCode(exit_code)]

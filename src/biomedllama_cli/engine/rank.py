@@ -30,8 +30,6 @@ DONE_SUFFIX = ".done"
 """Of the empty file there, named by its rank, of a rank that ended well."""
 LAUNCHER = "_BIOMEDLLAMA_LAUNCHER"
 """Set by our own launcher: its process id."""
-LAUNCH = "_BIOMEDLLAMA_LAUNCH"
-"""Set by our own launcher: a name of the launch, the same on all nodes and after each restart of their processes."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks for the end; Slurm and others send SIGUSR1 before the time is over or the place is taken."""
 
@@ -141,6 +139,24 @@ def slurm_to_torch(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def check_tasks(environment: Mapping[str, str], nodes: int) -> None:
+    """Check that srun started one launcher on each node.
+
+    >>> check_tasks({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, 2)
+
+    Raises:
+        SettingsError: several tasks on a node, or tasks on more or fewer nodes.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    layout = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", tasks))
+    if expand_tasks_per_node(layout) != [1] * nodes:
+        raise SettingsError(
+            f"nodes is {nodes}, which takes one task on each of them, but srun has started {layout} tasks per node.",
+            f"Use `srun --nodes {nodes} --ntasks-per-node 1`, or leave --nodes, --node-rank and --rendezvous out: "
+            "each task is then one process of the job.",
+        )
+
+
 def expand_tasks_per_node(layout: str) -> list[int]:
     """Return the tasks of every node from Slurm's short form; an empty list where it is none.
 
@@ -213,6 +229,9 @@ def run_as_rank(story: Callable[[], T]) -> T:
         return story()
     try:
         result = story()
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:  # everything is done: one that comes now is too late to stop anything
+                signal.signal(number, signal.SIG_IGN)
         (Path(folder) / f"{find_rank(os.environ)}{DONE_SUFFIX}").touch()
         return result
     except BaseException as error:

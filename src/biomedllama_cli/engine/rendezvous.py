@@ -51,10 +51,10 @@ def parse_rendezvous(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16 - 1:
         raise SettingsError(
-            f"rendezvous is {text!r}, but must be HOST:PORT with a port from 1 to 65535.",
-            "Take a free port of node 0: --rendezvous gpu01:29500",
+            f"rendezvous is {text!r}, but must be HOST:PORT with a port from 1 to 65534.",
+            "Take a port of node 0 that is free, and the next one as well: --rendezvous gpu01:29500",
         )
     return host, int(port)
 

@@ -92,7 +92,10 @@ class ParallelSettings(Settings):
     node_rank: NonNegativeInt | None = None
     """Number of this node, from 0."""
     rendezvous: str | None = None
-    """HOST:PORT of node 0 as the other nodes reach it; the way there also chooses the network interface."""
+    """HOST:PORT of node 0 as the other nodes reach it; the way there also chooses the network interface. The next port
+    must be free there as well."""
+    rendezvous_timeout: PositiveFloat = 600.0
+    """How long nodes wait for each other, at the start and before a restart (in seconds)."""
     max_restarts: NonNegativeInt = 0
     """How often a job whose process died is started again from its newest checkpoint (in restarts)."""
     sharding: Literal["full", "hybrid", "hybrid-zero2", "replicate"] = "hybrid"

@@ -1,0 +1,51 @@
+"""What the launchers of several nodes have in common while they wait for each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from biomedllama_cli.engine.node_line import KINDS, Ending
+from biomedllama_cli.errors import ExitCode
+from biomedllama_cli.settings.pretrain import ParallelSettings
+
+POLL_SECONDS = 0.1
+
+
+class Waiting:
+    """What both sides need while they wait."""
+
+    def __init__(self, parallel: ParallelSettings, processes: int, stopped: Callable[[], bool]) -> None:
+        self._nodes, self._node = parallel.nodes, parallel.node_rank or 0
+        self._timeout = parallel.rendezvous_timeout
+        self._stopped = stopped
+        self._facts = {
+            "nodes": parallel.nodes,
+            "num_processes": processes,
+            "max_restarts": parallel.max_restarts,
+        }
+
+    def _pause(self) -> None:
+        if self._stopped():
+            raise KeyboardInterrupt
+        time.sleep(POLL_SECONDS)
+
+
+def choose_cause(endings: list[Ending]) -> Ending:
+    """Return the ending that the others follow from.
+
+    >>> lost = Ending("disconnected", 0, "Connection closed by peer", age_seconds=3.2)
+    >>> choose_cause([lost, Ending("killed", 1, "Rank 1 was killed.", age_seconds=3.0)]).node
+    1
+    """
+    return min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
+
+
+def describe_loss(node: int, nodes: int) -> Ending:
+    return Ending(
+        "gone",
+        node,
+        f"Node {node} of {nodes} is gone: its launcher was killed, or the machine or the network died.",
+        "Look at that machine; the same command on all nodes continues from the newest checkpoint.",
+        exit_code=int(ExitCode.WORKER),
+    )
