@@ -32,6 +32,8 @@ collect_ignore = [
     "hybrid_worker.py",
     "launch_stub.py",
     "packing_worker.py",
+    "speed_worker.py",
+    "slurm_commands.py",
     "straggler_worker.py",
 ]  # programs that tests start, not modules to look for doctests in
 
