@@ -26,7 +26,14 @@ from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.metrics import iter_metrics
 from biomedllama_cli.engine.saved_runs import find_checkpoint, find_newest_result
 from biomedllama_cli.engine.signals import StopRequest
-from biomedllama_cli.errors import DataError, ModelError, OutputError, Resumable, SettingsError
+from biomedllama_cli.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    Resumable,
+    SettingsError,
+    UnavailableError,
+)
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.pretrain import pretrain
 from biomedllama_cli.recipes.training import choose_attention
@@ -440,6 +447,24 @@ def test_attention_is_tried_in_the_precision_of_the_run(
     ):
         settings = build(numerics={"precision": precision})
         assert choose_attention(settings.numerics, torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("attention", "precision", "words"),
+    [
+        ("flex", "fp32", "it has a backward pass on CUDA alone, and the device is cpu"),
+        ("flash_attention_2", "bf16", "it needs CUDA, and the device is cpu"),
+        ("flash_attention_2", "fp32", "it computes in bf16 and fp16 alone, not in float32"),
+    ],
+)
+def test_attention_that_cannot_train_here_is_refused_before_anything_is_written(
+    build: Callable[..., PretrainSettings], attention: str, precision: str, words: str
+) -> None:
+    settings = build(numerics={"precision": precision, "attention": attention}, parallel={"device": "cpu"})
+    for dry_run in (True, False):
+        with pytest.raises(UnavailableError, match=f"{attention} cannot be used for training: {words}"):
+            pretrain(settings, dry_run=dry_run)
+    assert not settings.output_dir.exists()
 
 
 def test_weights_and_more_corpora_change_what_an_epoch_reads(
