@@ -72,6 +72,17 @@ def test_eager_attention_keeps_all_scores() -> None:
     assert eager - plain > 0.7 * scores  # at most; the peak may be where the first layer is gone already
 
 
+def test_logits_are_counted_as_the_loss_keeps_them() -> None:
+    config = build_scratch_config("scratch:15m", 32_000)
+    rows, length = 2, 1024
+    found = {
+        memory: rehearse_step(config, Rehearsal(rows, length, "fp32", loss_memory=memory)).logits_peak
+        for memory in ("plain", "chunks", "fused")
+    }
+    assert found["plain"] == 3 * rows * length * config.vocab_size * 4  # and their logarithms and gradients
+    assert found["fused"] < 0.7 * found["chunks"] < 0.5 * found["plain"]
+
+
 def test_gradients_that_fsdp_takes_away_are_not_counted() -> None:
     config = build_scratch_config("scratch:15m", 1000)
     sharded = rehearse_step(config, Rehearsal(1, 128, "bf16", sharded=True))

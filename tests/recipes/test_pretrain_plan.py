@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import pytest
 from small_corpora import read_sample, write_corpus
 
 from biomedllama_cli.corpus.manifest import load_corpus
+from biomedllama_cli.engine.plan_memory import MemoryChoice
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.models.scratch import build_scratch_config
+from biomedllama_cli.recipes.forecast_lines import format_plan
+from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, ModelShape
 from biomedllama_cli.recipes.pretrain import PretrainReport, pretrain
 from biomedllama_cli.settings.preset import load_preset
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -108,15 +113,18 @@ def test_memory_of_every_strategy_is_the_sum_of_its_parts(published: PretrainRep
             assert sum(parts.values()) == memory.total
             assert memory.weights == memory.gradients == pytest.approx(4 * parameters / ranks, rel=1e-3)
             assert memory.optimizer == 2 * memory.weights
-        totals = [memory.total for memory in one.memory.values()]
-        assert totals == sorted(totals, reverse=True)
+        totals = {mode: memory.total for mode, memory in one.memory.items()}
+        # Whole copies keep all weights in bf16 until the pass ends, where the products are not kept in their place.
+        assert totals["none"] > totals["selective"]
+        assert totals["full"] < totals["none" if name == "replicate" else "selective"]
     assert published.plan.strategies["hybrid-zero2"].memory["none"].fits
     assert not published.plan.strategies["replicate"].memory["none"].fits
     json.loads(published.model_dump_json())
 
 
 def test_what_does_not_fit_names_the_first_change_that_makes_it_fit(tmp_path: Path) -> None:
-    report = pretrain(build(workspace=tmp_path, plan={"plan_device": "A100-40GB"}), dry_run=True)
+    tight = {"workspace": tmp_path, "model": "scratch:15m", "plan": {"plan_device_memory": 0.7}}
+    report = pretrain(build(**tight), dry_run=True)
     assert report.plan is not None
     assert report.plan.fits is False
     assert report.plan.change is not None
@@ -124,11 +132,7 @@ def test_what_does_not_fit_names_the_first_change_that_makes_it_fit(tmp_path: Pa
     assert f"It does not fit. What makes it fit: {flag}." in report.lines()
     name, value = flag.split()
     section = {"--sharding": "parallel", "--activation-checkpointing": "numerics"}[name]
-    changed = build(
-        workspace=tmp_path,
-        plan={"plan_device": "A100-40GB"},
-        **{section: {name[2:].replace("-", "_"): value}},
-    )
+    changed = build(**tight, **{section: {name[2:].replace("-", "_"): value}})
     after = pretrain(changed, dry_run=True).plan
     assert after is not None
     assert after.fits
@@ -139,6 +143,8 @@ def test_a_price_bandwidths_and_a_cluster_of_flags_are_used(tmp_path: Path) -> N
     report = pretrain(
         build(
             workspace=tmp_path,
+            model="scratch:tiny",
+            batch={"sequence_length": 512},
             parallel={"nodes": 2, "num_processes": 8, "device": "cuda"},
             plan={"bandwidth_across": 50.0, "bandwidth_inside": 100.0, "price_per_device_hour": 2.0},
         ),
@@ -181,8 +187,9 @@ def test_numbers_win_over_a_corpus_that_merely_lies_here(
     corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        report = pretrain(build(workspace=corpus.parent.parent), dry_run=True)
-    assert report.steps == 15_020
+        tiny = {"model": "scratch:tiny", "batch": {"sequence_length": 512}}
+        report = pretrain(build(workspace=corpus.parent.parent, **tiny), dry_run=True)
+    assert report.steps == round(63e9 / 512 / 2048)
     assert f"--corpus {corpus} plans the one here" in caplog.text
 
 
@@ -194,6 +201,7 @@ def test_without_corpus_and_numbers_there_is_nothing_to_plan(tmp_path: Path) -> 
 
 def test_long_sequences_shared_by_ranks_need_less_memory_each(tmp_path: Path) -> None:
     changes = {
+        "model": "scratch:tiny",
         "batch": {"sequence_length": 8192, "global_batch_size": 512},
         "positions": {"rope_scaling": "linear"},
     }
@@ -205,6 +213,27 @@ def test_long_sequences_shared_by_ranks_need_less_memory_each(tmp_path: Path) ->
         plan.memory.activations for plan in plans if plan is not None and plan.memory is not None
     )
     assert shared < 0.4 * alone
+
+
+def test_the_loss_and_the_micro_batches_of_a_change_are_planned(tmp_path: Path) -> None:
+    settings = build(
+        workspace=tmp_path,
+        model="scratch:tiny",
+        batch={"sequence_length": 128, "micro_batch_size": 8, "global_batch_size": 8},
+        numerics={"precision": "fp32", "loss_memory": "plain"},
+    )
+    shape = ModelShape.of(build_scratch_config("scratch:tiny", 32_000))
+    planner = MemoryPlanner(shape, settings, on_cpu=False)
+    choice = MemoryChoice("replicate", "none", 8, "plain", shards=1, devices=1)
+    whole, chunks, half = (
+        planner.find_memory(one).step
+        for one in (choice, replace(choice, loss_memory="fused"), replace(choice, micro_batch_size=4))
+    )
+    assert whole.logits_peak == 3 * 8 * 128 * 32_000 * 4
+    assert chunks.logits_peak < 0.7 * whole.logits_peak
+    # Gradients of the first of two micro-batches are there while the second is computed.
+    gradients = 4 * shape.description.parameters
+    assert half.activations > whole.activations / 2 + 0.4 * gradients
 
 
 def test_a_model_that_cannot_be_rehearsed_keeps_the_rest_of_its_plan(
@@ -221,3 +250,21 @@ def test_a_model_that_cannot_be_rehearsed_keeps_the_rest_of_its_plan(
     assert plan.notes == (
         "Memory could not be worked out: the step of this model cannot be rehearsed (no fake kernel).",
     )
+
+
+def test_full_sharding_is_called_hidden_only_where_a_step_computes_longer_than_it_sends(
+    published: PretrainReport,
+) -> None:
+    assert published.plan is not None
+    found = published.plan.strategies
+    alike = {
+        "hybrid-zero2": found["hybrid-zero2"].model_copy(
+            update={"step_seconds": 300.0, "across_seconds": 300.0}
+        ),
+        "full": found["full"].model_copy(update={"step_seconds": 299.0, "across_seconds": 299.0}),
+    }
+    said = format_plan(published.plan.model_copy(update={"strategies": found | alike}))[-2]
+    assert "no slower than hybrid-zero2" in said
+    alike["full"] = alike["full"].model_copy(update={"bound_by": "computing"})
+    said = format_plan(published.plan.model_copy(update={"strategies": found | alike}))[-2]
+    assert "hides behind computing" in said

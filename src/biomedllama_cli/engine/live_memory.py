@@ -46,11 +46,12 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note the storages it makes."""
-        if (
-            func is torch.ops.aten.nonzero.default
-        ):  # depends on values, which fake tensors lack: every place counts
+        # What depends on values, which fake tensors lack: every place counts, and every condition holds.
+        if func is torch.ops.aten.nonzero.default:
             (tensor,) = args
             made = tensor.new_empty((tensor.numel(), tensor.dim()), dtype=torch.int64)
+        elif func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            made = True
         else:
             made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):

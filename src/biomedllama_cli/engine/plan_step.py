@@ -32,6 +32,7 @@ class Rehearsal:
         attention: eager, which keeps all scores, or any other, which keeps none.
         sharded: whether FSDP holds the weights: gathered in the precision of the pass, gradients leave at once.
         accumulates: whether gradients of an earlier micro-batch are there already.
+        loss_memory: chunks, fused or plain, which keeps the logits of all tokens.
     """
 
     micro_batch_size: int
@@ -40,6 +41,7 @@ class Rehearsal:
     attention: str = "sdpa"
     sharded: bool = False
     accumulates: bool = True
+    loss_memory: str = "chunks"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _rehearse(config: Any, rehearsal: Rehearsal, save_activations: Saver | None)
         model.train()
         if save_activations is not None:
             save_activations(model)
-        enable_token_losses(model)
+        enable_token_losses(model, rehearsal.loss_memory)
         parameters = list(model.parameters())
         if rehearsal.sharded:
             for parameter in parameters:

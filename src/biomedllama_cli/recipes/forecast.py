@@ -17,12 +17,7 @@ def forecast_run(facts: RunFacts) -> RunPlan:
         SettingsError: the mesh does not fit the planned processes.
     """
     settings, notes = facts.settings, list[str]()
-    planner = MemoryPlanner(
-        facts.shape,
-        settings,
-        on_cpu=facts.device == "cpu",
-        accumulates=facts.count_micro_batches(facts.mesh) > 1,
-    )
+    planner = MemoryPlanner(facts.shape, settings, on_cpu=facts.device == "cpu")
     strategies = {
         name: plan_strategy(facts, planner, name, mesh, notes) for name, mesh in list_meshes(facts).items()
     }

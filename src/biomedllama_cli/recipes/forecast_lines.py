@@ -172,6 +172,11 @@ def _compare(plan: RunPlan) -> list[str]:
     if full.step_seconds is None:
         return []
     if full.step_seconds <= hybrid.step_seconds:
+        if full.bound_by != "computing":
+            return [
+                f"At {bandwidth / 1e9:g} GB/s between nodes full sharding ({format_time(full.step_seconds)} a step) is "
+                f"no slower than {chosen} ({format_time(hybrid.step_seconds)}); with both a step waits for sending."
+            ]
         return [
             f"At {bandwidth / 1e9:g} GB/s between nodes the traffic of full sharding "
             f"({format_time(full.across_seconds)}) hides behind computing, as that of {chosen} "

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import psutil
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
+from biomedllama_cli.engine.activation_checkpointing import recompute_layers
 from biomedllama_cli.engine.fsdp_groups import group_parameters
-from biomedllama_cli.engine.plan_memory import GAP_SHARE, USABLE_SHARE, MemoryChoice, RankMemory, plan_state
+from biomedllama_cli.engine.plan_memory import (
+    CHECKPOINTING,
+    GAP_SHARE,
+    USABLE_SHARE,
+    MemoryChoice,
+    RankMemory,
+    plan_state,
+)
 from biomedllama_cli.engine.plan_step import Rehearsal, Saver, StepMemory, rehearse_step
 from biomedllama_cli.engine.traffic import ParameterGroup
 from biomedllama_cli.models.description import ModelDescription, describe_model
@@ -53,11 +61,7 @@ class ModelShape:
 
 def list_savers() -> dict[str, Saver | None]:
     """Return what each kind of activation checkpointing does to a model, the weakest first."""
-    return {"none": None, "full": _save_layers}
-
-
-def _save_layers(model: PreTrainedModel) -> None:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return {mode: None if mode == "none" else partial(recompute_layers, mode=mode) for mode in CHECKPOINTING}
 
 
 def measure_program(precision: str) -> int:
@@ -80,19 +84,10 @@ class MemoryPlanner:
         shape: of the model.
         settings: of the run.
         on_cpu: whether the program itself shares the memory.
-        accumulates: whether a step has several micro-batches.
     """
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        settings: PretrainSettings,
-        *,
-        on_cpu: bool,
-        accumulates: bool,
-    ) -> None:
+    def __init__(self, shape: ModelShape, settings: PretrainSettings, *, on_cpu: bool) -> None:
         self._shape, self._settings, self._savers = shape, settings, list_savers()
-        self._accumulates = accumulates
         self._program = measure_program(settings.numerics.precision) if on_cpu else 0
         self._rehearse = lru_cache(maxsize=None)(self._rehearse_once)
 
@@ -107,14 +102,22 @@ class MemoryPlanner:
         compute_bytes = 4 if self._settings.numerics.precision == "fp32" else 2
         strategy = choice.sharding if sharded else "replicate"
         state = plan_state(self._shape.groups, strategy, choice.ranks, compute_bytes)
+        parallel, global_batch = self._settings.parallel, self._settings.batch.global_batch_size
+        at_once = choice.micro_batch_size * max(1, choice.devices // parallel.cp_size)
         step = self._rehearse(
-            sharded, choice.activation_checkpointing, choice.micro_batch_size, choice.loss_memory
+            choice.activation_checkpointing,
+            choice.micro_batch_size,
+            choice.loss_memory,
+            sharded=sharded,
+            accumulates=global_batch > at_once,
         )
         # With layers computed again, large blocks are mapped apart (`save_activations`), which leaves no gaps.
         has_gaps = self._program and choice.activation_checkpointing == "none"
         return RankMemory(state, step, self._program, round(GAP_SHARE * step.small) if has_gaps else 0)
 
-    def _rehearse_once(self, sharded: bool, mode: str, micro_batch_size: int, loss_memory: str) -> StepMemory:
+    def _rehearse_once(
+        self, mode: str, micro_batch_size: int, loss_memory: str, *, sharded: bool, accumulates: bool
+    ) -> StepMemory:
         numerics, length = self._settings.numerics, self._settings.batch.sequence_length
         context = self._settings.parallel.cp_size
         rehearsal = Rehearsal(
@@ -123,7 +126,8 @@ class MemoryPlanner:
             numerics.precision,
             attention=numerics.attention,
             sharded=sharded,
-            accumulates=self._accumulates,
+            accumulates=accumulates,
+            loss_memory=loss_memory,
         )
         step = rehearse_step(self._shape.config, rehearsal, self._savers[mode])
         number_bytes = 4 if numerics.precision == "fp32" else 2
