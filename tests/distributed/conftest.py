@@ -27,6 +27,7 @@ collect_ignore = [
     "adapter_worker.py",
     "checkpoint_worker.py",
     "context_worker.py",
+    "forked_job.py",
     "collective_log.py",
     "hybrid_reference.py",
     "hybrid_worker.py",

@@ -9,7 +9,6 @@ import typer
 from biomedllama_cli.cli.call import read_call
 from biomedllama_cli.cli.job import run_job
 from biomedllama_cli.cli.output import Report
-from biomedllama_cli.errors import UnavailableError
 
 
 def pretrain(context: typer.Context) -> Report | None:
@@ -20,20 +19,20 @@ def pretrain(context: typer.Context) -> Report | None:
     if call.answer is not None:  # --preset list, --print-config
         return call.answer
 
+    given = list(context.obj or sys.argv[1:])
     if call.settings.launch.slurm:
-        raise UnavailableError(
-            "launch.slurm is on, but this version writes no Slurm script.",
-            "Start the command in a batch script: `srun biomedllama pretrain ...` with one task per GPU.",
-        )
+        from biomedllama_cli.recipes.pretrain_slurm import submit_pretrain
+
+        return submit_pretrain(call.settings, given, dry_run=call.dry_run)
     if call.settings.launch.print_launch:
         from biomedllama_cli.engine.launch_text import describe_launch
 
-        given = [each for each in (context.obj or sys.argv[1:]) if each != "--print-launch"]
-        return describe_launch(call.settings.parallel, given)
+        return describe_launch(call.settings.parallel, [each for each in given if each != "--print-launch"])
 
     def story() -> Report:
         from biomedllama_cli.recipes.pretrain import pretrain as recipe
 
         return recipe(call.settings, dry_run=call.dry_run)
 
-    return run_job(context, call.settings.parallel, story, alone=call.dry_run)
+    settings = call.settings
+    return run_job(context, settings.parallel, story, alone=call.dry_run, resume=settings.resume)

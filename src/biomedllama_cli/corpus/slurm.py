@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import re
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from biomedllama_cli.errors import SettingsError, UnavailableError, WorkerError
+from biomedllama_cli.corpus.sbatch import (
+    OwnOptions,
+    Submission,
+    call_sbatch,
+    check_script_options,
+    escape_pattern,
+    read_submission,
+    record_submission,
+    remove_submission,
+)
 
-logger = logging.getLogger(__name__)
-
-_SUBMISSION_FILE = "submission.json"
 # Slurm's MaxArraySize is 1001 unless the cluster says otherwise, which makes 1000 the last number allowed.
 MAX_ELEMENTS = 1000
-_TIMEOUT_SECONDS = 120
-_OPTION = re.compile(r"--[A-Za-z][A-Za-z0-9-]*(=.+)?|-[A-Za-z]( ?.+)?")
-_OURS = ("--array", "--dependency", "--parsable", "--output", "--job-name", "--wait", "--wrap", "--chdir")
-_OURS_SHORT = ("-a", "-d", "-o", "-J", "-W", "-D")
-_ENDED = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-    "REVOKED", "TIMEOUT",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What was handed to Slurm.
-
-    Attributes:
-        jobs: ids as sbatch gave them (`123` or `123;cluster`): of the array, if tasks were missing, and of the
-            job that puts the corpus together.
-    """
-
-    jobs: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The jobs in words."""
-        return "Slurm job" + ("s " if len(self.jobs) > 1 else " ") + " and ".join(self.jobs)
+_OURS = OwnOptions(
+    "prepare",
+    ("--array", "--dependency", "--parsable", "--output", "--job-name", "--wait", "--wrap", "--chdir"),
+    ("-a", "-d", "-o", "-J", "-W", "-D"),
+    "Set --workers for the number of tasks at the same time, and leave the rest out.",
+)
 
 
 @dataclass(frozen=True)
@@ -128,21 +110,7 @@ def check_options(options: Sequence[str], setup: str | None) -> None:
     Raises:
         SettingsError: an option is none, holds a line break, or is one that prepare gives itself.
     """
-    for option in options:
-        if not option.isprintable() or not _OPTION.fullmatch(option):
-            raise SettingsError(
-                f"executor.slurm_option = {option!r} is not one option of sbatch on one line.",
-                "Write it as in a script after #SBATCH, and repeat the flag: --slurm-option=--partition=cpu",
-            )
-        name = option.partition("=")[0]
-        # sbatch takes shortened names too.
-        if any(ours.startswith(name) for ours in _OURS) or option[:2] in _OURS_SHORT:
-            raise SettingsError(
-                f"executor.slurm_option = {option!r}: prepare gives {name} itself.",
-                "Set --workers for the number of tasks at the same time, and leave the rest out.",
-            )
-    if setup is not None and "\0" in setup:
-        raise SettingsError("executor.slurm_setup holds a NUL character.")
+    check_script_options("executor", options, setup, _OURS)
 
 
 def submit(scripts: SlurmScripts, ranks: Sequence[int]) -> Submission:
@@ -154,93 +122,27 @@ def submit(scripts: SlurmScripts, ranks: Sequence[int]) -> Submission:
     """
     logs = scripts.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    place = str(logs).replace("%", "%%")  # sbatch reads % as the beginning of a pattern
+    place = escape_pattern(logs)
     jobs: tuple[str, ...] = ()
     after: list[str] = []
     if ranks:
         script, array = scripts.write_array(ranks)
         flags = [f"--array={array}", f"--output={place}/%A_%a.log", f"--job-name=prepare-{scripts.name}"]
-        jobs = (_call_sbatch([*flags, str(script)]),)
-        _record(scripts.folder, Submission(jobs))
+        jobs = (call_sbatch([*flags, str(script)]),)
+        record_submission(scripts.folder, Submission(jobs))
         # Not afterok: one failed task would leave the job waiting for ever; it looks itself what is missing.
         after = [f"--dependency=afterany:{jobs[0].partition(';')[0]}"]
     flags = [*after, f"--output={place}/finish-%j.log", f"--job-name=finish-{scripts.name}"]
-    submission = Submission((*jobs, _call_sbatch([*flags, str(scripts.write_finish())])))
-    _record(scripts.folder, submission)
+    submission = Submission((*jobs, call_sbatch([*flags, str(scripts.write_finish())])))
+    record_submission(scripts.folder, submission)
     return submission
 
 
 def find_submission(work: Path) -> Submission | None:
     """Return what was submitted from a work folder, if anything was."""
-    try:
-        found = json.loads((find_slurm_folder(work) / _SUBMISSION_FILE).read_text())
-        return Submission(tuple(map(str, found["jobs"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return read_submission(find_slurm_folder(work))
 
 
 def forget_submission(work: Path) -> None:
     """Remove the record of a submission that is over."""
-    (find_slurm_folder(work) / _SUBMISSION_FILE).unlink(missing_ok=True)
-
-
-def is_going_on(submission: Submission) -> bool:
-    """Tell whether Slurm still has a job of a submission waiting or running.
-
-    Where squeue cannot say, the answer is no: locks keep two writers of one task apart in any case.
-    """
-    return any(_is_queued(job) for job in submission.jobs)
-
-
-def _is_queued(job: str) -> bool:
-    number, _, cluster = job.partition(";")
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={number}"]
-    if cluster:
-        command.append(f"--clusters={cluster}")
-    try:
-        result = _run(command)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        logger.warning("squeue cannot say whether Slurm job %s is still going on: %s", job, error)
-        return False
-    if result.returncode != 0:
-        if "invalid job id" not in result.stderr.lower():  # which only says that it ended some time ago
-            logger.warning("squeue cannot say what became of Slurm job %s: %s", job, result.stderr.strip())
-        return False
-    states = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
-    return bool({state for state in states if not state.startswith("CLUSTER:")} - _ENDED)
-
-
-def check_sbatch() -> None:
-    """Check that jobs can be submitted from this machine.
-
-    Raises:
-        UnavailableError: there is no sbatch.
-    """
-    if shutil.which("sbatch") is None:
-        raise UnavailableError(
-            "executor.executor = slurm, and there is no sbatch on this machine's PATH.",
-            "Run the command on a login node of the cluster, or take --executor local.",
-        )
-
-
-def _call_sbatch(arguments: list[str]) -> str:
-    try:
-        result = _run(["sbatch", "--parsable", *arguments])
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"sbatch cannot be run: {error}.", "Try again later.") from None
-    lines = result.stdout.split()
-    if result.returncode != 0 or not lines or not re.fullmatch(r"\d+(;[\w.-]+)?", lines[-1]):
-        said = " ".join((result.stderr or result.stdout).split())[:500] or "it gave no job id"
-        raise WorkerError(f"sbatch refused the job: {said}.", "Check --slurm-option.")
-    return lines[-1]
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
-
-
-def _record(folder: Path, submission: Submission) -> None:
-    path = folder / _SUBMISSION_FILE
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(submission)) + "\n")
-    new.replace(path)
+    remove_submission(find_slurm_folder(work))

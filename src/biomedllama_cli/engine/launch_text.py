@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from biomedllama_cli.engine.launch import MODULE, build_options, count_gpus, count_processes
+from biomedllama_cli.engine.launch import MODULE, build_options, count_cores, count_gpus, count_processes
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 
@@ -37,6 +39,8 @@ def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> Lau
     """
     processes = count_processes(parallel)
     on_cpu = parallel.device == "cpu" or count_gpus() == 0
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, count_cores() // processes)
+    variables = f"OMP_NUM_THREADS={threads}" + (" ACCELERATE_USE_CPU=true" if on_cpu else "")
     commands = []
     for node in range(parallel.nodes):
         place = parallel.model_copy(update={"node_rank": node})
@@ -48,6 +52,6 @@ def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> Lau
         ours = [*arguments, "--no-print-launch"]
         if parallel.nodes > 1:
             ours += ["--node-rank", str(node)]
-        words = ["accelerate", "launch", *options, "--module", MODULE, *ours]
-        commands.append(("ACCELERATE_USE_CPU=true " if on_cpu else "") + shlex.join(words))
+        words = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", MODULE, *ours]
+        commands.append(f"{variables} {shlex.join(words)}")
     return LaunchCommands(commands)

@@ -9,15 +9,13 @@ from pathlib import Path
 from biomedllama_cli.corpus.executor import list_missing, run_tasks
 from biomedllama_cli.corpus.locks import read_token
 from biomedllama_cli.corpus.ray_cluster import check_ray, run_on_ray
+from biomedllama_cli.corpus.sbatch import Submission, check_sbatch, is_going_on
 from biomedllama_cli.corpus.slurm import (
     SlurmScripts,
-    Submission,
     check_options,
-    check_sbatch,
     find_slurm_folder,
     find_submission,
     forget_submission,
-    is_going_on,
     submit,
 )
 from biomedllama_cli.corpus.source import Source
@@ -83,7 +81,7 @@ def check_executor_is_here(settings: ExecutorSettings, *, finishing: bool = Fals
     if finishing:
         return
     if settings.executor == "slurm":
-        check_sbatch()
+        check_sbatch("executor.executor = slurm", "take --executor local")
     elif settings.executor == "ray":
         check_ray()
 

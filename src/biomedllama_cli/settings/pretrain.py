@@ -183,15 +183,21 @@ class LaunchSettings(Settings):
     """How the job is started."""
 
     print_launch: bool = False
-    """Print the `accelerate launch` command that this one stands for, and do nothing."""
+    """Print the `accelerate launch` command of every node that this one stands for, and do nothing."""
     slurm: bool = False
-    """Write a Slurm script of the whole job (--nodes of them) and submit it."""
+    """Submit the run as one Slurm job of --nodes nodes with --num-processes GPUs each (with --device cpu, processes);
+    with --dry-run only show the script. Folders must be where all nodes see them."""
     slurm_time: str | None = None
-    """Time limit of the Slurm job, as sbatch takes it; the run saves before it and is queued again."""
+    """Time limit of one start of the Slurm job, as sbatch takes it; the run saves before it, and the job queues itself
+    again until the run is done [default: the cluster's]."""
+    slurm_save_seconds: Annotated[int, Field(ge=1, le=65535)] = 600
+    """How long before the time limit the run is told to finish its step and save (in seconds)."""
     slurm_option: tuple[str, ...] = ()
-    """One more option of sbatch, as in a script after #SBATCH; repeatable."""
+    """Line for the Slurm script after #SBATCH, such as --partition=gpu; takes the place of the script's own GPUs, cores
+    or job name; repeatable."""
     slurm_setup: str | None = None
-    """Shell command to run first on the node (activate an environment, load modules)."""
+    """Shell command that the script runs first, such as one that activates the environment; `python` is then run from
+    there, else the Python of this command."""
 
 
 class PretrainSettings(Settings):
