@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from biomedllama_cli.models.heap import give_back_freed_memory
+
 TOKENS_PER_CHUNK = 512
 """Tokens whose logits exist at once."""
 
@@ -21,7 +23,12 @@ def fused_losses(
 
     The gradients are made for a loss in which all tokens weigh the same, as in a sum or a mean, and scaled in the
     backward pass; where tokens weigh differently, that of the weights is computed again.
+
+    Here a process needs most memory: all activations are kept, and nothing of the backward pass is free yet. On a CPU
+    what the forward pass freed is therefore given back first, unless there is little of it.
     """
+    if hidden_ND.device.type == "cpu" and len(target_ids_N) > TOKENS_PER_CHUNK:
+        give_back_freed_memory()
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
