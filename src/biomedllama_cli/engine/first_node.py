@@ -31,16 +31,16 @@ class FirstNode(Waiting):
         parallel: of the command.
         port: to listen on.
         processes: of each node.
-        stopped: whether this launcher was asked to stop.
+        count_signals: how often this launcher was asked to stop.
 
     Raises:
         SettingsError: the port is taken.
     """
 
     def __init__(
-        self, parallel: ParallelSettings, port: int, processes: int, stopped: Callable[[], bool]
+        self, parallel: ParallelSettings, port: int, processes: int, count_signals: Callable[[], int]
     ) -> None:
-        super().__init__(parallel, processes, stopped)
+        super().__init__(parallel, processes, count_signals)
         self._strangers: list[Line] = []
         self._lines: dict[int, Line] = {}
         self._ready: dict[int, int] = {}
@@ -100,13 +100,13 @@ class FirstNode(Waiting):
         """Collect the endings of all nodes, choose the cause and tell it."""
         assert self._endings is not None
         self._note(self._node, ending)
-        since = time.monotonic()
+        since, signals = time.monotonic(), self._be_patient()
         while len(self._endings) < self._nodes:
             if not self.others_failed():
                 since = time.monotonic()
             elif time.monotonic() - since > TELL_SECONDS:
                 break
-            self._pause()
+            self._pause(signals)
         now = time.monotonic()
         cause = choose_cause(
             [replace(each, age_seconds=now - noticed) for each, noticed in self._endings.values()]

@@ -91,7 +91,7 @@ def _start_again_and_again(
     node, attempt = parallel.node_rank or 0, 0
     with (
         JobSignals() as signals,
-        contextlib.closing(open_link(parallel, place, processes, lambda: signals.came)) as link,
+        contextlib.closing(open_link(parallel, place, processes, lambda: len(signals.numbers))) as link,
     ):
         while True:
             attempt = link.start_together(attempt)

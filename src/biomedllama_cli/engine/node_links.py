@@ -59,7 +59,7 @@ def open_link(
     parallel: ParallelSettings,
     place: tuple[str, int] | None,
     processes: int,
-    stopped: Callable[[], bool],
+    count_signals: Callable[[], int],
 ) -> NodeLink:
     """Return the link to the launchers of the other nodes.
 
@@ -70,5 +70,5 @@ def open_link(
         return AloneLink()
     host, port = place[0], place[1] + 1
     if parallel.node_rank == 0:
-        return FirstNode(parallel, port, processes, stopped)
-    return OtherNode(parallel, (host, port), processes, stopped)
+        return FirstNode(parallel, port, processes, count_signals)
+    return OtherNode(parallel, (host, port), processes, count_signals)

@@ -10,25 +10,36 @@ from biomedllama_cli.errors import ExitCode
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 POLL_SECONDS = 0.1
+PATIENCE = 2
+"""So many signals more do not end the wait for what all nodes have come to, which may be that they have saved."""
 
 
 class Waiting:
     """What both sides need while they wait."""
 
-    def __init__(self, parallel: ParallelSettings, processes: int, stopped: Callable[[], bool]) -> None:
+    def __init__(self, parallel: ParallelSettings, processes: int, count_signals: Callable[[], int]) -> None:
         self._nodes, self._node = parallel.nodes, parallel.node_rank or 0
         self._timeout = parallel.rendezvous_timeout
-        self._stopped = stopped
+        self._count_signals = count_signals
         self._facts = {
             "nodes": parallel.nodes,
             "num_processes": processes,
             "max_restarts": parallel.max_restarts,
         }
 
-    def _pause(self) -> None:
-        if self._stopped():
+    def _pause(self, signals: int = 0) -> None:
+        """Wait a moment.
+
+        Raises:
+            KeyboardInterrupt: more than so many signals have asked this launcher to stop.
+        """
+        if self._count_signals() > signals:
             raise KeyboardInterrupt
         time.sleep(POLL_SECONDS)
+
+    def _be_patient(self) -> int:
+        """Return how many signals must have come before the end of all nodes is waited for no longer."""
+        return self._count_signals() + PATIENCE
 
 
 def choose_cause(endings: list[Ending]) -> Ending:
@@ -38,6 +49,9 @@ def choose_cause(endings: list[Ending]) -> Ending:
     >>> choose_cause([lost, Ending("killed", 1, "Rank 1 was killed.", age_seconds=3.0)]).node
     1
     """
+    if any(each.kind == "saved" for each in endings):
+        # All save together; who has no word to say was only slower than the end of the others, and of their store.
+        endings = [each for each in endings if each.kind != "interrupted"]
     return min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
 
 

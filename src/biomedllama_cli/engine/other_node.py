@@ -22,7 +22,7 @@ class OtherNode(Waiting):
         parallel: of the command.
         place: host and port where node 0 listens.
         processes: of each node.
-        stopped: whether this launcher was asked to stop.
+        count_signals: how often this launcher was asked to stop.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class OtherNode(Waiting):
         parallel: ParallelSettings,
         place: tuple[str, int],
         processes: int,
-        stopped: Callable[[], bool],
+        count_signals: Callable[[], int],
     ) -> None:
-        super().__init__(parallel, processes, stopped)
+        super().__init__(parallel, processes, count_signals)
         self._place = place
         self._line: Line | None = None
         self._stop = False
@@ -90,13 +90,14 @@ class OtherNode(Waiting):
         """Tell node 0 how this one ended, and return the cause that it tells."""
         if self._line is not None:
             self._line.send({"ending": ending.to_message()})
+        signals = self._be_patient()
         while True:
             self.others_failed()
             if self._cause is not None:
                 return self._cause
             if self._line is None:
                 return choose_cause([ending, describe_loss(0, self._nodes)])
-            self._pause()
+            self._pause(signals)
 
     def close(self) -> None:
         """Leave."""
