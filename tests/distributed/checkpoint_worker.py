@@ -1,7 +1,7 @@
-"""One rank of the tests of checkpoints: `checkpoint_worker.py OUTPUT_FOLDER ORDERS`.
+"""The jobs of the tests of checkpoints: `checkpoint_worker.py OUTPUT_FOLDER JOBS`.
 
-ORDERS is JSON, a list of [name, settings of the mesh, checkpoint's folder or null, last step, in background]; each
-order goes on from its checkpoint, or starts, and saves after its last step.
+JOBS is JSON, a list of [processes, orders]; an order is [name, settings of the mesh, checkpoint's folder or null, last
+step, in background]. Each order goes on from its checkpoint, or starts, and saves after its last step.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
+from forked_job import run_job
 from torch import distributed
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -86,15 +88,20 @@ def train(output: Path, name: str, mesh: dict[str, Any], start: str | None, last
     return {"losses": losses, "write": done.write_seconds, "stall": done.stall_seconds}
 
 
-def main(output: Path, orders: str) -> None:
+def follow(output: Path, number: int, orders: list[Any]) -> None:
+    """Follow the orders in one rank of a job."""
     report = {
-        name: train(output, name, mesh, start, last, later=later)
-        for name, mesh, start, last, later in json.loads(orders)
+        name: train(output, name, mesh, start, last, later=later) for name, mesh, start, last, later in orders
     }
     if os.environ["RANK"] == "0":
-        (output / f"report-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(report))
+        (output / f"report-{number}.json").write_text(json.dumps(report))
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def main(output: Path, jobs: str) -> None:
+    for number, (processes, orders) in enumerate(json.loads(jobs)):
+        run_job(processes, processes, partial(follow, output, number, orders))
 
 
 if __name__ == "__main__":

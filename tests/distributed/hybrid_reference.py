@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-STEPS, SHORT, ROWS_PER_STEP, LENGTH = 20, 3, 16, 16
+STEPS, HALF, SHORT, ROWS_PER_STEP, LENGTH = 20, 10, 3, 16, 16
 VOCABULARY = 67  # no multiple of 2 or 4: shards are padded
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -55,7 +55,7 @@ def train_reference(output: Path) -> dict[str, list[float]]:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-        if step + 1 in (SHORT, STEPS):
+        if step + 1 in (SHORT, HALF, STEPS):
             save_weights(model.state_dict(), output / f"reference-{step + 1}.safetensors")
     return {"losses": losses, "norms": norms}
 

@@ -8,11 +8,7 @@ the trajectories and the collectives it saw. Last, the whole command trains in o
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
-import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +18,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from collective_log import CollectiveLog
+from forked_job import run_job
 from hybrid_reference import (
+    HALF,
     SHORT,
     STEPS,
     VOCABULARY,
@@ -76,7 +74,7 @@ VARIANTS = {
     **{name: Variant(settings={"sharding": name}) for name in STRATEGIES},
     "copies": Variant(settings={"dp_shard_size": 1}, steps=SHORT),
     "hybrid-bf16": Variant(precision="bf16", steps=SHORT),
-    "eight": Variant(world_size=8, ranks_per_node=4),
+    "eight": Variant(world_size=8, ranks_per_node=4, steps=HALF),
 }
 
 
@@ -214,41 +212,6 @@ def run_command(corpus: Path, folder: Path, strategy: str) -> None:
         }
     )
     pretrain(settings)
-
-
-def run_job(world_size: int, ranks_per_node: int, story: Callable[[], None]) -> None:
-    """Run a story in every rank of a job of forked processes; ends this program where one fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = set()
-    for rank in range(world_size):
-        child = os.fork()
-        if child:
-            children.add(child)
-            continue
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank % ranks_per_node),
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(ranks_per_node),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        try:
-            story()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    while children:
-        child, status = os.wait()
-        children.discard(child)
-        if status:
-            for other in children:
-                os.kill(other, 9)
-            sys.exit(f"a rank of a job of {world_size} processes failed")
 
 
 def main(output: Path, corpus: Path) -> None:

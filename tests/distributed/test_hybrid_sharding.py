@@ -24,7 +24,7 @@ from biomedllama_cli.engine.traffic import (
 from biomedllama_cli.models.load import load_model
 
 STRATEGIES = ["full", "hybrid", "hybrid-zero2", "replicate"]
-STEPS = {**dict.fromkeys([*STRATEGIES, "eight"], 20), "copies": 3, "hybrid-bf16": 3}
+STEPS = {**dict.fromkeys(STRATEGIES, 20), "eight": 10, "copies": 3, "hybrid-bf16": 3}
 EXACT = [*STRATEGIES, "eight", "copies"]
 SHARDED = [name for name in STEPS if name != "replicate"]
 COPIED = ["hybrid", "hybrid-zero2", "eight", "copies", "hybrid-bf16"]
