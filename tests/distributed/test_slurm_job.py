@@ -207,6 +207,14 @@ def test_a_dry_run_shows_plan_and_script_and_writes_nothing(
     assert list(cluster.kept.iterdir()) == []
 
 
+def test_a_job_without_a_device_is_planned_on_gpus(cluster: Cluster, options: list[str], capsys: Any) -> None:
+    options = [each for each in options if each not in ("--device", "cpu")]
+    options += ["--num-processes", "2", "--nodes", "2", "--output-dir", str(cluster.root / "run")]
+    code, report = pretrain(capsys, *options, "--slurm", "--dry-run")
+    assert (code, report["plan"]["device"], report["plan"]["world_size"]) == (0, "cuda", 4)
+    assert "#SBATCH --gpus-per-node=2" in report["script_text"].splitlines()
+
+
 def test_what_slurm_refuses_or_has_already_is_said(cluster: Cluster, options: list[str], capsys: Any) -> None:
     options += ["--output-dir", str(cluster.root / "run"), "--slurm"]
     code, report = pretrain(capsys, *options, "--slurm-option=--partition=reject-me")

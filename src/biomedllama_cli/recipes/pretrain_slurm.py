@@ -44,7 +44,7 @@ class SlurmReport(BaseModel):
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
-        size = f"{name_count(self.nodes, 'node')} x {name_count(self.processes, 'process')}"
+        size = f"{name_count(self.nodes, 'node')} x {self.processes} process{'' if self.processes == 1 else 'es'}"
         if self.job is None:
             head = f"Would submit this script, {self.script}, to Slurm ({size}):"
             return [*self.plan.lines(), head, *self.script_text.splitlines()]
@@ -78,6 +78,8 @@ def submit_pretrain(
     if not dry_run:
         check_sbatch("launch.slurm is on", "look at the script with --dry-run")
         find_corpus(settings)  # a plan needs none
+    if parallel.device == "auto":  # GPUs, also where the login node has none
+        settings = settings.model_copy(update={"parallel": parallel.model_copy(update={"device": "cuda"})})
     plan = pretrain(settings, dry_run=True)
     folder = Path(plan.run_folder).resolve()
     job = SlurmJob(folder, Path.cwd(), strip_slurm_flags(arguments), launch, parallel)
