@@ -72,12 +72,13 @@ class NumericsSettings(Settings):
     """Allow TF32 matrix products on CUDA."""
     attention: Literal["auto", "xformers", "flex", "flash_attention_2", "documents", "sdpa", "eager"] = "auto"
     """Attention implementation; auto takes xformers where CUDA and its operator are there, documents (sdpa of each by
-    itself) on a CPU, else sdpa."""
+    itself) on a CPU, else sdpa. flex and flash_attention_2 need CUDA."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass to save memory: none, all but the costly products of each layer,
     or whole layers."""
     loss_memory: Literal["chunks", "fused", "plain"] = "chunks"
-    """How logits become a loss: chunk by chunk, by a fused kernel (torch's, or Liger's on CUDA), or all at once."""
+    """How logits become a loss: chunk by chunk, fused (chunks whose gradients are made with the loss, so that no logits
+    are made twice), or all at once."""
     compile: bool = False
     """Compile every decoder layer with torch.compile."""
 
