@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.launch import build_environment, count_processes
-from biomedllama_cli.engine.rank import find_outer_launcher, slurm_to_torch
+from biomedllama_cli.engine.rank import OUTCOME, find_outer_launcher, run_as_rank, slurm_to_torch
 from biomedllama_cli.engine.rendezvous import check_nodes, find_interface
 from biomedllama_cli.errors import ExitCode, SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -186,6 +187,46 @@ def test_a_job_whose_process_died_is_started_again_from_its_newest_checkpoint(st
     assert "restart 1 of 1" in errors
     assert [facts["arguments"][-2:] for facts in read_told(tmp_path)] == [["--resume", "auto"]] * 2
     assert launched.left_behind() == []
+
+
+def test_a_single_process_is_started_again_too(start, tmp_path) -> None:
+    launched = start("be_killed_once", 1, STUB_PARALLEL='{"max_restarts": 1}')
+    code, errors = launched.finish()
+    assert code == 0, errors
+    assert "Rank 0 of 1 was killed" in errors
+    assert [facts["arguments"][-2:] for facts in read_told(tmp_path)] == [["--resume", "auto"]]
+
+
+@pytest.mark.parametrize("where", ["flag", "environment", "file"])
+def test_restarts_and_a_checkpoint_to_go_back_to_exclude_each_other(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from biomedllama_cli.cli.app import run
+
+    arguments = ["pretrain", "--model", "scratch:tiny", "--max-restarts", "1"]
+    if where == "flag":
+        arguments += ["--resume", "run/checkpoints/step-1"]
+    elif where == "environment":
+        monkeypatch.setenv("BIOMEDLLAMA_RESUME", "run/checkpoints/step-1")
+    else:
+        (tmp_path / "settings.yaml").write_text("resume: run/checkpoints/step-1\n")
+        arguments += ["--config", str(tmp_path / "settings.yaml")]
+    assert run(arguments) == ExitCode.USAGE
+    assert "each restart would go back there" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_signal_that_comes_when_all_is_done_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OUTCOME, str(tmp_path))
+    monkeypatch.delenv("RANK", raising=False)
+    with JobSignals() as signals:  # a launcher between the end of its processes and its own
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.came
+        assert run_as_rank(lambda: 3) == 3
+        os.kill(os.getpid(), signal.SIGTERM)  # a rank that leaves
+        assert signals.numbers == [signal.SIGTERM]
+    assert (tmp_path / "0.done").exists()
 
 
 def test_two_launchers_on_their_nodes_are_one_job(start, tmp_path, free_port: int) -> None:

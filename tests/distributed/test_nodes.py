@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from node_commands import find_ports, find_processes, wait_until
 
 from biomedllama_cli.engine.first_node import FirstNode
 from biomedllama_cli.engine.node_line import Ending, Line, LostError
@@ -26,38 +26,11 @@ HERE = Path(__file__).resolve().parent
 Nodes = Callable[..., list[subprocess.Popen[str]]]
 
 
-def find_port() -> int:
-    """Return a port that is free, and the next one as well."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            try:
-                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
-            except OSError:
-                continue
-            return int(first.getsockname()[1])
-
-
-def find_processes(folder: Path) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.process_iter(["cmdline", "status"])
-        if str(folder) in (process.info["cmdline"] or []) and process.info["status"] != "zombie"
-    ]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def start_node(job_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Return a function that starts the launcher of one node, of one process, with a story of launch_stub.py."""
     paths = os.pathsep.join([str(HERE), job_environment["PYTHONPATH"]])
-    started, port = [], find_port()
+    started, port = [], find_ports()
 
     def begin(story: str, node: int, **more: object) -> subprocess.Popen[str]:
         parallel = {"nodes": 2, "node_rank": node, "rendezvous": f"127.0.0.1:{port}", **more}
@@ -135,6 +108,20 @@ def test_a_killed_launcher_ends_the_other_node_within_seconds(
     wait_until(lambda: find_processes(tmp_path) == [], seconds=30)
 
 
+@pytest.mark.parametrize("whole_group", [False, True], ids=["agent", "group"])
+def test_a_killed_agent_or_group_of_processes_ends_both_nodes(
+    start_nodes: Nodes, tmp_path: Path, whole_group: bool
+) -> None:
+    launchers = start_nodes("sleep_without_listening")
+    wait_until(lambda: len(list(tmp_path.glob("listening-*"))) == 2)
+    (agent,) = psutil.Process(launchers[1].pid).children()
+    (os.killpg if whole_group else os.kill)(agent.pid, signal.SIGKILL)
+    ends = finish(launchers, seconds=60)
+    assert [code for code, _ in ends] == [ExitCode.WORKER] * 2
+    assert all("Rank 1 of 2 was killed" in errors for _, errors in ends)
+    assert find_processes(tmp_path) == []
+
+
 def test_a_node_whose_launcher_is_started_anew_joins_the_next_start(
     start_node: Callable[..., subprocess.Popen], tmp_path: Path
 ) -> None:
@@ -161,23 +148,23 @@ def test_an_interrupted_node_ends_the_others_like_itself(start_nodes: Nodes, tmp
 )
 def test_a_node_that_does_not_come_is_named_in_time(node: int, said: str) -> None:
     with pytest.raises(WorkerError, match=said):
-        open_node(node, find_port(), timeout=1).start_together(0)
+        open_node(node, find_ports(), timeout=1).start_together(0)
 
 
 def test_a_launcher_that_is_stopped_while_it_waits_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
-        open_node(1, find_port(), stopped=lambda: True).start_together(0)
+        open_node(1, find_ports(), signals=lambda: 1).start_together(0)
 
 
 def open_node(
-    node: int, port: int, *, timeout: float = 20, stopped: Callable[[], bool] = lambda: False, **more: int
+    node: int, port: int, *, timeout: float = 20, signals: Callable[[], int] = lambda: 0, **more: int
 ) -> FirstNode | OtherNode:
     parallel = ParallelSettings(
         nodes=2, node_rank=node, rendezvous=f"127.0.0.1:{port}", rendezvous_timeout=timeout, **more
     )
     if node == 0:
-        return FirstNode(parallel, port + 1, 1, stopped)
-    return OtherNode(parallel, ("127.0.0.1", port + 1), 1, stopped)
+        return FirstNode(parallel, port + 1, 1, signals)
+    return OtherNode(parallel, ("127.0.0.1", port + 1), 1, signals)
 
 
 class Paired:
@@ -186,7 +173,7 @@ class Paired:
     def __init__(self, **other: int) -> None:
         import threading
 
-        self.port = find_port()
+        self.port = find_ports()
         self.first, self.other = open_node(0, self.port), open_node(1, self.port, **other)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._wait_for_start, daemon=True)

@@ -100,6 +100,7 @@ class NodeJob:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 agent.wait(timeout=POLL_SECONDS)
                 self._notice()
+                self._let_ranks_end(agent)
                 return told
             if len(numbers) >= IMPATIENCE or (numbers and not self._worker_ids()):
                 return told
@@ -115,6 +116,14 @@ class NodeJob:
                 patience -= POLL_SECONDS
             if patience <= 0:
                 return told
+
+    def _let_ranks_end(self, agent: subprocess.Popen[bytes]) -> None:
+        """Wait for the ranks of an agent that has failed: killed with it, they may die a little later."""
+        end = time.monotonic() + GRACE_SECONDS
+        while agent.returncode != 0 and self._worker_ids() and time.monotonic() < end:
+            if self._find_lost_ranks() or self._read_outcomes():
+                return
+            time.sleep(POLL_SECONDS)
 
     def _notice(self) -> None:
         if self.noticed is None:
