@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from biomedllama_cli.engine.run_folder import list_changes, take_lock
+from biomedllama_cli.engine.run_folder import Job, list_changes, open_run_folder, plan_start, take_lock
 from biomedllama_cli.errors import OutputError
 
 
@@ -53,3 +53,14 @@ def test_what_an_earlier_version_did_not_write_down_is_no_change() -> None:
     assert list_changes({"seed": 0}, {"seed": 0, "tokenizer": "a" * 64, "monitor.spikes": "off"}) == []
     assert list_changes({"tokenizer": "a" * 64}, {"tokenizer": "b" * 64}) != []
     assert list_changes({"seed": 0, "tokenizer": "a" * 64}, {"seed": 0}) != []
+
+
+def test_a_run_does_not_delete_the_model_it_starts_from(tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", Job({"seed": 0}, {"model": "scratch:tiny"})
+    with open_run_folder(plan_start(folder, other, resume="auto", overwrite=False), other, {}):
+        model = folder / "checkpoints" / "step-00000001"
+        model.mkdir(parents=True)
+    from_inside = Job({"seed": 0}, {"model": str(model)})
+    with pytest.raises(OutputError, match="would be deleted, and the model to start from"):
+        plan_start(folder, from_inside, resume="auto", overwrite=True)
+    assert plan_start(folder, Job({"seed": 1}, other.other), resume="auto", overwrite=True).replaces

@@ -95,6 +95,7 @@ def plan_start(folder: Path, job: Job, *, resume: str, overwrite: bool) -> RunSt
     changes = list_changes(saved, job.as_dict())
     if resume == "never" or changes:
         if overwrite:
+            _check_model_outside(folder, job)
             return RunStart(folder, replaces=True)
         what = f"another run ({'; '.join(changes)})" if changes else "a run already, and resume is never"
         raise OutputError(
@@ -124,8 +125,19 @@ def _plan_explicit_start(
                 f"output_dir {folder} holds another run than the one to continue from {checkpoint}.",
                 hint="Give another --output-dir.",
             )
+        _check_model_outside(folder, job)
         return RunStart(folder, checkpoint, progress, replaces=True)
     return RunStart(folder, checkpoint, progress)
+
+
+def _check_model_outside(folder: Path, job: Job) -> None:
+    """Check that a run does not delete, with the run it replaces, the model that it starts from."""
+    model = Path(str(job.other.get("model", ""))).expanduser()
+    if folder.resolve() in model.resolve().parents and model.exists():
+        raise OutputError(
+            f"output_dir {folder} would be deleted, and the model to start from, {model}, is in it.",
+            hint="Give another --output-dir.",
+        )
 
 
 def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
