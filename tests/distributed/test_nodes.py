@@ -151,6 +151,15 @@ def test_a_node_that_does_not_come_is_named_in_time(node: int, said: str) -> Non
         open_node(node, find_ports(), timeout=1).start_together(0)
 
 
+def test_a_port_of_the_launchers_that_is_taken_is_refused() -> None:
+    port = find_ports()
+    with (
+        socket.create_server(("", port + 1)),
+        pytest.raises(SettingsError, match=f"port {port + 1}, the one after"),
+    ):
+        open_node(0, port)
+
+
 def test_a_launcher_that_is_stopped_while_it_waits_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         open_node(1, find_ports(), signals=lambda: 1).start_together(0)

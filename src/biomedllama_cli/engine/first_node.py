@@ -48,16 +48,7 @@ class FirstNode(Waiting):
             None  # with when it was noticed; None: nothing runs
         )
         self._told = False
-        try:
-            both = socket.has_dualstack_ipv6()
-            self._server = socket.create_server(
-                ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
-            )
-        except OSError as error:
-            raise SettingsError(
-                f"port {port}, the one after that of the rendezvous, cannot be listened on: {error.strerror or error}.",
-                "Take a rendezvous whose port and the next one are free on node 0.",
-            ) from error
+        self._server = _listen(port)
         self._server.setblocking(False)
 
     def start_together(self, attempt: int) -> int:
@@ -186,6 +177,20 @@ class FirstNode(Waiting):
     def _note(self, node: int, ending: Ending) -> None:
         assert self._endings is not None
         self._endings[node] = (ending, time.monotonic() - ending.age_seconds)
+
+
+def _listen(port: int) -> socket.socket:
+    """Listen on all addresses of this machine, also where it has none of IPv6."""
+    try:
+        if socket.has_dualstack_ipv6():
+            with contextlib.suppress(OSError):
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise SettingsError(
+            f"port {port}, the one after that of the rendezvous, cannot be listened on: {error.strerror or error}.",
+            "Take a rendezvous whose port and the next one are free on node 0.",
+        ) from error
 
 
 def _name(nodes: list[int]) -> str:
