@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+from biomedllama_cli.engine.activation_checkpointing import recompute_layers
 from biomedllama_cli.engine.host_memory import map_large_blocks_apart
 from biomedllama_cli.engine.optimizer import build_optimizer
 from biomedllama_cli.engine.step import StepFrame, train_step
@@ -24,7 +25,7 @@ def read_memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def main(shape: str, precision: str, checkpointing: str, rows: int, length: int) -> None:
+def main(shape: str, precision: str, checkpointing: str, loss_memory: str, rows: int, length: int) -> None:
     """Train two steps of two micro-batches and print what the process had before, and its peak."""
     accelerator = build_accelerator(ParallelSettings(device="cpu"), NumericsSettings(precision=precision))
     # Gaps that the C library leaves between blocks it keeps are no part of a prediction.
@@ -32,9 +33,9 @@ def main(shape: str, precision: str, checkpointing: str, rows: int, length: int)
     before = measure_program(precision)
     model = load_model(shape, attention="documents", vocabulary_size=8000)
     model.train()
-    if checkpointing == "full":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = build_optimizer(enable_token_losses(model), OptimizerSettings())
+    if checkpointing != "none":
+        recompute_layers(model, checkpointing)
+    optimizer = build_optimizer(enable_token_losses(model, loss_memory), OptimizerSettings())
     model, optimizer = prepare(accelerator, model, optimizer)
     ids = torch.randint(0, 8000, (rows, length), generator=torch.Generator().manual_seed(0))
     positions = (torch.arange(length) % 200).expand(rows, -1)
@@ -45,4 +46,4 @@ def main(shape: str, precision: str, checkpointing: str, rows: int, length: int)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *map(int, sys.argv[4:]))  # type: ignore[call-arg]
+    main(*sys.argv[1:5], *map(int, sys.argv[5:]))  # type: ignore[call-arg]

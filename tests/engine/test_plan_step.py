@@ -21,18 +21,23 @@ needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason=
 
 @needs_linux
 @pytest.mark.parametrize(
-    ("precision", "checkpointing", "rows", "length"),
-    [("fp32", "none", 4, 256), ("bf16", "none", 4, 512)],
+    ("precision", "checkpointing", "memory", "rows", "length"),
+    [
+        ("fp32", "none", "chunks", 4, 256),
+        ("bf16", "none", "chunks", 4, 512),
+        ("bf16", "selective", "fused", 4, 512),
+    ],
 )
 def test_the_predicted_memory_is_that_of_a_real_run(
-    precision: str, checkpointing: str, rows: int, length: int
+    precision: str, checkpointing: str, memory: str, rows: int, length: int
 ) -> None:
-    arguments = ["scratch:15m", precision, checkpointing, str(rows), str(length)]
+    arguments = ["scratch:15m", precision, checkpointing, memory, str(rows), str(length)]
     program = Path(__file__).with_name("planned_run.py")
     ran = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, check=True)
     measured = json.loads(ran.stdout.splitlines()[-1])
     config = build_scratch_config("scratch:15m", 8000)
-    step = rehearse_step(config, Rehearsal(rows, length, precision), list_savers()[checkpointing])
+    rehearsal = Rehearsal(rows, length, precision, loss_memory=memory)
+    step = rehearse_step(config, rehearsal, list_savers()[checkpointing])
     model = load_model("scratch:15m", vocabulary_size=8000)
     state = plan_state(group_parameters(model), "replicate", 1, 4)
     predicted = measured["before"] + state.total + step.total
