@@ -80,7 +80,8 @@ class NumericsSettings(Settings):
     """How logits become a loss: chunk by chunk, fused (chunks whose gradients are made with the loss, so that no logits
     are made twice), or all at once."""
     compile: bool = False
-    """Compile every decoder layer with torch.compile."""
+    """Compile every decoder layer with torch.compile; not with selective activation checkpointing, which it does
+    itself."""
 
 
 class ParallelSettings(Settings):
