@@ -48,7 +48,10 @@ MEMORY_FLAGS: dict[str, list[dict[str, Any]]] = {
 """Tried in this order for each shape."""
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "compiled": {"compile": True, "activation_checkpointing": "none"},  # a compiled layer chooses what it keeps
+    "compiled": {
+        "compile": True,
+        "activation_checkpointing": "none",
+    },  # a compiled layer chooses what it keeps
     "compiled, layers recomputed": {"compile": True, "activation_checkpointing": "full"},
     "flash_attention_2": {"attention": "flash_attention_2"},
     "flex": {"attention": "flex"},
