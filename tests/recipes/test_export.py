@@ -75,7 +75,9 @@ def test_it_is_a_plain_transformers_folder_with_the_checkpoint_s_weights(
     with torch.no_grad():
         assert torch.equal(plain(IDS).logits, load_model(str(checkpoint)).eval()(IDS).logits)
     ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "model", checkpoint))
-    assert ours("the mitral valve").input_ids == theirs("myocardial infarction").input_ids
+    sentence = "the mitral valve lies between atrium and ventricle"
+    assert len(ours(sentence).input_ids) > 5
+    assert ours(sentence).input_ids == theirs(sentence).input_ids
     there = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"model.safetensors", "config.json", "README.md", "DATA_CARD.md", "base_model_notices"} <= there
     assert not there & {"COMPLETE", "training_state"}
