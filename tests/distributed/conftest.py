@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from node_commands import find_ports
 
 from biomedllama_cli.corpus.manifest import (
     ByteCounts,
@@ -29,6 +29,7 @@ collect_ignore = [
     "context_worker.py",
     "forked_job.py",
     "collective_log.py",
+    "held_command.py",
     "hybrid_reference.py",
     "hybrid_worker.py",
     "launch_stub.py",
@@ -66,18 +67,11 @@ def job_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., None]:
+def run_ranks(job_environment: dict[str, str]) -> Callable[..., None]:
     """Return a function that runs a script of this folder in `world_size` processes and fails with their output."""
 
     def run(script: str, *arguments: str, world_size: int) -> None:
+        port = str(find_ports())
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(HERE / script), *arguments],
@@ -88,7 +82,7 @@ def run_ranks(job_environment: dict[str, str], free_port: int) -> Callable[..., 
                     "WORLD_SIZE": str(world_size),
                     "LOCAL_WORLD_SIZE": str(world_size),
                     "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(free_port),
+                    "MASTER_PORT": port,
                 },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

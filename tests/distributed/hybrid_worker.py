@@ -54,7 +54,6 @@ from biomedllama_cli.settings.pretrain import (
 )
 
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-3, max_grad_norm=0.5, weight_decay=0.1)
-COMMANDS = ("full", "hybrid", "replicate")
 STRATEGIES = ("full", "hybrid", "hybrid-zero2", "replicate")
 
 
@@ -229,7 +228,7 @@ def main(output: Path, corpus: Path) -> None:
 
         run_job(*shape, train_all)
     run_job(1, 1, lambda: run_command(corpus, output / "run-one", "hybrid"))
-    run_job(4, 2, lambda: [run_command(corpus, output / f"run-{name}", name) for name in COMMANDS])
+    run_job(4, 2, lambda: [run_command(corpus, output / f"run-{name}", name) for name in STRATEGIES])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import sys
 import time
@@ -17,9 +18,9 @@ from safetensors.torch import load_file
 STEPS = 16
 
 
-def build_command(corpus: Path, run: Path, *options: str) -> list[str]:
+def build_command(corpus: Path, run: Path, *options: str, module: str = "biomedllama_cli") -> list[str]:
     """Return a command that trains a tiny model, the same however many processes do it."""
-    command = [sys.executable, "-m", "biomedllama_cli", "pretrain", "--json", "--corpus", str(corpus)]
+    command = [sys.executable, "-m", module, "pretrain", "--json", "--corpus", str(corpus)]
     command += ["--output-dir", str(run), "--model", "scratch:tiny", "--device", "cpu", "--precision", "fp32"]
     command += [
         "--max-steps",
@@ -35,16 +36,32 @@ def build_command(corpus: Path, run: Path, *options: str) -> list[str]:
     return [*command, "--attention", "sdpa", *options]
 
 
+def hold_at(step: int, file: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment in which held_command.py trains no later step while a file is there, and write the file."""
+    file.touch()
+    paths = os.pathsep.join([str(Path(__file__).resolve().parent), environment["PYTHONPATH"]])
+    return {**environment, "PYTHONPATH": paths, "HELD": f"{step}:{file}"}
+
+
 def find_ports() -> int:
-    """Return a port of this machine that is free, and the next one as well."""
+    """Return a port of this machine that is free, and the next one as well.
+
+    Both lie below those that the system gives to connections, and every process of the tests draws from its own, so
+    that nobody takes them before a job listens there.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = int(limits.read_text().split()[0]) if limits.exists() else 32_768
+    slots = range(10_000, end - 64 if end > 12_000 else 30_000, 64)
+    own = 2 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 32)
     while True:
+        port = random.SystemRandom().choice(slots) + own
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
             try:
-                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
-            except (OSError, OverflowError):
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
                 continue
-            return int(first.getsockname()[1])
+            return port
 
 
 def find_processes(folder: Path) -> list[psutil.Process]:

@@ -247,7 +247,7 @@ def test_bf16_computes_in_bf16_on_fp32_weights(runs: dict[str, Any], folder: Pat
     assert not torch.equal(table, table.bfloat16().float()), "updates smaller than a bf16 step are kept"
 
 
-@pytest.mark.parametrize("strategy", ["full", "hybrid", "replicate"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_several_epochs_with_an_uneven_last_batch_train_as_in_one_process(
     folder: Path, strategy: str
 ) -> None:

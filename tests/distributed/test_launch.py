@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from node_commands import find_ports
 
 from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.launch import build_environment, count_processes
@@ -229,15 +230,16 @@ def test_a_signal_that_comes_when_all_is_done_changes_nothing(
     assert (tmp_path / "0.done").exists()
 
 
-def test_two_launchers_on_their_nodes_are_one_job(start, tmp_path, free_port: int) -> None:
-    nodes = [{"nodes": 2, "node_rank": rank, "rendezvous": f"127.0.0.1:{free_port}"} for rank in range(2)]
+def test_two_launchers_on_their_nodes_are_one_job(start, tmp_path) -> None:
+    port = find_ports()
+    nodes = [{"nodes": 2, "node_rank": rank, "rendezvous": f"127.0.0.1:{port}"} for rank in range(2)]
     launched = [start("tell", 1, STUB_PARALLEL=json.dumps(node)) for node in nodes]
     ends = [each.finish() for each in launched]
     assert [code for code, _ in ends] == [0, 0], ends
     told = read_told(tmp_path)
     assert sorted(facts["RANK"] for facts in told) == ["0", "1"]
     assert {(facts["WORLD_SIZE"], facts["LOCAL_WORLD_SIZE"]) for facts in told} == {("2", "1")}
-    assert {facts["GLOO_SOCKET_IFNAME"] for facts in told} == {find_interface("127.0.0.1", free_port)}
+    assert {facts["GLOO_SOCKET_IFNAME"] for facts in told} == {find_interface("127.0.0.1", port)}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from node_commands import (
     build_command,
     find_ports,
     find_processes,
+    hold_at,
     read_losses,
     wait_until,
 )
@@ -40,12 +41,15 @@ def start_nodes(job_environment: dict[str, str], corpus_folder: Path, tmp_path: 
     """Return a function that starts the launchers of two nodes with a process each, and waits for their training."""
     started: list[Launcher] = []
 
-    def begin(run: Path, *options: str) -> list[Launcher]:
+    def begin(run: Path, *options: str, held_at: int | None = None) -> list[Launcher]:
         nodes = ["--nodes", "2", "--rendezvous", f"127.0.0.1:{find_ports()}", *options]
+        environment, module = job_environment, "biomedllama_cli"
+        if held_at is not None:
+            environment, module = hold_at(held_at, tmp_path / "held", job_environment), "held_command"
         launchers = [
             subprocess.Popen(
-                [*build_command(corpus_folder, run, *nodes), "--node-rank", str(node)],
-                env=job_environment,
+                [*build_command(corpus_folder, run, *nodes, module=module), "--node-rank", str(node)],
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -84,13 +88,14 @@ def test_a_job_whose_worker_is_killed_goes_on_to_the_weights_of_an_undisturbed_r
     start_nodes: StartNodes, one_process: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    launchers = start_nodes(run, "--max-restarts", "1")
+    launchers = start_nodes(run, "--max-restarts", "1", held_at=5)
     wait_for_steps(run, 5, launchers)
     find_worker(launchers[1]).kill()
+    (tmp_path / "held").unlink(missing_ok=True)
     ends = finish(launchers)
     assert [code for code, *_ in ends] == [0, 0], ends
     assert all("Rank 1 of 2 was killed" in errors and "restart 1 of 1" in errors for *_, errors in ends)
-    assert json.loads(ends[0][1])["resumed_step"] > 0
+    assert json.loads(ends[0][1])["resumed_step"] == 3
     assert ends[1][1] == ""
     assert_same_training(run, one_process)
     assert find_processes(run) == []
@@ -100,17 +105,17 @@ def test_a_signal_and_a_killed_launcher_lose_nothing_that_was_saved(
     start_nodes: StartNodes, one_process: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    launchers = start_nodes(run)
-    wait_for_steps(run, 2, launchers)
+    launchers = start_nodes(run, held_at=4)
+    wait_for_steps(run, 4, launchers)
     launchers[1].send_signal(signal.SIGUSR1)  # as a scheduler may, to one of the nodes
     ends = finish(launchers)
     assert [code for code, *_ in ends] == [ExitCode.RESUMABLE] * 2, ends
     assert find_processes(run) == []
-    stopped = len(read_losses(run))
-    assert (run / f"checkpoints/step-{stopped:08d}/COMPLETE").exists()
+    assert len(read_losses(run)) == 5
+    assert (run / "checkpoints/step-00000005/COMPLETE").exists()
 
-    launchers = start_nodes(run)
-    wait_for_steps(run, stopped + 4, launchers)
+    launchers = start_nodes(run, held_at=7)
+    wait_for_steps(run, 7, launchers)
     launchers[0].kill()
     code, output, _ = finish(launchers)[1]
     assert code == ExitCode.WORKER
@@ -119,5 +124,5 @@ def test_a_signal_and_a_killed_launcher_lose_nothing_that_was_saved(
 
     ends = finish(start_nodes(run))
     assert [code for code, *_ in ends] == [0, 0], ends
-    assert json.loads(ends[0][1])["resumed_step"] > stopped
+    assert json.loads(ends[0][1])["resumed_step"] == 6
     assert_same_training(run, one_process)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from biomedllama_cli.engine import compute_clock
 from biomedllama_cli.engine.compute_clock import ComputeClock, choose_layers
 from biomedllama_cli.engine.onlookers import RANK_TIMES, StepFacts
 from biomedllama_cli.engine.stragglers import SLOW_RATIO, STARVED_FRACTION, WINDOW, Stragglers
@@ -101,16 +101,22 @@ def build_model(layers: int = 6) -> Any:
 def test_the_clock_counts_what_layers_compute_and_not_what_is_around_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    now = [0.0]
+
+    def let_pass(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(compute_clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     model = build_model(4)
     for layer in model.model.layers:  # as FSDP's: an outer hook that waits for other ranks
-        layer.register_forward_pre_hook(lambda *_: time.sleep(0.05), prepend=True)
-        layer.register_forward_hook(lambda *_: time.sleep(0.05))
+        layer.register_forward_pre_hook(lambda *_: let_pass(5), prepend=True)
+        layer.register_forward_hook(lambda *_: let_pass(5))
     for layer in model.model.layers[:2]:
-        layer.mlp.register_forward_hook(lambda *_: time.sleep(0.02))
+        layer.mlp.register_forward_hook(lambda *_: let_pass(0.02))
     clock = ComputeClock(model, torch.device("cpu"))
     model.train()
     model(torch.zeros(1, 4, dtype=torch.long))
-    assert 0.04 <= clock.read() < 0.3  # what is around them takes 0.4
+    assert clock.read() == pytest.approx(0.04)
     assert clock.read() == 0
     model.eval()
     model(torch.zeros(1, 4, dtype=torch.long))
