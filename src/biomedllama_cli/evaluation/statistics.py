@@ -86,7 +86,7 @@ def effective_size(values: Sequence[float], clusters: Sequence[str]) -> float:
     if count < 2 or spread == 0:
         return float(n * n / (sizes.astype(np.float64) @ sizes))
     residuals = np.bincount(members, weights=numbers - numbers.mean())
-    variance = count / (count - 1) * float(residuals @ residuals) / (n * n)
+    variance = count / (count - 1) * math.fsum(residuals * residuals) / (n * n)
     correction = float(ndtri(UPPER_QUANTILE) / stdtrit(count - 1, UPPER_QUANTILE)) ** 2
     return n * min(1.0, spread / (n * variance) * correction) if variance > 0 else float(n)
 
