@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from biomedllama_cli.engine.saved_runs import find_checkpoint
 from biomedllama_cli.errors import DataError, OutputError, SettingsError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.export import export
-from biomedllama_cli.recipes.export_origin import read_licence
+from biomedllama_cli.recipes.export_origin import read_licence, trace_origin
 from biomedllama_cli.recipes.prepare import prepare
 from biomedllama_cli.recipes.pretrain import pretrain
 from biomedllama_cli.settings.export import ExportSettings
@@ -113,6 +114,23 @@ def test_the_card_says_where_it_comes_from_and_what_it_is_not_for(workspace: Pat
     assert card.count("## How it was made: pretrain, step 2") == 2
     assert card.count("everything about it is in") == 1  # of one corpus, which both runs read
     assert (tmp_path / "model" / "base_model_notices" / "NOTICE").read_text() == "Made by others.\n"
+
+
+def test_what_was_measured_at_the_end_of_a_run_is_not_said_of_an_earlier_checkpoint(
+    workspace: Path, tmp_path: Path
+) -> None:
+    checkpoint = find_checkpoint(workspace / "runs" / "second")
+    assert checkpoint is not None
+    earlier = shutil.copytree(checkpoint, checkpoint.with_name("step-00000001"))
+    try:
+        assert not trace_origin(earlier).stages[-1].report
+        assert trace_origin(checkpoint).stages[-1].report["steps"] == 2
+        run(workspace, tmp_path / "model", checkpoint=earlier)
+        card = (tmp_path / "model" / "README.md").read_text()
+    finally:
+        shutil.rmtree(earlier)
+    assert "Held-out" not in card
+    assert "step 1" in card
 
 
 def test_a_model_from_random_weights_inherits_nothing_and_a_missing_licence_is_said(

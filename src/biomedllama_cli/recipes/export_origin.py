@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from biomedllama_cli.corpus.manifest import CorpusManifest, load_corpus
-from biomedllama_cli.engine.saved_runs import CHECKPOINTS, PREFIX, REPORT_FILE, SETTINGS_FILE
+from biomedllama_cli.engine.saved_runs import CHECKPOINTS, PREFIX, REPORT_FILE, SETTINGS_FILE, name_checkpoint
 from biomedllama_cli.errors import DataError, UserError
 from biomedllama_cli.models.hub import offline_where_unreachable
 from biomedllama_cli.models.identity import locate_model
@@ -44,7 +44,7 @@ class Stage:
         model: what the run started from.
         command_line: that started it.
         versions: of the software.
-        report: the run's report, empty where it has none.
+        report: the run's report, empty where it has none or is of another checkpoint.
         corpora: of `pretrain`, those that are still at hand, by folder.
         missing: corpora that are not.
     """
@@ -176,7 +176,7 @@ def read_stage(run: Path, step: int, folder: Path) -> Stage:
         model=_find_again(str(job.get("model") or settings.get("model") or ""), start),
         command_line=str(saved.get("command", "")),
         versions=versions,
-        report=report,
+        report=report if Path(str(report.get("checkpoint"))).name == name_checkpoint(run, step).name else {},
         corpora=corpora,
         missing=tuple(missing),
     )
