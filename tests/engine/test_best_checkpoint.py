@@ -63,8 +63,11 @@ def test_the_model_as_it_was_given_is_no_candidate(build_loop: Callable[..., Any
     assert tally.best == Best(8, 2.0, looks_since=3)
 
 
+@pytest.mark.parametrize(
+    ("signalled", "looks"), [(13, 4), (7, 2), (15, 4)]
+)  # also right before the look at the best one, and before the last one
 def test_a_resumed_run_knows_its_best_and_its_patience(
-    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path
+    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path, signalled: int, looks: int
 ) -> None:
     for name in ("whole", "halted"):
         (tmp_path / name).mkdir()
@@ -73,14 +76,15 @@ def test_a_resumed_run_knows_its_best_and_its_patience(
         build_loop,
         tmp_path / "halted",
         patience=2,
-        progress=after_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        progress=after_step(signalled, lambda: os.kill(os.getpid(), signal.SIGTERM)),
     )
     with pytest.raises(Resumable):
         halted.run()
     checkpoint = find_checkpoint(tmp_path / "halted")
     assert checkpoint is not None
-    resumed = build_scripted(build_loop, tmp_path / "halted", done=4, patience=2, resume=checkpoint).run()
+    resumed = build_scripted(build_loop, tmp_path / "halted", done=looks, patience=2, resume=checkpoint).run()
     assert (resumed.step, resumed.best) == (whole.step, whole.best)
+    assert [read_step(one) for one in list_checkpoints(tmp_path / "halted")] == [8, 16]
 
 
 def test_a_run_that_ended_early_has_nothing_left_to_do(

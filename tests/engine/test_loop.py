@@ -42,21 +42,31 @@ def read_validations(folder: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "dropout"), [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.0), (signal.SIGTERM, 0.1)]
+    ("number", "dropout", "step"),
+    [(signal.SIGTERM, 0.0, 20), (signal.SIGINT, 0.0, 15), (signal.SIGTERM, 0.1, 15)],
 )
-def test_20_and_20_steps_equal_40_bit_for_bit(
-    build_loop: Callable[..., Any], after_step: Any, tmp_path: Path, number: signal.Signals, dropout: float
+def test_a_stopped_and_resumed_run_equals_a_whole_one_bit_for_bit(
+    build_loop: Callable[..., Any],
+    after_step: Any,
+    tmp_path: Path,
+    number: signal.Signals,
+    dropout: float,
+    step: int,
 ) -> None:
+    """Also where held-out text is looked at after the step of the signal: that is left to the resumed run."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     whole.mkdir(), halves.mkdir()
     build_loop(whole, dropout=dropout).run()
-    stop = after_step(19, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Resumable, match="after step 20 of 40") as stopped:
+    stop = after_step(step - 1, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Resumable, match=f"after step {step} of 40") as stopped:
         build_loop(halves, progress=stop, dropout=dropout).run()
     assert stopped.value.exit_code == 75
     middle = find_checkpoint(halves)
     assert middle is not None
-    assert load_progress(middle).step == 20
+    assert load_progress(middle).step == step
+    assert [step for step, _ in read_validations(halves)] == ([0, 15] if step == 20 else [0])
+    with (halves / "metrics.jsonl").open("a") as lines:  # of a resumed run that was killed before it saved
+        lines.write('{"step": 15, "validation/loss": 9.0, "validation/bits_per_byte": 9.0}\n' * (step == 15))
     build_loop(halves, resume=middle, data_workers=2, dropout=dropout).run()
     ends = [find_checkpoint(whole), find_checkpoint(halves)]
     assert ends[0] is not None

@@ -33,6 +33,7 @@ class Progress:
         grad_scaler: state of the fp16 loss scaling, empty in other precisions.
         best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
         gate: state of what may refuse updates; empty without one.
+        stopped_before_look: a signal came, so what this step asks to be measured is left to the run that goes on.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Progress:
     grad_scaler: dict[str, float]
     best: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
+    stopped_before_look: bool = False
 
     @property
     def best_step(self) -> int | None:
@@ -70,30 +72,36 @@ class RunFolder:
     same_command_restarts: bool = False
 
 
-def load_progress(checkpoint: Path) -> Progress:
+def load_progress(checkpoint: Path, field: str = "resume") -> Progress:
     """Read how far a checkpoint is.
+
+    Args:
+        checkpoint: a folder.
+        field: the setting that named it, for messages.
 
     Raises:
         DataError: the folder is not a complete checkpoint of a run.
     """
     if not (checkpoint / MARKER).is_file():
         raise DataError(
-            f"resume: {checkpoint} is not a complete checkpoint of a run.",
+            f"{field}: {checkpoint} is not a complete checkpoint of a run.",
             hint="Give a folder such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
         )
     try:
         content = json.loads((checkpoint / STATE / PROGRESS_FILE).read_text(encoding="utf-8"))
         return TypeAdapter(Progress).validate_python(content, strict=False)
     except (OSError, ValueError, RecursionError) as error:
-        raise explain_unreadable(checkpoint, error) from error
+        raise explain_unreadable(checkpoint, error, field) from error
 
 
-def explain_unreadable(checkpoint: Path, error: Exception) -> DataError:
+def explain_unreadable(checkpoint: Path, error: Exception, field: str = "resume") -> DataError:
     """Return the sentence for a checkpoint whose training state is broken."""
     reason = " ".join(str(error).split())[:300]
     return DataError(
-        f"resume: the training state of {checkpoint} cannot be read: {reason}.",
-        hint="Resume an earlier checkpoint with --resume PATH.",
+        f"{field}: the training state of {checkpoint} cannot be read: {reason}.",
+        hint="Resume an earlier checkpoint with --resume PATH."
+        if field == "resume"
+        else "Take an earlier checkpoint, or restore this one from a copy.",
     )
 
 

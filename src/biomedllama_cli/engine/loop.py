@@ -86,8 +86,11 @@ class Loop:
             ModelError: a loss is not finite.
         """
         folder = self._run.folder if self._accelerator.is_main_process else None
-        start = self._run.progress.step if self._run.progress else -1
-        with StopRequest() as stop, MetricsWriter(folder, start) as self._metrics, ExitStack() as at_end:
+        done = self._run.progress
+        self._metrics = MetricsWriter(
+            folder, done.step if done else -1, looks_again=done is not None and done.stopped_before_look
+        )
+        with StopRequest() as stop, self._metrics, ExitStack() as at_end:
             for watcher in self._onlookers.watchers:
                 at_end.callback(watcher.close)
             for sink in self._onlookers.sinks:
@@ -101,6 +104,8 @@ class Loop:
             restore_random_states(self._run.resumed_from, self._accelerator)
             if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
                 self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
+            if self._run.progress.stopped_before_look:
+                self._look(is_last=False)
         else:
             self._look(is_last=total == 0)
         if self._is_spent():
@@ -121,7 +126,7 @@ class Loop:
                     "no better held-out loss in %d looks: ended after step %d", tally.best.looks_since, step
                 )
                 break
-            if tally.stop_seen and step < total:
+            if self._stops_early():
                 raise self._build_resumable(step)
         return tally
 
@@ -220,7 +225,8 @@ class Loop:
         """Measure and save where this step asks for it; the time does not count as training."""
         self._tell_saved(self._saving.poll())
         is_last = step == self._data.total_steps
-        self._look(is_last=is_last)
+        if not self._stops_early():  # a stopped job may be killed soon: the resumed run looks
+            self._look(is_last=is_last)
         best = self._settings.keep_best and self._tally.best.step == step
         due = step % self._settings.checkpoint.save_every_steps == 0
         if is_last or best or due or self._tally.stop_seen or self._is_spent():
@@ -240,6 +246,9 @@ class Loop:
                 line |= meter.measure(accelerator, self._model, step)
         if line:
             self._write({"step": step, **line})
+
+    def _stops_early(self) -> bool:
+        return self._tally.stop_seen and self._tally.step < self._data.total_steps
 
     def _is_spent(self) -> bool:
         patience = self._settings.patience
@@ -270,6 +279,7 @@ class Loop:
             grad_scaler=scaler.state_dict() if scaler is not None else {},
             best=asdict(self._tally.best) if self._settings.keep_best else {},
             gate=gate.save() if gate is not None else {},
+            stopped_before_look=self._stops_early(),
         )
         self._tell_saved(self._saving.save(self._model, self._optimizer, progress))
 

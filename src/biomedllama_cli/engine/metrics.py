@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 METRICS_FILE = "metrics.jsonl"
+_OF_TRAINING = frozenset({"train/loss", "checkpoint/step"})
+"""What tells the line of a step or a checkpoint from that of a look."""
 
 
 class MetricsWriter:
@@ -20,14 +22,21 @@ class MetricsWriter:
     Args:
         run_folder: folder of the run, or None on ranks that write nothing.
         resumed_step: step of the checkpoint the run starts from, -1 for a fresh start.
+        looks_again: what was measured at that step is written again, too.
     """
 
-    def __init__(self, run_folder: Path | None, resumed_step: int) -> None:
+    def __init__(self, run_folder: Path | None, resumed_step: int, *, looks_again: bool = False) -> None:
         self._file: TextIO | None = None
         if run_folder is not None:
             path = run_folder / METRICS_FILE
-            kept = [format_line(line) for line in iter_metrics(path) if line["step"] <= resumed_step]
+            lines = [line for line in iter_metrics(path) if line["step"] <= resumed_step]
+            kept = [
+                format_line(line)
+                for line in lines
+                if not looks_again or line["step"] < resumed_step or not _OF_TRAINING.isdisjoint(line)
+            ]
             temporary = path.with_suffix(".tmp")
+            temporary.unlink(missing_ok=True)  # a link of that name would be followed
             temporary.write_text("".join(kept), encoding="utf-8")
             temporary.replace(path)
             self._file = path.open("a", encoding="utf-8")
