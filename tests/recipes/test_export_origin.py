@@ -92,6 +92,21 @@ def test_a_run_on_merged_adapters_goes_back_to_their_base(run: Path, saved: Any)
     assert origin.base.licence == "mit"
 
 
+def test_a_run_that_goes_on_from_another_s_checkpoint_is_its_second_stage(run: Path, saved: Any) -> None:
+    later = run.parent / "longer"
+    (later / "checkpoints" / "step-00000003").mkdir(parents=True)
+    for resume, runs in (
+        (str(run / "checkpoints" / "step-00000001"), [run, later]),
+        ("runs/tuned/checkpoints/step-00000001", [run, later]),
+        (str(later / "checkpoints" / "step-00000002"), [later]),
+    ):
+        saved["settings"] |= {"resume": resume, "output_dir": "runs/longer"}
+        (later / "settings.json").write_text(json.dumps(saved))
+        origin = trace_origin(later / "checkpoints" / "step-00000003")
+        assert [stage.run_folder for stage in origin.stages] == runs
+        assert origin.base.licence == "mit"
+
+
 def test_a_run_is_traced_from_any_folder_and_through_a_link(
     run: Path, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,27 @@ def test_a_named_checkpoint_continues_in_a_new_folder_with_a_longer_run(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_checkpoint_brings_the_model_that_its_run_started_from(
+    build: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    first = pretrain(build(duration={"max_steps": 1}))
+    assert first.checkpoint is not None
+    tree = {
+        **build().model_dump(exclude_unset=True),
+        "resume": str(first.checkpoint),
+        "output_dir": tmp_path / "on",
+    }
+    without = {name: value for name, value in tree.items() if name != "model"}
+    assert pretrain(PretrainSettings.model_validate(without), dry_run=True).model == first.model
+    with pytest.raises(SettingsError, match=f"model is other/model, but .* was trained from {first.model}"):
+        pretrain(PretrainSettings.model_validate({**tree, "model": "other/model"}), dry_run=True)
+    alone = shutil.copytree(first.checkpoint, tmp_path / "alone")
+    tree["resume"] = without["resume"] = str(alone)
+    assert pretrain(PretrainSettings.model_validate(tree), dry_run=True).model == first.model
+    with pytest.raises(SettingsError, match="is not known without"):
+        pretrain(PretrainSettings.model_validate(without), dry_run=True)
+
+
 def test_a_stopped_run_says_which_command_continues_it(
     build: Callable[..., PretrainSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -67,9 +67,18 @@ def find_newest_result(workspace: Path, *, of: str = "", but_of: str = "") -> Pa
     return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])
 
 
+def find_model_of_run(run_folder: Path) -> str | None:
+    """Return the model that a run started from, or None where it does not say."""
+    return _read_job(run_folder, "model")
+
+
 def _read_command(run_folder: Path) -> str | None:
     """Return the command of a run that tunes a model."""
+    return _read_job(run_folder, "command")
+
+
+def _read_job(run_folder: Path, name: str) -> str | None:
     try:
-        return str(json.loads((run_folder / SETTINGS_FILE).read_text(encoding="utf-8"))["job"]["command"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((run_folder / SETTINGS_FILE).read_text(encoding="utf-8"))["job"][name])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

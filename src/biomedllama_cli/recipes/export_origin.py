@@ -173,7 +173,8 @@ def read_stage(run: Path, step: int, folder: Path) -> Stage:
         run_folder=run,
         step=step,
         card=folder / CARD_FILE if (folder / CARD_FILE).is_file() else None,
-        model=_find_again(str(job.get("model") or settings.get("model") or ""), start),
+        model=_find_continued(run, settings, start)
+        or _find_again(str(job.get("model") or settings.get("model") or ""), start),
         command_line=str(saved.get("command", "")),
         versions=versions,
         report=report if Path(str(report.get("checkpoint"))).name == name_checkpoint(run, step).name else {},
@@ -189,6 +190,14 @@ def _find_start(run: Path, settings: Mapping[str, Any]) -> Path | None:
         if not place.is_absolute() and folder.parts[-len(place.parts) :] == place.parts:
             return Path(*folder.parts[: -len(place.parts)])
     return None
+
+
+def _find_continued(run: Path, settings: Mapping[str, Any], start: Path | None) -> str | None:
+    """Return the checkpoint of another run that a run goes on from, be it there any more or not; None without one."""
+    name = str(settings.get("resume"))
+    places = (name, *([] if start is None else [str(start / name)]))
+    found = {place: find_run(place) for place in places}
+    return next((place for place, there in found.items() if there is not None and there[0] != run), None)
 
 
 def _find_again(name: str, start: Path | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from biomedllama_cli.corpus.manifest import Corpus, CorpusManifest, find_newest_corpus, load_corpus
 from biomedllama_cli.corpus.merging import merge_corpora
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.context_parallel import check_split
 from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import (
@@ -21,6 +22,7 @@ from biomedllama_cli.engine.order import (
 )
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.run_folder import Job, RunStart, plan_start
+from biomedllama_cli.engine.saved_runs import find_model_of_run
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, read_frames
 from biomedllama_cli.engine.sequence_history import follow_history
 from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks
@@ -63,7 +65,7 @@ class Plan:
 
 def plan_run(settings: PretrainSettings, world: World) -> Plan:
     """Open the corpus and lay out the run; changes nothing."""
-    settings = settings.model_copy(update={"model": find_result_of_run(settings.model)})
+    settings = settings.model_copy(update={"model": find_model(settings)})
     refuse_gguf(settings.model)
     read_general_sets(settings)  # what is wrong with them is told before anything is loaded
     corpus = merge_corpora([load_corpus(folder) for folder in (find_corpus(settings), *settings.mix)])
@@ -82,6 +84,36 @@ def plan_run(settings: PretrainSettings, world: World) -> Plan:
     if settings.resume != "auto":  # which continues nothing but the same job
         check_last_step(start, order)
     return Plan(settings, corpus, rows, order, batch, job, start, world)
+
+
+def find_model(settings: PretrainSettings) -> str:
+    """Return the model that a run starts from: with a checkpoint that is named, the one that its run started from.
+
+    Raises:
+        SettingsError: another model was given, or that run does not say.
+        DataError: the checkpoint is none.
+    """
+    model = find_result_of_run(settings.model)
+    if settings.resume in ("auto", "never"):
+        return model
+    checkpoint, is_given = Path(settings.resume).expanduser(), "model" in settings.model_fields_set
+    load_progress(checkpoint)
+    made_from = find_model_of_run(checkpoint.resolve().parent.parent)
+    if made_from is None and not is_given:
+        raise SettingsError(
+            f"model: what {checkpoint} was trained from is not known without the settings.json of its run.",
+            hint="Name that model with --model.",
+        )
+    if (
+        is_given
+        and made_from
+        and Path(made_from).expanduser().resolve() != Path(model).expanduser().resolve()
+    ):
+        raise SettingsError(
+            f"model is {model}, but {checkpoint} was trained from {made_from}.",
+            hint="Leave --model out, or leave --resume out to start from the weights of a model.",
+        )
+    return made_from or model
 
 
 def build_mixture(settings: PretrainSettings, corpus: Corpus, rows: PackedRows) -> Mixture:
