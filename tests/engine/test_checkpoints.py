@@ -7,8 +7,10 @@ import json
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +25,9 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from biomedllama_cli.engine import checkpoint_writer
+from biomedllama_cli.engine import checkpoint_writer, staging
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, load_progress, save_checkpoint
-from biomedllama_cli.engine.checkpoint_draft import describe_model_files, split_weights
+from biomedllama_cli.engine.checkpoint_draft import Piece, describe_model_files, split_weights
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.saved_runs import find_checkpoint, list_checkpoints, read_step
 from biomedllama_cli.errors import OutputError
@@ -107,6 +109,44 @@ def test_a_save_in_the_background_holds_its_own_step(
     assert lines[0]["step"] >= 6
     assert lines[0]["checkpoint/write_seconds"] >= 0.6
     assert 0 < lines[0]["checkpoint/stall_seconds"] < lines[0]["checkpoint/write_seconds"]
+
+
+def test_a_copy_lies_in_blocks_that_tensors_share_and_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "BLOCK_BYTES", 64)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((), (0, 3), (7, 5), (1,))]
+    tensors += [torch.randn(9, 4, generator=generator).bfloat16().T, torch.tensor([True, False])]
+    pieces = [Piece("file", 1000 * number, tensor) for number, tensor in enumerate(tensors)]
+    memory = staging.Staging()
+    assert memory.count_missing(pieces) == 256  # 222 bytes
+    for _ in range(2):
+        found = defaultdict[int, bytes](bytes)
+        for copy in memory.copy(pieces):
+            number, offset = divmod(copy.place, 1000)
+            assert offset == len(found[number])
+            found[number] += copy.rows.numpy().tobytes()
+        for number, tensor in enumerate(tensors):
+            assert found[number] == tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        assert memory.count_missing(pieces) == 0
+        for tensor in tensors:
+            tensor.copy_(tensor.flip(0) if tensor.ndim else tensor + 1)
+
+
+def test_without_host_memory_for_a_copy_every_save_is_waited_for_and_told_once(
+    build_loop: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(staging.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**26))
+    loop = keep(build_loop(tmp_path, max_steps=6, save_every_steps=3), save_in_background=True)
+    loop.run()
+    assert [read_step(each) for each in list_checkpoints(tmp_path)] == [3, 6]
+    lines = [line for line in iter_metrics(tmp_path / METRICS_FILE) if "checkpoint/step" in line]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(line["checkpoint/stall_seconds"] >= line["checkpoint/write_seconds"] for line in lines)
+    (told,) = [line for line in caplog.messages if "host memory" in line]
+    assert "training waits for every save" in told
 
 
 @pytest.mark.parametrize("in_background", [False, True])

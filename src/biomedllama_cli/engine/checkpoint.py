@@ -15,6 +15,7 @@ renamed, and only then marked complete: after a kill at any moment the last comp
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from dataclasses import dataclass
@@ -44,8 +45,10 @@ from biomedllama_cli.engine.checkpoint_state import (
     load_optimizer,
     restore_random_states,
 )
-from biomedllama_cli.engine.checkpoint_writer import Staging, Writing, raise_together
+from biomedllama_cli.engine.checkpoint_writer import Writing, raise_together
+from biomedllama_cli.engine.plan_cost import GIB
 from biomedllama_cli.engine.saved_runs import name_checkpoint
+from biomedllama_cli.engine.staging import Staging, claim_together
 from biomedllama_cli.models.adapters import has_adapter, save_adapter
 
 __all__ = [
@@ -62,6 +65,8 @@ __all__ = [
     "restore_random_states",
     "save_checkpoint",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,20 @@ class Saver:
     Args:
         run: where to.
         accelerator: of the job.
-        in_background: write a copy in host memory while training goes on.
+        in_background: write a copy in host memory while training goes on, where there is memory for it.
     """
 
     def __init__(self, run: RunFolder, accelerator: Accelerator, *, in_background: bool = False) -> None:
         self._run, self._accelerator = run, accelerator
         self._staging = Staging() if in_background else None
+        self._is_room_known = False
         self._model_files: ModelFiles | None = None
         self._pending: _Pending | None = None
+
+    @property
+    def in_background(self) -> bool:
+        """Say whether training goes on while a checkpoint is written."""
+        return self._staging is not None
 
     def begin(self, model: PreTrainedModel, optimizer: Any, progress: Progress) -> None:
         """Write a checkpoint, or copy what it will hold and let that be written; `finish` the one before first.
@@ -117,6 +128,7 @@ class Saver:
         final = name_checkpoint(self._run.folder, progress.step)
         temporary = name_temporary(final)
         draft = self._create(model, optimizer, progress, temporary)
+        self._leave_out_copies(draft)
         if self._staging is None:
             writing = Writing(temporary, draft.pieces)
             writing.run()
@@ -164,6 +176,22 @@ class Saver:
         if self._accelerator.num_processes > 1:
             distributed.all_reduce(seconds, distributed.ReduceOp.MAX)
         return Saved(pending.final, pending.progress, *seconds.tolist())
+
+    def _leave_out_copies(self, draft: Draft) -> None:
+        """Save at once from now on, where a node does not have the host memory for a copy."""
+        if self._staging is None or self._is_room_known:
+            return
+        self._is_room_known = True
+        short = claim_together(self._accelerator, self._staging.count_missing(draft.pieces))
+        if short is None:
+            return
+        self._staging = None
+        if self._accelerator.is_main_process:
+            logger.warning(
+                "checkpoint: training waits for every save: a copy of the state takes %.1f GiB of host memory on %s, "
+                "where %.1f GiB are available",
+                *(short.needed / GIB, short.host, short.available / GIB),
+            )
 
     def _create(self, model: PreTrainedModel, optimizer: Any, progress: Progress, temporary: Path) -> Draft:
         """Make the unfinished folder with all its small files, on rank 0; every rank learns what it writes."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,33 +20,6 @@ from biomedllama_cli.corpus.disk import explain_full_disk
 from biomedllama_cli.engine.checkpoint_draft import Piece
 from biomedllama_cli.errors import OutputError, UserError
 from biomedllama_cli.models.tensor_files import write_tensor
-
-
-class Staging:
-    """Host memory that a state is copied to, so that training may go on; kept from one save to the next."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
-
-    def copy(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-        """Return the pieces with rows of their own; the device has made all copies when this returns."""
-        copies, on_device = [], False
-        for piece in pieces:
-            buffer = self._find(piece)
-            buffer.copy_(piece.rows, non_blocking=True)
-            on_device |= piece.rows.is_cuda
-            copies.append(replace(piece, rows=buffer))
-        if on_device:
-            torch.cuda.current_stream().synchronize()
-        return tuple(copies)
-
-    def _find(self, piece: Piece) -> torch.Tensor:
-        key, rows = (piece.file, piece.place), piece.rows
-        buffer = self._buffers.get(key)
-        if buffer is None or buffer.shape != rows.shape or buffer.dtype != rows.dtype:
-            buffer = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=rows.is_cuda)
-            self._buffers[key] = buffer
-        return buffer
 
 
 @dataclass

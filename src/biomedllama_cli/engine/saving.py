@@ -31,7 +31,6 @@ class Saving:
             in_background = accelerator.device.type == "cuda"
         self._saver = Saver(run, accelerator, in_background=in_background)
         self._run, self._settings, self._is_first = run, settings, accelerator.is_main_process
-        self._in_background = in_background
         self.newest = run.resumed_from
 
     def save(self, model: PreTrainedModel, optimizer: Any, progress: Progress) -> dict[str, Any]:
@@ -42,7 +41,7 @@ class Saving:
         """
         numbers = self.finish()
         self._saver.begin(model, optimizer, progress)
-        return numbers if self._in_background else self.finish()
+        return numbers if self._saver.in_background else self.finish()
 
     def poll(self) -> dict[str, Any]:
         """Complete a checkpoint that every rank has written by now; called after every step.
