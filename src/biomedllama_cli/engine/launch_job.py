@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 """How long the other ranks have to report after the first failure, whose cause may be theirs."""
+LEAVE_SECONDS = 60.0
+"""How long ranks that have done everything have to leave; a library may hang or crash in its farewell."""
 IMPATIENCE = 3
 """The so-manieth signal stops the workers at once."""
-
-
 LAST_WORD_SECONDS = 1.0
 """How long the ranks have to report after another node has said to stop."""
 
@@ -80,9 +80,15 @@ class NodeJob:
                     preexec_fn=_prepare_agent,
                 )
                 told = self._wait(self._agent)
+                left = self._agent.poll()
                 outcomes, lost = self._read_outcomes(), self._find_lost_ranks()
             finally:
                 self._stop_all()
+        if not outcomes and self._are_all_done():
+            if left != 0:
+                how = "had to be stopped" if left is None else f"left with exit code {left}"
+                logger.warning("all processes have done their work, but `accelerate launch` %s", how)
+            return
         if told and not outcomes and not lost:
             raise OthersFailedError
         self._raise_failure(outcomes, lost)
@@ -94,6 +100,7 @@ class NodeJob:
             Whether other nodes have said to stop.
         """
         patience, told, numbers = GRACE_SECONDS, False, self._signals.numbers
+        leave = LEAVE_SECONDS
         while True:
             if not told and self._link.others_failed():
                 told, patience = True, min(patience, LAST_WORD_SECONDS)
@@ -114,14 +121,16 @@ class NodeJob:
                 patience -= POLL_SECONDS
             elif told:
                 patience -= POLL_SECONDS
-            if patience <= 0:
+            elif self._are_all_done():
+                leave -= POLL_SECONDS
+            if min(patience, leave) <= 0:
                 return told
 
     def _let_ranks_end(self, agent: subprocess.Popen[bytes]) -> None:
         """Wait for the ranks of an agent that has failed: killed with it, they may die a little later."""
         end = time.monotonic() + GRACE_SECONDS
         while agent.returncode != 0 and self._worker_ids() and time.monotonic() < end:
-            if self._find_lost_ranks() or self._read_outcomes():
+            if self._find_lost_ranks() or self._read_outcomes() or self._are_all_done():
                 return
             time.sleep(POLL_SECONDS)
 
@@ -152,6 +161,10 @@ class NodeJob:
     def _worker_ids(self) -> dict[int, int]:
         """Return the process id of every rank that has joined."""
         return {int(path.stem): int(path.read_text()) for path in self._folder.glob("*.pid")}
+
+    def _are_all_done(self) -> bool:
+        """Return whether every rank of this node has said that it did all it had to."""
+        return all((self._folder / f"{rank}{DONE_SUFFIX}").exists() for rank in self._ranks)
 
     def _read_outcomes(self) -> list[Outcome]:
         names = [f"{rank}.json" for rank in self._ranks]
