@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from small_corpora import read_sample, write_corpus
 from tuning_runs import run_instruct, write_mixture
 
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.load import load_model
-from biomedllama_cli.recipes.export import copy_tokenizer, export
+from biomedllama_cli.recipes.export import copy_tokenizer, export, name_cards
 from biomedllama_cli.recipes.export_origin import read_base, read_licence, trace_origin
 from biomedllama_cli.settings.export import ExportSettings
 
@@ -165,14 +166,48 @@ def test_links_out_of_a_model_bring_nothing_in(tmp_path: Path, caplog: pytest.Lo
     (model / "LICENSE").symlink_to(secret)
     (model / "tokenizer.model").symlink_to(secret)
     (model / "NOTICE").write_text("ours")
-    (model / "vocab.json").write_text("{}")
-    for name in ("pytorch_model.bin", "modeling_own.py"):
+    for name in ("vocab.json", "merges.txt", "chat_template.jinja"):
+        (model / name).write_text("{}")
+    for name in (
+        "pytorch_model.bin",
+        "modeling_own.py",
+        "install.sh",
+        "kernel.so",
+        "model.gguf",
+        "config.json",
+    ):
         (model / name).write_text("import os")
     with caplog.at_level(logging.WARNING):
         assert read_base(str(model)).notices == {"NOTICE": b"ours"}
     assert "is a link out of its folder" in caplog.text
     copy_tokenizer(model, out)
-    assert [path.name for path in sorted(out.iterdir())] == ["NOTICE", "vocab.json"]
+    assert [path.name for path in sorted(out.iterdir())] == [
+        "chat_template.jinja",
+        "merges.txt",
+        "vocab.json",
+    ]
+
+
+def test_cards_that_are_links_or_huge_are_not_passed_on(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, corpus = tmp_path / "secret", write_corpus(tmp_path / "corpus", read_sample(12))
+    secret.write_text("password")
+    (corpus / "DATA_CARD.md").write_text("of the corpus")
+    checkpoint = shutil.copytree(run, tmp_path / "foreign") / "checkpoints" / "step-00000001"
+    settings = checkpoint.parent.parent / "settings.json"
+    saved = json.loads(settings.read_text())
+    saved["settings"]["corpus"] = str(corpus)
+    settings.write_text(json.dumps(saved))
+    assert sorted(name_cards(trace_origin(checkpoint)).values()) == ["DATA_CARD.md", "TUNING_CARD.md"]
+    for card in (checkpoint / "README.md", corpus / "DATA_CARD.md"):
+        card.unlink()
+        card.symlink_to(secret)
+    assert not name_cards(trace_origin(checkpoint))
+    assert caplog.text.count("is a link out of its folder") == 2
+    (checkpoint / "README.md").unlink()
+    (checkpoint / "README.md").write_text("x" * 2**21)
+    assert not name_cards(trace_origin(checkpoint))
 
 
 def test_notices_in_the_hub_s_cache_are_links_and_count(tmp_path: Path) -> None:

@@ -24,15 +24,13 @@ from biomedllama_cli.recipes.export_card import (
     list_base_lines,
     render_model_card,
 )
-from biomedllama_cli.recipes.export_origin import CARD_FILE, Origin, find_run, trace_origin
+from biomedllama_cli.recipes.export_origin import CARD_FILE, Origin, find_run, is_paper, trace_origin
 from biomedllama_cli.settings.export import ExportSettings
 
 logger = logging.getLogger(__name__)
 
-# Weights, configurations and marks; a chat template is a file of its own or stands in tokenizer_config.json.
-_NO_TOKENIZER = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|py)(\.index\.json)?|(generation_|adapter_)?config\.json|base_model\.json|README\.md|COMPLETE"
-)
+_TOKENIZER = re.compile(r".*\.(json|jinja|model|txt|tiktoken)")
+_NO_TOKENIZER = re.compile(r".*\.index\.json|(generation_|adapter_)?config\.json|base_model\.json")
 TUNING_CARD_FILE = "TUNING_CARD.md"
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -192,12 +190,14 @@ def write_folder(checkpoint: Path, folder: Path, origin: Origin, *, dtype: str, 
 
 
 def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the chat template: whatever a checkpoint has beside the model and its training.
+    """Copy the tokenizer's files and the chat template, which is a file of its own or stands in a JSON file.
 
     No link is followed and nothing is copied that could run: a checkpoint of ours has neither.
     """
     for path in sorted(checkpoint.iterdir()):
-        if path.is_symlink() or not path.is_file() or _NO_TOKENIZER.fullmatch(path.name):
+        if path.is_symlink() or not path.is_file() or not _TOKENIZER.fullmatch(path.name):
+            continue
+        if _NO_TOKENIZER.fullmatch(path.name):
             continue
         if not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
@@ -208,7 +208,7 @@ def name_cards(origin: Origin) -> dict[Path, str]:
     corpora = [folder / DATA_CARD_FILE for stage in origin.stages for folder in stage.corpora]
     names: dict[Path, str] = {}
     for first, cards in (
-        (DATA_CARD_FILE, [card for card in corpora if card.is_file()]),
+        (DATA_CARD_FILE, [card for card in corpora if is_paper(card, card.parent)]),
         (TUNING_CARD_FILE, [stage.card for stage in origin.stages if stage.card is not None]),
     ):
         stem = Path(first).stem

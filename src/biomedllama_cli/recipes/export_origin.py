@@ -23,9 +23,7 @@ from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
-_NOTICES = re.compile(
-    r"(licen[cs]e|notice|copying|copyright|use[ _-]?policy|acceptable[ _-]?use)", re.IGNORECASE
-)
+_NOTICES = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|use[ _-]?policy|acceptable[ _-]?use)")
 _NOTICE_BYTES = 2**20
 """A notice that is larger is none, and so is a card."""
 _MOST_NOTICES = 50
@@ -172,7 +170,7 @@ def read_stage(run: Path, step: int, folder: Path) -> Stage:
         command=str(job.get("command", "pretrain")),
         run_folder=run,
         step=step,
-        card=folder / CARD_FILE if (folder / CARD_FILE).is_file() else None,
+        card=folder / CARD_FILE if is_paper(folder / CARD_FILE, folder) else None,
         model=_find_continued(run, settings, start)
         or _find_again(str(job.get("model") or settings.get("model") or ""), start),
         command_line=str(saved.get("command", "")),
@@ -230,15 +228,21 @@ def list_notices(folder: Path) -> list[Path]:
     # The hub's cache is links itself, from snapshots/COMMIT/FILE into blobs/.
     home = folder.resolve()
     home = home.parent.parent if home.parent.name == "snapshots" else home
-    found: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if not _NOTICES.match(path.stem) or not path.is_file() or path.stat().st_size > _NOTICE_BYTES:
-            continue
-        if path.resolve().is_relative_to(home) and len(found) < _MOST_NOTICES:
-            found.append(path)
-        else:
-            logger.warning("%s is left out: it is a link out of its folder, or one of very many", path)
-    return found
+    named = [path for path in sorted(folder.iterdir()) if _NOTICES.match(path.stem)]
+    found = [path for path in named if is_paper(path, home)]
+    if len(found) > _MOST_NOTICES:
+        logger.warning("%s has very many notices: %s and others are left out", folder, found[_MOST_NOTICES])
+    return found[:_MOST_NOTICES]
+
+
+def is_paper(path: Path, home: Path) -> bool:
+    """Return whether a card or notice is there and may be passed on: no link out of `home`, and no larger than one."""
+    if not path.is_file():
+        return False
+    if path.resolve().is_relative_to(home.resolve()) and path.stat().st_size <= _NOTICE_BYTES:
+        return True
+    logger.warning("%s is left out: it is a link out of its folder, or larger than a text to read", path)
+    return False
 
 
 def _find_base_folder(source: str) -> Path | None:
