@@ -201,7 +201,7 @@ def describe(arm: Arm, measured: Measured, description: Any) -> None:
         sequence_length=arm.sequence_length,
     )
     measured.device = torch.cuda.get_device_name() if arm.device == "cuda" else "CPU"
-    measured.peak_flops = find_peak_flops(measured.device)
+    measured.peak_flops = find_peak_flops(measured.device, arm.precision)
 
 
 def read_memory(arm: Arm, measured: Measured) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,8 +43,31 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def describe_command(words: Sequence[str]) -> str:
+    """Return the command that made a result; of folders and files only the names, which is what others can follow.
+
+    >>> describe_command(["benchmarks/pretrain.py", "--folder", "/tmp/a/pretrain", "--parts", "speed"])
+    'python benchmarks/pretrain.py --folder pretrain --parts speed'
+    """
+    script, *options = words
+    shown = [Path(word).name if word.startswith("/") else word for word in options]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
+
+
+def find_free_name(folder: Path, name: str) -> str:
+    """Return a name without a result yet: what was measured before on the same day stays."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in names if not (folder / f"{each}.json").exists())
+
+
 def write_result(name: str, lines: list[str], facts: dict[str, Any]) -> Path:
-    """Write `results/DATE-NAME.md` and `.json`, print the text, and return the Markdown's path."""
+    """Write `results/DATE-NAME.md` and `.json`, print the text, and return the Markdown's path.
+
+    Args:
+        name: what was measured, and with which of the options that make it another measurement.
+        lines: the text.
+        facts: the numbers behind it.
+    """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     machine = describe_machine()
     heading = [
@@ -49,12 +76,13 @@ def write_result(name: str, lines: list[str], facts: dict[str, Any]) -> Path:
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; commit {machine['commit']}; "
         f"Python {machine['python']}, "
         + ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
-        + f". Made by `python benchmarks/{name}.py`.",
+        + f". Made by `{describe_command(sys.argv)}`.",
         "",
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{today}-{name}.md"
+    free = find_free_name(RESULTS, f"{today}-{name}")
+    path = RESULTS / f"{free}.md"
     path.write_text("\n".join([*heading, *lines]) + "\n")
-    (RESULTS / f"{today}-{name}.json").write_text(json.dumps({"machine": machine, **facts}, indent=1) + "\n")
+    (RESULTS / f"{free}.json").write_text(json.dumps({"machine": machine, **facts}, indent=1) + "\n")
     print("\n".join(lines), flush=True)
     return path

@@ -99,3 +99,27 @@ def test_a_broken_configuration_is_a_model_error(tmp_path: Path, content: str) -
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("named", "index"),
+    [
+        ("other.safetensors.index.json", {"w": "../private/model.safetensors"}),
+        ("../private/model.safetensors", {}),
+        ("weights.bin", {}),
+        (None, {"w": "..\\private\\model.safetensors"}),
+    ],
+)
+def test_weights_elsewhere_are_refused_whatever_names_them(
+    tmp_path: Path, named: str | None, index: dict[str, str]
+) -> None:
+    model = LlamaForCausalLM(CONFIG)
+    model.save_pretrained(tmp_path / "private")
+    model.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"transformers_weights": named}))
+    if index:
+        path = tmp_path / "model" / "other.safetensors.index.json"
+        path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    with pytest.raises(ModelError, match=r"may only name (a safetensors|\.safetensors) file"):
+        load_model(str(tmp_path / "model"))

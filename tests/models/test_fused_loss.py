@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
 
-from biomedllama_cli.models import fused_loss
+from biomedllama_cli.models import fused_loss, loss
 from biomedllama_cli.models.loss import enable_token_losses, token_losses
 
 
@@ -40,3 +42,21 @@ def test_a_model_learns_the_same_in_every_mode(tiny, memory: str) -> None:  # ty
         found.append([losses.detach(), *(parameter.grad for parameter in model.parameters())])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "is_fused"), [(torch.bfloat16, True), (torch.float16, False)])
+def test_in_fp16_no_gradient_is_made_before_the_loss_is_scaled(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_fused: bool
+) -> None:
+    called = []
+
+    def watch(*tensors: torch.Tensor) -> torch.Tensor:
+        called.append(tensors)
+        return fused_loss.fused_losses(*tensors)
+
+    monkeypatch.setattr(loss, "fused_losses", watch)
+    model = enable_token_losses(tiny.build_model("llama"), "fused")
+    ids = torch.arange(24).reshape(1, 24) + 4
+    with torch.autocast("cpu", dtype):
+        token_losses(model, ids, ids.roll(-1, 1), torch.arange(24)[None])
+    assert bool(called) is is_fused

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from biomedllama_cli.errors import ModelError, SettingsError
 from biomedllama_cli.models.load import load_model
@@ -110,3 +110,11 @@ def test_a_checkpoint_keeps_its_positions() -> None:
     ):
         with pytest.raises(SettingsError, match="other rotary positions"):
             check_stretched(model.config, PositionsSettings(**other))
+
+
+def test_a_checkpoint_without_one_kind_of_positions_is_refused_in_words(tiny: Any) -> None:
+    asked = PositionsSettings(rope_scaling="yarn")
+    with pytest.raises(SettingsError, match=r"other rotary positions \(of several kinds\)"):
+        check_stretched(tiny.build_model("gemma3").config, asked)
+    with pytest.raises(SettingsError, match=r"other rotary positions \(none\)"):
+        check_stretched(GPT2Config(), asked)

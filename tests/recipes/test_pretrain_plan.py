@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from small_corpora import read_sample, write_corpus
+from transformers import Gemma2Config, LlamaForCausalLM
 
 from biomedllama_cli.corpus.manifest import load_corpus
 from biomedllama_cli.engine.plan_memory import MemoryChoice
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.models.scratch import build_scratch_config
 from biomedllama_cli.recipes.forecast_lines import format_plan
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, ModelShape
@@ -101,6 +102,20 @@ def test_hybrid_sharding_sends_across_nodes_once_a_step_and_full_in_every_micro_
     assert found["hybrid"].across_seconds == pytest.approx(3.6, abs=0.1)
     assert found["full"].bound_by == "the network across nodes"
     assert found["hybrid-zero2"].bound_by == "computing"
+
+
+def test_host_memory_for_saving_in_the_background_is_planned(published: PretrainReport) -> None:
+    assert published.plan is not None
+    disk = published.plan.disk
+    assert disk.host_bytes == disk.checkpoint_bytes  # the first node holds one copy of the model
+    assert "Saved in the background from 75.3 GiB of a node's host memory." in published.lines()[-1]
+    cluster = {"plan_nodes": 8, "plan_processes": 4, "plan_device": "A100-80GB"}
+    full = plan_small(None, plan=cluster, parallel={"sharding": "full"}).plan
+    assert full is not None
+    assert full.disk.host_bytes == full.disk.checkpoint_bytes // 8
+    at_once = plan_small(None, plan=cluster, checkpoint={"save_in_background": False}).plan
+    assert at_once is not None
+    assert at_once.disk.host_bytes == 0
 
 
 def test_memory_of_every_strategy_is_the_sum_of_its_parts(published: PretrainReport) -> None:
@@ -223,7 +238,7 @@ def test_the_loss_and_the_micro_batches_of_a_change_are_planned(tmp_path: Path) 
         numerics={"precision": "fp32", "loss_memory": "plain"},
     )
     shape = ModelShape.of(build_scratch_config("scratch:tiny", 32_000))
-    planner = MemoryPlanner(shape, settings, on_cpu=False)
+    planner = MemoryPlanner(shape, settings, "sdpa", on_cpu=False)
     choice = MemoryChoice("replicate", "none", 8, "plain", shards=1, devices=1)
     whole, chunks, half = (
         planner.find_memory(one).step
@@ -250,6 +265,47 @@ def test_a_model_that_cannot_be_rehearsed_keeps_the_rest_of_its_plan(
     assert plan.notes == (
         "Memory could not be worked out: the step of this model cannot be rehearsed (no fake kernel).",
     )
+
+
+def test_a_model_that_cannot_compute_again_is_planned_without_that(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "supports_gradient_checkpointing", False)
+    plan = plan_small(corpus).plan
+    assert plan is not None
+    assert [list(one.memory) for one in plan.strategies.values()] == [["none"]] * len(plan.strategies)
+    assert [note.split(":")[0] for note in plan.notes] == [
+        f"Activation checkpointing {mode} is left out" for mode in ("selective", "full")
+    ]
+    with pytest.raises(ModelError, match="cannot compute activations again"):
+        plan_small(corpus, numerics={"precision": "fp32", "activation_checkpointing": "full"})
+
+
+def test_a_model_with_more_than_plain_attention_is_planned_with_its_own(corpus: Path, tmp_path: Path) -> None:
+    config = Gemma2Config(
+        vocab_size=32_000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    config.save_pretrained(tmp_path)
+    report = plan_small(corpus, model=str(tmp_path))
+    assert report.attention == "eager"
+    assert report.plan is not None
+    assert report.plan.memory is not None, report.plan.notes
+
+
+def test_in_fp32_no_peak_of_another_precision_is_assumed(corpus: Path) -> None:
+    plan = {"plan_nodes": 1, "plan_processes": 1, "plan_device": "A100-80GB"}
+    peaks = [
+        report.plan.cluster.peak_flops
+        for precision in ("fp32", "bf16")
+        if (report := plan_small(corpus, numerics={"precision": precision}, plan=plan)).plan
+    ]
+    assert peaks == [None, 312e12]
 
 
 def test_full_sharding_is_called_hidden_only_where_a_step_computes_longer_than_it_sends(

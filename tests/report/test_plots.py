@@ -74,6 +74,16 @@ def test_the_pictures_have_the_format_of_their_names_and_are_the_same_again(tmp_
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["curve.png", "curve.svg"]
 
 
+def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    metrics, elsewhere = tmp_path / "metrics.jsonl", tmp_path / "elsewhere"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    elsewhere.write_text("mine")
+    (tmp_path / ".curve.svg.tmp").symlink_to(elsewhere)
+    plot_loss_curve(metrics, tmp_path / "curve.svg")
+    assert elsewhere.read_text() == "mine"
+    assert not (tmp_path / "curve.svg").is_symlink()
+
+
 def test_a_run_without_steps_still_gets_its_picture(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     plot_loss_curve(tmp_path / "metrics.jsonl", tmp_path / "loss_curve.png")

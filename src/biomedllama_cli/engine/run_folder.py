@@ -203,7 +203,7 @@ def open_run_folder(start: RunStart, job: Job, facts: Mapping[str, Any]) -> Iter
     folder = start.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("w")
+        lock = (folder / LOCK_FILE).open("a")  # empties nothing, should a link stand there
     except OSError as error:
         raise OutputError(f"output_dir {folder} cannot be written: {error.strerror}.") from error
     with lock, explain_full_disk(folder):
@@ -280,6 +280,7 @@ def remove_later_checkpoints(start: RunStart) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
     temporary = _name_temporary(path)
+    temporary.unlink(missing_ok=True)  # a link of that name would be followed
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

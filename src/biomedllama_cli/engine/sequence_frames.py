@@ -32,6 +32,8 @@ _STEP = struct.Struct("<cQBBQQ")
 _UPDATED = 1
 _LONGEST = 2**26
 """Bytes of a payload; a longer one is damage. A step of 8 million rows stays below it."""
+_MOST_IN_VAIN = 2**32
+"""Bytes of payloads that may turn out to be none; a log with more was made to be slow, and its rest is damage."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,17 @@ def read_frames(path: Path) -> Iterator[Start | FedStep | Damage]:
 
 
 def _parse(data: mmap.mmap) -> Iterator[Start | FedStep | Damage]:
-    position, end = 0, len(data)
+    position, end, in_vain = 0, len(data), 0
     while position < end:
         found = _read_frame(data, position)
         if found is None:
             # Its length may be what is damaged, so the next frame is looked for right behind its first byte.
-            following = data.find(_MAGIC, position + 1)
-            while following != -1 and _read_frame(data, following) is None:
-                following = data.find(_MAGIC, following + 1)
+            following = position
+            while True:
+                in_vain += _read_length(data, following) or 0
+                following = -1 if in_vain > _MOST_IN_VAIN else data.find(_MAGIC, following + 1)
+                if following == -1 or _read_frame(data, following) is not None:
+                    break
             size = (end if following == -1 else following) - position
             yield Damage(position, size)
             position += size
@@ -162,17 +167,26 @@ def _parse(data: mmap.mmap) -> Iterator[Start | FedStep | Damage]:
 
 def _read_frame(data: mmap.mmap, position: int) -> tuple[Start | FedStep, int] | None:
     """Return the frame at a place and its size in bytes, or None where none is."""
-    if position + _HEADER.size > len(data):
+    length = _read_length(data, position)
+    if length is None:
         return None
-    magic, length, check = _HEADER.unpack_from(data, position)
+    check = _HEADER.unpack_from(data, position)[2]
     first = position + _HEADER.size
-    if magic != _MAGIC or length > _LONGEST or first + length > len(data):
-        return None
     payload = data[first : first + length]
     if zlib.crc32(payload) != check:
         return None
     entry = _decode(payload)
     return None if entry is None else (entry, _HEADER.size + length)
+
+
+def _read_length(data: mmap.mmap, position: int) -> int | None:
+    """Return the bytes of the payload that a header at a place claims, or None where no header can be."""
+    if position + _HEADER.size > len(data):
+        return None
+    magic, length, _ = _HEADER.unpack_from(data, position)
+    if magic != _MAGIC or length > _LONGEST or position + _HEADER.size + length > len(data):
+        return None
+    return int(length)
 
 
 def _decode(payload: bytes) -> Start | FedStep | None:
@@ -181,7 +195,7 @@ def _decode(payload: bytes) -> Start | FedStep | None:
         try:
             content = json.loads(payload[1:])
             return Start(int(content["step"]), dict(content["facts"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
     if payload[:1] != b"S" or len(payload) < _STEP.size:
         return None

@@ -66,6 +66,7 @@ class SequenceLog:
         """Begin with the log of the run whose checkpoint is continued; what follows goes on from there."""
         if other.is_file():
             temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.unlink(missing_ok=True)  # a link of that name would be followed
             shutil.copyfile(other, temporary)
             temporary.replace(self._path)
 

@@ -40,6 +40,15 @@ def register_attention(attention: str) -> str:
     return VARLEN_ATTENTION if attention == FLASH_ATTENTION else attention
 
 
+def name_attention(implementation: str) -> str:
+    """Return what users call an attention implementation of transformers.
+
+    >>> name_attention("varlen"), name_attention("eager")
+    ('flash_attention_2', 'eager')
+    """
+    return FLASH_ATTENTION if implementation == VARLEN_ATTENTION else implementation
+
+
 def check_attention(attention: str, device: torch.device, dtype: torch.dtype) -> None:
     """Check that a model can be trained with flex or FlashAttention where that is asked for; each is tried once.
 

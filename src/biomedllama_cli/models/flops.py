@@ -58,14 +58,18 @@ def model_flops_utilization(
     return tokens_per_second * flops_per_token / (peak_flops * devices)
 
 
-def find_peak_flops(device_name: str) -> float | None:
-    """Return the dense bf16 FLOP/s of a device by its name, or None when it is not known.
+def find_peak_flops(device_name: str, precision: str) -> float | None:
+    """Return the dense FLOP/s of a device by its name, or None when it is not known.
 
-    >>> find_peak_flops("NVIDIA A100-SXM4-80GB")
+    That of fp16 is that of bf16; of fp32 none is given, as it depends on whether TF32 is used.
+
+    >>> find_peak_flops("NVIDIA A100-SXM4-80GB", "bf16")
     312000000000000.0
-    >>> find_peak_flops("AMD EPYC") is None
+    >>> find_peak_flops("NVIDIA A100-SXM4-80GB", "fp32") is find_peak_flops("AMD EPYC", "bf16") is None
     True
     """
+    if precision == "fp32":
+        return None
     return next((peak for name, peak in _PEAK_BF16_FLOPS.items() if name in device_name), None)
 
 

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from biomedllama_cli.errors import ModelError
+from biomedllama_cli.errors import ModelError, UserError
 from biomedllama_cli.models.adapter_folder import find_adapter
 from biomedllama_cli.models.attention import resolve_attention
 from biomedllama_cli.models.attention_names import register_attention
@@ -32,12 +32,13 @@ from biomedllama_cli.models.load_errors import explain_load_error
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX, build_scratch_config
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION
-from biomedllama_cli.models.weight_index import check_weight_index
+from biomedllama_cli.models.weight_index import check_named_weights, check_weight_index
 
 __all__ = [
     "ModelDescription",
     "build_scratch_config",
     "describe_model",
+    "fit_attention",
     "load_model",
     "load_text_config",
     "resolve_attention",
@@ -139,12 +140,14 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str, **quantiza
     try:
         with _no_background_conversion():
             config, cached_only = _load_config(source, folder)
+            if folder is not None:
+                check_named_weights(config, source)
             is_causal_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
             loader = AutoModelForCausalLM if is_causal_model else AutoModelForImageTextToText
             model, loading = loader.from_pretrained(
                 source,
                 dtype=dtype,
-                attn_implementation=_fit_attention(config, attention),
+                attn_implementation=fit_attention(config, attention),
                 trust_remote_code=False,
                 local_files_only=cached_only,
                 # A .bin of a stranger is read by the restricted unpickler, which runs nothing.
@@ -152,6 +155,8 @@ def _load_pretrained(source: str, dtype: torch.dtype, attention: str, **quantiza
                 output_loading_info=True,
                 **quantization,
             )
+    except UserError:
+        raise
     except Exception as error:
         raise explain_load_error(source, folder, error) from error
     if missing := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
@@ -196,8 +201,16 @@ def _no_background_conversion() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _fit_attention(config: Any, attention: str) -> str:
-    """Return `eager` for a model whose attention is more than the fused operators compute."""
+def fit_attention(config: Any, attention: str) -> str:
+    """Return `attention`, or `eager` for a model whose attention is more than the fused operators compute.
+
+    Args:
+        config: of the model, or of its text part.
+        attention: an implementation.
+
+    Raises:
+        ModelError: sequences are split over ranks, which eager cannot.
+    """
     text = config.get_text_config(decoder=True)
     has_own = (
         type(text) in MODEL_FOR_CAUSAL_LM_MAPPING

@@ -40,7 +40,8 @@ def enable_token_losses(model: PreTrainedModel, loss_memory: str = "chunks") -> 
 
     Args:
         model: not wrapped yet.
-        loss_memory: `chunks`, `fused` or `plain`; where the head is no plain linear layer, fused is chunks.
+        loss_memory: `chunks`, `fused` or `plain`; where the head is no plain linear layer, and in fp16, fused is
+            chunks.
     """
     model.get_output_embeddings().loss_memory = loss_memory
     if getattr(model, "_has_token_losses", False):
@@ -129,7 +130,7 @@ def _head_forward(
     memory = getattr(self, "loss_memory", "chunks")
     if memory == "plain":
         return _find_chunk_losses(self, hidden_ND, target_ids_N)
-    if memory == "fused" and _is_fusible(self):
+    if memory == "fused" and _is_fusible(self, hidden_ND):
         return fused_losses(hidden_ND, self.weight, target_ids_N)
     chunk = max(1, LOGITS_PER_CHUNK // self.weight.shape[0])
     chunks = list(zip(torch.split(hidden_ND, chunk), torch.split(target_ids_N, chunk), strict=True))
@@ -144,9 +145,17 @@ def _head_forward(
     )
 
 
-def _is_fusible(head: Any) -> bool:
+def _is_fusible(head: Any, hidden_ND: torch.Tensor) -> bool:
     is_plain = type(head).forward is torch.nn.Linear.forward and head.bias is None
-    return is_plain and not head.logit_cap and head.weight.requires_grad and torch.is_grad_enabled()
+    is_trained = head.weight.requires_grad and torch.is_grad_enabled()
+    return is_plain and not head.logit_cap and is_trained and not _computes_in_fp16(hidden_ND)
+
+
+def _computes_in_fp16(hidden_ND: torch.Tensor) -> bool:
+    """Return whether gradients may be below what fp16 holds: those of the fused loss are made before it is scaled."""
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        return torch.get_autocast_dtype(hidden_ND.device.type) == torch.float16
+    return hidden_ND.dtype == torch.float16
 
 
 def _find_chunk_losses(head: Any, hidden_CD: torch.Tensor, target_ids_C: torch.Tensor) -> torch.Tensor:

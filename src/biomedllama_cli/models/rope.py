@@ -118,9 +118,18 @@ def describe_rope(rope: dict[str, Any]) -> str:
 
     >>> describe_rope({"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0})
     'yarn x 4, base 10000'
+    >>> describe_rope({}), describe_rope({"full_attention": {"rope_type": "default"}})
+    ('none', 'of several kinds')
     """
-    kind = "" if rope["rope_type"] == "default" else f"{rope['rope_type']} x {rope.get('factor', 1):g}, "
-    return f"{kind}base {rope['rope_theta']:g}"
+    if "rope_type" not in rope:
+        return "of several kinds" if rope else "none"
+    factor, base = rope.get("factor"), rope.get("rope_theta")
+    kind = (
+        ""
+        if rope["rope_type"] == "default"
+        else f"{rope['rope_type']} x {1 if factor is None else factor:g}, "
+    )
+    return kind + ("base of the model" if base is None else f"base {base:g}")
 
 
 def stretch_model(model: PreTrainedModel, settings: PositionsSettings, sequence_length: int) -> None:

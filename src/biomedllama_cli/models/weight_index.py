@@ -4,34 +4,54 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from biomedllama_cli.errors import ModelError
 
-_INDEXES = {"model.safetensors.index.json": ".safetensors", "pytorch_model.bin.index.json": ".bin"}
+_INDEX = ".index.json"
+_ENDINGS = (".safetensors", ".bin")
 _LARGEST_INDEX = 256 << 20  # bytes; that of the largest published models has less than a hundredth
+_TAMPERED = "The folder is broken or was tampered with: take another copy."
 
 
 def check_weight_index(folder: Path) -> None:
-    """Check that the weights of a folder lie in it, before anything that its index names is opened.
+    """Check that the weights of a folder lie in it, before anything that an index of it names is opened.
+
+    Every index is looked at, whatever its name: a configuration may say which of them is read.
 
     Raises:
         ModelError: an index is malformed, or names a file elsewhere or of another kind.
     """
-    for name, ending in _INDEXES.items():
-        path = folder / name
-        if not path.is_file():
+    for path in sorted(folder.glob(f"*{_INDEX}")):
+        ending = next((ending for ending in _ENDINGS if path.name.endswith(ending + _INDEX)), None)
+        if ending is None or not path.is_file():
             continue
         for file in _read_files(path):
-            if (
-                not isinstance(file, str)
-                or Path(file).name != file
-                or "\\" in file
-                or not file.endswith(ending)
-            ):
+            if not _is_beside(file, ending):
                 raise ModelError(
                     f"model: {path} names {str(file)[:80]!r}, but may only name {ending} files beside it.",
-                    hint="The folder is broken or was tampered with: take another copy.",
+                    hint=_TAMPERED,
                 )
+
+
+def check_named_weights(config: Any, source: str) -> None:
+    """Check the file of weights that the configuration of a folder names, where it does.
+
+    Raises:
+        ModelError: it is no safetensors file or index beside it.
+    """
+    name = getattr(config, "transformers_weights", None)
+    if name is None or _is_beside(name, ".safetensors") or _is_beside(name, f".safetensors{_INDEX}"):
+        return
+    raise ModelError(
+        f"model: the configuration of {source} has its weights in {str(name)[:80]!r}, but may only name a safetensors "
+        "file beside it.",
+        hint=_TAMPERED,
+    )
+
+
+def _is_beside(file: object, ending: str) -> bool:
+    return isinstance(file, str) and Path(file).name == file and "\\" not in file and file.endswith(ending)
 
 
 def _read_files(path: Path) -> set[object]:

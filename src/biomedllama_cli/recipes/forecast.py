@@ -6,7 +6,7 @@ from biomedllama_cli.engine.plan_memory import USABLE_SHARE, find_change
 from biomedllama_cli.recipes.forecast_cost import plan_compute, plan_disk, plan_truncated
 from biomedllama_cli.recipes.forecast_facts import RunFacts
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner
-from biomedllama_cli.recipes.forecast_report import MemoryParts, RunPlan
+from biomedllama_cli.recipes.forecast_report import RunPlan, StrategyPlan
 from biomedllama_cli.recipes.forecast_strategies import choose, list_meshes, plan_strategy
 
 
@@ -17,13 +17,13 @@ def forecast_run(facts: RunFacts) -> RunPlan:
         SettingsError: the mesh does not fit the planned processes.
     """
     settings, notes = facts.settings, list[str]()
-    planner = MemoryPlanner(facts.shape, settings, on_cpu=facts.device == "cpu")
+    planner = MemoryPlanner(facts.shape, settings, facts.attention, on_cpu=facts.device == "cpu")
     strategies = {
         name: plan_strategy(facts, planner, name, mesh, notes) for name, mesh in list_meshes(facts).items()
     }
     chosen = strategies[settings.parallel.sharding]
     memory = chosen.memory.get(settings.numerics.activation_checkpointing)
-    if memory is None and chosen.memory:
+    if memory is None and {"none", "full"} <= chosen.memory.keys():
         mode = settings.numerics.activation_checkpointing
         notes.append(f"Memory with activation checkpointing {mode} is between that of none and of full.")
     compute = plan_compute(facts, chosen)
@@ -38,20 +38,20 @@ def forecast_run(facts: RunFacts) -> RunPlan:
         memory=memory,
         strategies=strategies,
         fits=memory.fits if memory else None,
-        change=_find_change(facts, planner, memory),
+        change=_find_change(facts, planner, chosen),
         disk=plan_disk(facts),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _find_change(
-    facts: RunFacts, planner: MemoryPlanner, memory: MemoryParts | None
-) -> tuple[str, ...] | None:
+def _find_change(facts: RunFacts, planner: MemoryPlanner, chosen: StrategyPlan) -> tuple[str, ...] | None:
+    mode = facts.settings.numerics.activation_checkpointing
+    memory = chosen.memory.get(mode)
     if memory is None or memory.fits is None or facts.cluster.memory_bytes is None:
         return None
     if memory.fits:
         return ()
-    settings = facts.settings
-    choice = choose(facts, facts.mesh, settings.parallel.sharding, settings.numerics.activation_checkpointing)
+    choice = choose(facts, facts.mesh, facts.settings.parallel.sharding, mode)
     usable = USABLE_SHARE * facts.cluster.memory_bytes
-    return find_change(choice, lambda one: planner.find_memory(one).total, usable, modes=planner.modes)
+    modes = tuple(chosen.memory)  # those that this model can be trained with
+    return find_change(choice, lambda one: planner.find_memory(one).total, usable, modes=modes)

@@ -74,4 +74,14 @@ def plan_disk(facts: RunFacts) -> DiskPlan:
     count = count_checkpoints(
         facts.steps, saving.save_every_steps, saving.keep_checkpoints, saving.keep_every_steps
     )
-    return DiskPlan(checkpoint_bytes=size, most_checkpoints=count, bytes=size * count)
+    in_background = saving.save_in_background
+    if in_background is None:
+        in_background = facts.device == "cuda"
+    host = count_host_bytes(facts, size) if in_background else 0
+    return DiskPlan(checkpoint_bytes=size, most_checkpoints=count, bytes=size * count, host_bytes=host)
+
+
+def count_host_bytes(facts: RunFacts, size: int) -> int:
+    """Return the bytes of a checkpoint that the first node writes, and no node writes more."""
+    shards = 1 if facts.settings.parallel.sharding == "replicate" else facts.mesh.fsdp_size
+    return size * min(shards, facts.world.local_world_size) // shards

@@ -27,6 +27,7 @@ class RunFacts:
         settings: the whole tree.
         world: processes that are planned for.
         device: `cuda` or `cpu`.
+        attention: that the model computes with, or `auto` where that cannot be found out here.
         config: of the text model.
         text: that is trained on.
         steps: packed.
@@ -36,6 +37,7 @@ class RunFacts:
     settings: PretrainSettings
     world: World
     device: str
+    attention: str
     config: Any
     text: TextFacts
     steps: int
@@ -102,7 +104,8 @@ def describe_cluster(facts: RunFacts) -> ClusterFacts:
         devices_per_node=world.local_world_size,
         devices=world.world_size,
         memory_bytes=memory,
-        peak_flops=facts.settings.monitor.peak_flops or find_peak_flops(name),
+        peak_flops=facts.settings.monitor.peak_flops
+        or find_peak_flops(name, facts.settings.numerics.precision),
         bandwidth_inside=inside * GIGA if inside else known.inside_bandwidth if known else None,
         bandwidth_across=across * GIGA if across else None,
     )

@@ -81,7 +81,10 @@ def _time_lines(plan: RunPlan) -> list[str]:
     compute, cluster = plan.compute, plan.cluster
     flops = f"Compute: {compute.flops:.3g} FLOP, {compute.flops_per_token / 1e9:.4g} GFLOP per token."
     if compute.days is None or compute.step_seconds is None or compute.device_hours is None:
-        return [flops, "Time: not known without the device's peak; give --plan-device or --peak-flops."]
+        return [
+            flops,
+            "Time: not known without the device's peak; give --peak-flops, or --plan-device (bf16 and fp16).",
+        ]
     chosen = plan.strategies[plan.sharding]
     price = "" if compute.price is None else f", price {compute.price:,.0f}"
     lines = [
@@ -192,7 +195,8 @@ def _compare(plan: RunPlan) -> list[str]:
 
 def _disk_line(plan: RunPlan) -> str:
     disk = plan.disk
+    host = f" Saved in the background from {disk.host_bytes / GIB:.1f} GiB of a node's host memory."
     return (
         f"Checkpoints: {disk.checkpoint_bytes / GIB:.1f} GiB each, at most {disk.most_checkpoints} at once "
-        f"({disk.bytes / GIB:.1f} GiB of disk)."
+        f"({disk.bytes / GIB:.1f} GiB of disk).{host if disk.host_bytes else ''}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import psutil
@@ -83,18 +83,17 @@ class MemoryPlanner:
     Args:
         shape: of the model.
         settings: of the run.
+        attention: that the model computes with.
         on_cpu: whether the program itself shares the memory.
     """
 
-    def __init__(self, shape: ModelShape, settings: PretrainSettings, *, on_cpu: bool) -> None:
-        self._shape, self._settings, self._savers = shape, settings, list_savers()
+    def __init__(
+        self, shape: ModelShape, settings: PretrainSettings, attention: str, *, on_cpu: bool
+    ) -> None:
+        self._shape, self._settings, self._attention = shape, settings, attention
+        self._savers = list_savers()
         self._program = measure_program(settings.numerics.precision) if on_cpu else 0
         self._rehearse = lru_cache(maxsize=None)(self._rehearse_once)
-
-    @cached_property
-    def modes(self) -> tuple[str, ...]:
-        """Return the kinds of activation checkpointing that can be planned."""
-        return tuple(self._savers)
 
     def find_memory(self, choice: MemoryChoice) -> RankMemory:
         """Return what one rank needs."""
@@ -124,10 +123,10 @@ class MemoryPlanner:
             micro_batch_size,
             length // context,
             numerics.precision,
-            attention=numerics.attention,
+            attention=self._attention,
             sharded=sharded,
             accumulates=accumulates,
-            loss_memory=loss_memory,
+            loss_memory=_find_loss(loss_memory, numerics.precision),
         )
         step = rehearse_step(self._shape.config, rehearsal, self._savers[mode])
         number_bytes = 4 if numerics.precision == "fp32" else 2
@@ -136,9 +135,14 @@ class MemoryPlanner:
             layers = self._shape.description.layers if mode == "none" else 1
             beside += 2 * layers * micro_batch_size * length * self._shape.key_value_size * number_bytes
             beside += micro_batch_size * length * (length // context) * number_bytes
-        elif numerics.attention == "sdpa":  # a mask that keeps documents apart
+        elif self._attention == "sdpa":  # a mask that keeps documents apart
             beside += micro_batch_size * length * length * (1 + number_bytes)
         return replace(step, activations=step.activations + beside)
+
+
+def _find_loss(loss_memory: str, precision: str) -> str:
+    """Return what becomes of a kind of loss: in fp16 `fused` is `chunks` (`models/loss.py`)."""
+    return "chunks" if loss_memory == "fused" and precision == "fp16" else loss_memory
 
 
 def describe_memory(memory: RankMemory, device_bytes: float | None) -> MemoryParts:

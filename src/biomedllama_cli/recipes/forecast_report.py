@@ -121,7 +121,7 @@ class MemoryParts(_Record):
     logits_peak: int
     """The most that logits take at any moment; no part of the sum."""
     fits: bool | None
-    """Whether 95 % of the device's memory is enough, where that is known."""
+    """Whether 90 % of the device's memory is enough, where that is known."""
 
 
 class StrategyPlan(_Record):
@@ -154,6 +154,8 @@ class DiskPlan(_Record):
     """At once, the one being written included."""
     bytes: int
     """Of all of them."""
+    host_bytes: int
+    """Host memory of the first node that a copy takes, so that training goes on while it is written; 0 where it waits."""
 
 
 class RunPlan(_Record):

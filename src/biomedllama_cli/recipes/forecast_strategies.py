@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
 from biomedllama_cli.engine.plan_cost import StepTime, time_step
-from biomedllama_cli.engine.plan_memory import STRATEGIES, MemoryChoice, RankMemory
+from biomedllama_cli.engine.plan_memory import CHECKPOINTING, STRATEGIES, MemoryChoice, RankMemory
 from biomedllama_cli.engine.sharding import MeshShape, choose_mesh
 from biomedllama_cli.engine.traffic import (
     LinkBytes,
@@ -17,7 +16,7 @@ from biomedllama_cli.engine.traffic import (
     plan_context_traffic,
     plan_traffic,
 )
-from biomedllama_cli.errors import SettingsError, UserError
+from biomedllama_cli.errors import ModelError, SettingsError, UserError
 from biomedllama_cli.recipes.forecast_facts import RunFacts
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, describe_memory
 from biomedllama_cli.recipes.forecast_report import MemoryParts, StrategyPlan
@@ -59,9 +58,9 @@ def plan_strategy(
         notes: for people; added to.
     """
     memory: dict[str, MemoryParts] = {}
-    for mode in planner.modes:
-        choice = choose(facts, mesh, name, mode)
-        found = _try(lambda choice=choice: planner.find_memory(choice), notes)  # type: ignore[misc]
+    asked_mode = facts.settings.numerics.activation_checkpointing
+    for mode in CHECKPOINTING:
+        found = _find_memory(planner, choose(facts, mesh, name, mode), asked_mode, notes)
         if found is not None:
             memory[mode] = describe_memory(found, facts.cluster.memory_bytes)
     links = _count_links(facts, name, mesh)
@@ -78,10 +77,28 @@ def plan_strategy(
     )
 
 
-def _try(work: Callable[[], RankMemory], notes: list[str]) -> RankMemory | None:
-    """Return what the work gives; a model that cannot be rehearsed costs the plan its memory, not all of it."""
+def _find_memory(
+    planner: MemoryPlanner, choice: MemoryChoice, asked_mode: str, notes: list[str]
+) -> RankMemory | None:
+    """Return what one rank needs; a model that cannot be rehearsed costs the plan its memory, not all of it.
+
+    Args:
+        planner: of memory.
+        choice: to plan.
+        asked_mode: of activation checkpointing; that a model is not made for another is only noted.
+        notes: for people; added to.
+
+    Raises:
+        ModelError: the model cannot be trained as asked.
+    """
     try:
-        return work()
+        return planner.find_memory(choice)
+    except ModelError as error:
+        if choice.activation_checkpointing == asked_mode:
+            raise
+        notes.append(
+            f"Activation checkpointing {choice.activation_checkpointing} is left out: {error.message}"
+        )
     except UserError:
         raise
     except Exception as error:  # a model's own code runs here, on tensors without values
@@ -90,7 +107,7 @@ def _try(work: Callable[[], RankMemory], notes: list[str]) -> RankMemory | None:
         notes.append(
             f"Memory could not be worked out: the step of this model cannot be rehearsed ({reason})."
         )
-        return None
+    return None
 
 
 def choose(facts: RunFacts, mesh: MeshShape, sharding: str, mode: str) -> MemoryChoice:

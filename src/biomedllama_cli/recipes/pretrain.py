@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,16 +13,19 @@ import torch
 from accelerate import Accelerator
 
 from biomedllama_cli.engine.accelerator import build_accelerator
+from biomedllama_cli.engine.agreement import agree_on_start
 from biomedllama_cli.engine.checkpoint import RunFolder
 from biomedllama_cli.engine.forgetting import read_last_look
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits
-from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
+from biomedllama_cli.engine.run_folder import RunStart, open_run_folder, plan_start, write_atomically
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
+from biomedllama_cli.engine.sharding import read_world
 from biomedllama_cli.engine.tracking import check_trackers
 from biomedllama_cli.engine.validation import Validator, build_validator, score_unigram
+from biomedllama_cli.models.attention_names import name_attention
 from biomedllama_cli.models.description import describe_model
 from biomedllama_cli.models.document_masking import tell_where_documents_meet
 from biomedllama_cli.models.load import load_model
@@ -45,7 +49,6 @@ from biomedllama_cli.recipes.training import (
     choose_attention,
     describe_mfu,
     open_progress,
-    plan_world,
 )
 from biomedllama_cli.report.plots import plot_loss_curve
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -76,28 +79,31 @@ def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainRe
     check_numerics(settings.numerics)
     if dry_run:
         return report_dry_run(settings)
-    plan = plan_run(settings, plan_world(settings.parallel, dry_run=False))
-    if report := find_finished_run(plan):
-        return report
-    return train(plan)
+    plan = plan_run(settings, read_world())
+    accelerator = build_accelerator(settings.parallel, settings.numerics)
+    total = plan.order.total_steps
+    start = agree_on_start(
+        plan.start,
+        lambda: plan_start(plan.start.folder, plan.job, resume=settings.resume, overwrite=settings.overwrite),
+        lambda start: " of a finished run" if find_finished_run(start, total) else "",
+    )
+    if report := find_finished_run(start, total):
+        logger.info("%s is finished: nothing to do", start.folder)
+        return report.model_copy(update={"status": "already trained"})
+    return train(replace(plan, start=start), accelerator)
 
 
-def find_finished_run(plan: Plan) -> PretrainReport | None:
+def find_finished_run(start: RunStart, total_steps: int) -> PretrainReport | None:
     """Return the report of the same run, where its folder holds its last step and its report already."""
-    start = plan.start
-    if start.replaces or start.progress is None or start.progress.step < plan.order.total_steps:
+    if start.replaces or start.progress is None or start.progress.step < total_steps:
         return None
     report = load_report(start.folder)
-    if report is None or report.checkpoint is None or not report.checkpoint.is_dir():
-        return None
-    logger.info("%s is finished: nothing to do", start.folder)
-    return report.model_copy(update={"status": "already trained"})
+    return report if report is not None and report.checkpoint and report.checkpoint.is_dir() else None
 
 
-def train(plan: Plan) -> PretrainReport:
+def train(plan: Plan, accelerator: Accelerator) -> PretrainReport:
     """Load the model, train it to the last step, and report."""
     began, settings, manifest = time.perf_counter(), plan.settings, plan.corpus.manifest
-    accelerator = build_accelerator(settings.parallel, settings.numerics)
     attention = choose_attention(settings.numerics, accelerator.device, settings.parallel.cp_size)
     source = str(plan.start.checkpoint or settings.model)
     torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
@@ -130,6 +136,8 @@ def train(plan: Plan) -> PretrainReport:
             onlookers = build_pretrain_onlookers(plan, accelerator)
             loop = Loop(trainee, data, build_run_folder(plan), loop_settings, progress, onlookers=onlookers)
             tally = loop.run()
+        # eager for a model that needs it, whatever was asked
+        attention = name_attention(model.config._attn_implementation)
         facts = describe_run(plan, description, attention, accelerator.device.type)
         facts |= measure(plan, loop, tally, wall_seconds=time.perf_counter() - began)
         facts["spikes"] = read_spikes(plan.start.folder / METRICS_FILE)

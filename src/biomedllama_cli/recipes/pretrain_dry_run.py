@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from biomedllama_cli.engine.model_fit import (
 from biomedllama_cli.engine.order import build_batch_plan
 from biomedllama_cli.engine.plan_cost import estimate_steps
 from biomedllama_cli.engine.sharding import World, choose_mesh, data_ranks, read_world
-from biomedllama_cli.models.load import load_text_config
-from biomedllama_cli.models.rope import stretch_positions
+from biomedllama_cli.models.load import fit_attention, load_text_config
+from biomedllama_cli.models.rope import check_stretched, stretch_positions
 from biomedllama_cli.models.scratch import find_bundled_config
 from biomedllama_cli.recipes.evaluate_sources import find_result_of_run, refuse_gguf
 from biomedllama_cli.recipes.forecast import forecast_run
@@ -65,6 +65,11 @@ def plan_cluster(settings: PretrainSettings) -> World:
     parallel, plan = settings.parallel, settings.plan
     if parallel.num_processes is not None:
         processes, nodes = parallel.num_processes, parallel.nodes
+        if plan.plan_nodes not in (None, nodes) and nodes == 1:
+            logger.warning(
+                "plan: plan_nodes = %d is not used, as --num-processes says how many there are; give --nodes %d too",
+                *(plan.plan_nodes, plan.plan_nodes),
+            )
     else:
         processes = plan.plan_processes or count_processes(parallel)
         nodes = parallel.nodes if parallel.nodes > 1 else plan.plan_nodes or 1
@@ -78,11 +83,13 @@ def choose_planned_device(settings: PretrainSettings) -> str:
     return choose_device_type(settings.parallel)
 
 
-def describe_attention(settings: PretrainSettings, device: str) -> str:
-    """Return the attention that would be used, where that can be found out here; else as it was asked for."""
+def describe_attention(settings: PretrainSettings, device: str, config: Any) -> str:
+    """Return the attention that this model would get, where that can be found out here; else as it was asked for."""
     if device == "cuda" and not torch.cuda.is_available() and settings.parallel.cp_size == 1:
-        return settings.numerics.attention
-    return choose_attention(settings.numerics, torch.device(device), settings.parallel.cp_size)
+        attention: str = settings.numerics.attention
+    else:
+        attention = choose_attention(settings.numerics, torch.device(device), settings.parallel.cp_size)
+    return fit_attention(config, attention)
 
 
 def _report_corpus(plan: Plan) -> PretrainReport:
@@ -93,11 +100,20 @@ def _report_corpus(plan: Plan) -> PretrainReport:
     )
     if start.checkpoint is None:
         stretch_positions(config, settings.positions, settings.batch.sequence_length)
+    else:
+        check_stretched(config, settings.positions)
     check_model_fits(source, config, manifest, settings.batch.sequence_length)
     device = choose_planned_device(settings)
-    attention = describe_attention(settings, device)
+    attention = describe_attention(settings, device, config)
     facts = RunFacts(
-        settings, plan.world, device, config, count_text(plan), plan.order.total_steps, count_truncated(plan)
+        settings,
+        plan.world,
+        device,
+        attention,
+        config,
+        count_text(plan),
+        plan.order.total_steps,
+        count_truncated(plan),
     )
     return PretrainReport(
         status="would continue" if start.checkpoint else "would train",
@@ -165,11 +181,12 @@ def _report_numbers(settings: PretrainSettings, world: World) -> PretrainReport:
     check_positions(settings.model, find_positions(config), length)
     text, steps, truncated = count_numbers(settings)
     device = choose_planned_device(settings)
-    facts = RunFacts(settings, world, device, config, text, steps, truncated)
+    attention = describe_attention(settings, device, config)
+    facts = RunFacts(settings, world, device, attention, config, text, steps, truncated)
     return PretrainReport(
         status="would train",
         plan=forecast_run(facts),
-        run_folder=_find_run_folder(settings),
+        run_folder=settings.output_dir or settings.workspace / "runs" / "pretrain-CORPUS",
         model=settings.model,
         parameters=facts.shape.description.parameters,
         steps=steps,
@@ -181,14 +198,10 @@ def _report_numbers(settings: PretrainSettings, world: World) -> PretrainReport:
         world_size=world.world_size,
         mesh=describe_mesh(mesh),
         device=device,
-        attention=describe_attention(settings, device),
+        attention=attention,
         settings=settings.model_dump(mode="json"),
         versions=read_versions(),
     )
-
-
-def _find_run_folder(settings: PretrainSettings) -> Path:
-    return settings.output_dir or settings.workspace / "runs"
 
 
 def count_numbers(

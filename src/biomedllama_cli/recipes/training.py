@@ -163,7 +163,8 @@ def build_loop_settings(
 ) -> LoopSettings:
     """Return the sections the loop reads, and the numbers of the MFU."""
     mesh, on_cuda = read_mesh(accelerator), accelerator.device.type == "cuda"
-    known = find_peak_flops(torch.cuda.get_device_name(accelerator.device)) if on_cuda else None
+    name = torch.cuda.get_device_name(accelerator.device) if on_cuda else ""
+    known = find_peak_flops(name, settings.numerics.precision)
     return LoopSettings(
         optimizer=settings.optimizer,
         schedule=settings.schedule,

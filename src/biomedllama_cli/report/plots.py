@@ -61,6 +61,7 @@ def save(figure: Figure, pictures: Iterable[Path]) -> None:
             kind = picture.suffix.removeprefix(".")
             temporary = picture.with_name(f".{picture.name}.tmp")
             metadata = {"Date": None} if kind == "svg" else {}
+            temporary.unlink(missing_ok=True)  # a link of that name would be followed
             try:
                 figure.savefig(temporary, format=kind, dpi=120, metadata=metadata)
                 temporary.replace(picture)

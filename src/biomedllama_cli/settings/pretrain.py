@@ -78,7 +78,7 @@ class NumericsSettings(Settings):
     or whole layers."""
     loss_memory: Literal["chunks", "fused", "plain"] = "chunks"
     """How logits become a loss: chunk by chunk, fused (chunks whose gradients are made with the loss, so that no logits
-    are made twice), or all at once."""
+    are made twice; with fp16 as chunks, since the scale of the loss comes too late), or all at once."""
     compile: bool = False
     """Compile every decoder layer with torch.compile; not with selective activation checkpointing, which it does
     itself."""
@@ -144,7 +144,8 @@ class MonitorSettings(Settings):
     log_every_steps: PositiveInt = 10
     """Steps between metric lines on the terminal (in steps); metrics.jsonl has every step."""
     peak_flops: PositiveFloat | None = None
-    """Peak FLOP/s of one device for MFU [default: known for A100, H100 and H200, else MFU is not shown]."""
+    """Peak FLOP/s of one device for MFU [default: known for A100, H100 and H200 in bf16 and fp16, else MFU is not
+    shown]."""
     spikes: Literal["skip", "warn", "off"] = "skip"
     """What is done with a step whose loss or gradient norm is far above the last ones: its update is left out, only
     reported, or not looked for."""
