@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pretrain_setting import (
@@ -27,10 +28,13 @@ from pretrain_setting import (
     read_rows,
 )
 
-OURS, BORDERS, APART, TRAINER = "ours", "ours, documents", "ours, blocks apart", "HF Trainer"
+OURS, BORDERS, APART, TRAINER = "ours", "ours, documents", "ours, blocks apart: fused", "HF Trainer"
+PLAIN, FUSED = f"{OURS}: plain", f"{OURS}: fused"
 LINEAR = "linear_cross_entropy"
-LOSS_ARMS = [f"{OURS}: {memory}" for memory in ("plain", "chunks", "fused")]
-LINEAR_ARMS = [f"{LINEAR}: {policy}" for policy in ("auto", "accurate")]
+PRODUCT_ARMS = (OURS, PLAIN, FUSED)
+"""What --loss-memory gives; the first is its default."""
+ALTERNATIVE_ARMS = (f"{LINEAR}: auto", f"{LINEAR}: accurate", APART)
+"""What no setting gives: torch's own losses, and blocks of memory that are all mapped apart."""
 
 
 def run_ours(setting: Setting, arm: str) -> Outcome:
@@ -38,44 +42,43 @@ def run_ours(setting: Setting, arm: str) -> Outcome:
     import numpy as np
     import torch
 
-    from biomedllama_cli.engine.accelerator import build_accelerator, prepare
+    from biomedllama_cli.engine.accelerator import build_accelerator
     from biomedllama_cli.engine.host_memory import map_large_blocks_apart
-    from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
+    from biomedllama_cli.engine.optimizer import set_learning_rate
     from biomedllama_cli.engine.step import StepFrame, train_step
     from biomedllama_cli.models.load import load_model
-    from biomedllama_cli.models.loss import enable_token_losses
-    from biomedllama_cli.recipes.training import choose_attention
+    from biomedllama_cli.recipes.training import build_trainee, choose_attention
     from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 
-    numerics = NumericsSettings.model_validate({"precision": setting.precision})
-    if arm.startswith(APART):
+    memory = arm.partition(": ")[2] if arm in (PLAIN, FUSED, APART) else NumericsSettings().loss_memory
+    numerics = NumericsSettings.model_validate(
+        {"precision": setting.precision, "loss_memory": memory, "compile": setting.compiled}
+    )
+    if arm == APART:
         map_large_blocks_apart()
     accelerator = build_accelerator(ParallelSettings.model_validate({"device": setting.device}), numerics)
     model = load_model(str(setting.model), attention=choose_attention(numerics, accelerator.device))
-    chosen = arm.partition(": ")[2]
-    memory = numerics.loss_memory if not chosen or arm.startswith(LINEAR) else chosen
-    enable_token_losses(model, memory)
-    if arm.startswith(LINEAR):
-        replace_loss(model, chosen)
-    settings = OptimizerSettings(
+    optimizer = OptimizerSettings(
         peak_learning_rate=LEARNING_RATE, adam_beta1=BETAS[0], adam_beta2=BETAS[1], adam_epsilon=EPSILON,
         weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, decay_vectors=True,
     )  # fmt: skip
-    model, optimizer = prepare(accelerator, model, build_optimizer(model, settings))
-    if setting.compiled:
-        for layer in model.base_model.layers:
-            layer.compile()
-    model.train()
+    sections: Any = SimpleNamespace(numerics=numerics, optimizer=optimizer)
+    trainee = build_trainee(accelerator, model, sections, None)
+    if arm.startswith(LINEAR):
+        replace_loss(model, arm.partition(": ")[2])
+    trainee.model.train()
     outcome = Outcome(loaded_mib=read_memory("VmRSS"), notes=f"loss memory {memory}")
     places = np.load(setting.starts, allow_pickle=False)
     for step, batch in enumerate(read_rows(setting)):
         rows, length = batch["input_ids"].shape
         plain = torch.arange(length).expand(rows, -1)
-        batch["position_ids"] = torch.from_numpy(places[step]) if arm.startswith(BORDERS) else plain
+        batch["position_ids"] = torch.from_numpy(places[step]) if arm == BORDERS else plain
         frame = StepFrame.plain(accelerator, MAX_GRAD_NORM, rows)
         with Stopwatch(outcome, setting.device):
-            set_learning_rate(optimizer, LEARNING_RATE)
-            outcome.losses.append(train_step(accelerator, model, optimizer, [batch], frame).loss)
+            set_learning_rate(trainee.optimizer, LEARNING_RATE)
+            outcome.losses.append(
+                train_step(accelerator, trainee.model, trainee.optimizer, [batch], frame).loss
+            )
         outcome.tokens = rows * length
     return outcome
 

@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from scipy.stats import t
+
 from pretrain_setting import Outcome
 
 Runs = dict[str, list[Outcome]]
@@ -14,7 +16,8 @@ Runs = dict[str, list[Outcome]]
 WANTED_LOSS = {"bf16": 1e-2, "fp32": 1e-4}
 """Largest difference of a step's loss from ours (in nats per token)."""
 
-_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+WANTED_PEAK, WANTED_COST = 0.7, 0.15
+"""Of the Trainer's peak at most, and of the speed of the fastest of our losses at most."""
 
 
 def find_ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
@@ -29,7 +32,7 @@ def find_ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, f
     mean, rounds = statistics.fmean(logs), len(logs)
     if rounds < 2:
         return math.exp(mean), 0.0, math.inf
-    half = _T_95.get(rounds - 1, 2.0) * statistics.stdev(logs) / math.sqrt(rounds)
+    half = float(t.ppf(0.975, rounds - 1)) * statistics.stdev(logs) / math.sqrt(rounds)
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
@@ -54,9 +57,19 @@ def speeds(outcomes: Sequence[Outcome], warmup: int) -> list[float]:
     return [one.speed(warmup) for one in outcomes]
 
 
+def median_speed(outcomes: Sequence[Outcome], warmup: int) -> float:
+    """Return the median of the rounds' tokens per second."""
+    return statistics.median(speeds(outcomes, warmup))
+
+
+def peaks(outcomes: Sequence[Outcome]) -> list[float]:
+    """Return each round's peak (in MiB)."""
+    return [one.peak_mib for one in outcomes]
+
+
 def peak(outcomes: Sequence[Outcome]) -> float:
     """Return the median of the rounds' peaks (in MiB)."""
-    return statistics.median(one.peak_mib for one in outcomes)
+    return statistics.median(peaks(outcomes))
 
 
 def describe_speed(
@@ -99,15 +112,41 @@ def describe_memory(runs: Runs, reference: str, trainer: str, warmup: int) -> li
     """Return the table of losses: what each saves and costs beside all logits at once, and beside the Trainer."""
     base = speeds(runs[reference], warmup)
     lines = [
-        f"| loss | tokens/s | speed of {reference} / this (95 % interval) | peak (MiB) | peak / {trainer}'s "
-        f"| largest difference of a step's loss from {reference} |",
+        f"| loss | tokens/s | speed of {reference} / this (95 % interval) | peak (MiB) "
+        f"| peak / {trainer}'s (95 % interval) | largest difference of a step's loss from {reference} |",
         "|---|---|---|---|---|---|",
     ]
     for arm, outcomes in runs.items():
         own = speeds(outcomes, warmup)
-        share = f"{peak(outcomes) / peak(runs[trainer]):.2f}" if trainer in runs else "not run"
+        share = format_ratio(peaks(outcomes), peaks(runs[trainer]))
         lines.append(
             f"| {arm} | {statistics.median(own):,.0f} | {format_ratio(base, own)} | {peak(outcomes):,.0f} "
             f"| {share} | {max(find_difference(one, runs[reference][0]) for one in outcomes):.1e} |"
         )
     return lines
+
+
+def judge_memory(runs: Runs, ours: Sequence[str], trainer: str, warmup: int) -> str:
+    """Return whether one of our arms needs as little memory as is wanted, and what it costs beside our fastest.
+
+    Both are ratios of the same rounds. Of several that fit it is the fastest.
+
+    >>> def arm(speed, peak_mib):
+    ...     return [Outcome(seconds=[1.0, 1 / speed], tokens=1, peak_mib=peak_mib) for _ in range(2)]
+    >>> runs = {"plain": arm(100.0, 990.0), "fused": arm(90.0, 600.0), "trainer": arm(80.0, 1000.0)}
+    >>> print(judge_memory(runs, ["plain", "fused"], "trainer", 1))
+    fused needs 0.600 (0.600 to 0.600) of trainer's peak (wanted: <= 0.7) and has 0.900 (0.900 to 0.900) of the speed \
+of plain, our fastest (wanted: >= 0.85).
+    >>> judge_memory(runs, ["plain"], "trainer", 1)
+    "none needs 0.7 of trainer's peak or less."
+    """
+    fits = [arm for arm in ours if find_ratio(peaks(runs[arm]), peaks(runs[trainer]))[0] <= WANTED_PEAK]
+    if not fits:
+        return f"none needs {WANTED_PEAK} of {trainer}'s peak or less."
+    fastest, best = (max(arms, key=lambda arm: median_speed(runs[arm], warmup)) for arms in (ours, fits))
+    share = format_ratio(peaks(runs[best]), peaks(runs[trainer]))
+    speed = format_ratio(speeds(runs[best], warmup), speeds(runs[fastest], warmup))
+    return (
+        f"{best} needs {share} of {trainer}'s peak (wanted: <= {WANTED_PEAK}) and has {speed} of the speed of "
+        f"{fastest}, our fastest (wanted: >= {1 - WANTED_COST})."
+    )
