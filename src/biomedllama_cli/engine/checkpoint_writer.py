@@ -87,7 +87,8 @@ def explain_failure(error: Exception, folder: Path) -> UserError | None:
         return OutputError(
             f"checkpoint: {folder} is not there on {socket.gethostname()}; rank 0 makes it.",
             "Ranks that hold different parts of the weights need one disk: put --output-dir on one that all nodes "
-            "share, or use --sharding hybrid, where the first node writes everything.",
+            "share. With --sharding hybrid the first node writes everything, but to go on from there every node needs "
+            "a copy.",
         )
     except OSError as problem:
         return OutputError(f"checkpoint: {folder.parent} cannot be written: {problem.strerror or problem}.")
