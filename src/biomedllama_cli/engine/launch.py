@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from biomedllama_cli.engine.job_signals import JobSignals
@@ -97,13 +98,13 @@ def _start_again_and_again(
             attempt = link.start_together(attempt)
             again = ["--resume", "auto"] if attempt else []
             error, noticed = _start(parallel, processes, [*arguments, *again], signals, link)
-            cause = link.agree(describe_ending(error, node, noticed))
+            cause = link.agree(replace(describe_ending(error, node, noticed), asked=signals.came))
             error = to_error(cause, error, node, parallel.nodes)
             if error is None:
                 return
             if isinstance(error, CrashError) and error.trace:
                 logger.error("%s", error.trace)
-            if not isinstance(error, CrashError) or attempt >= parallel.max_restarts or signals.came:
+            if not isinstance(error, CrashError) or attempt >= parallel.max_restarts or cause.asked:
                 raise error
             attempt += 1
             logger.warning(

@@ -45,6 +45,7 @@ class Ending:
         trace: the traceback of an unexpected error, or an empty string.
         exit_code: of the launcher.
         age_seconds: how long ago it was noticed.
+        asked: whether its launcher was asked to stop; of the cause, whether that of any node was.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Ending:
     trace: str = ""
     exit_code: int = 0
     age_seconds: float = 0.0
+    asked: bool = False
 
     def to_message(self) -> Message:
         """Return the ending as JSON can hold it."""
@@ -83,6 +85,7 @@ class Ending:
             trace=clean(message.get("trace"), MAX_TRACE, lines=True),
             exit_code=code,
             age_seconds=float(age) if isinstance(age, int | float) and 0 <= age < 1e6 else 0.0,
+            asked=message.get("asked") is True,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from biomedllama_cli.engine.node_line import KINDS, Ending
 from biomedllama_cli.errors import ExitCode
@@ -49,10 +50,12 @@ def choose_cause(endings: list[Ending]) -> Ending:
     >>> choose_cause([lost, Ending("killed", 1, "Rank 1 was killed.", age_seconds=3.0)]).node
     1
     """
+    asked = any(each.asked for each in endings)
     if any(each.kind == "saved" for each in endings):
         # All save together; who has no word to say was only slower than the end of the others, and of their store.
         endings = [each for each in endings if each.kind != "interrupted"]
-    return min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
+    cause = min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
+    return replace(cause, asked=asked)
 
 
 def describe_loss(node: int, nodes: int) -> Ending:
