@@ -155,7 +155,7 @@ class DiskPlan(_Record):
     bytes: int
     """Of all of them."""
     host_bytes: int
-    """Host memory of the first node that a copy takes, so that training goes on while it is written; 0 where it waits."""
+    """Host memory of the first node, for a copy that is written while training goes on; 0 where it waits."""
 
 
 class RunPlan(_Record):

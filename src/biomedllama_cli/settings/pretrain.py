@@ -130,7 +130,7 @@ class CheckpointSettings(Settings):
     keep_every_steps: PositiveInt | None = None
     """Checkpoints at multiples of this are kept for good (in steps) [default: none]."""
     save_in_background: bool | None = None
-    """Copy the state to host memory and write it while training goes on [default: on CUDA]."""
+    """Copy the state to host memory, where a node has it, and write it while training goes on [default: on CUDA]."""
 
 
 class MonitorSettings(Settings):
