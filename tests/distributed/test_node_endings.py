@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from biomedllama_cli.engine import launch
-from biomedllama_cli.engine.launch_job import CrashError
-from biomedllama_cli.engine.node_line import Ending
+from biomedllama_cli.engine.job_signals import JobSignals
+from biomedllama_cli.engine.launch_job import CrashError, NodeJob, OthersFailedError
+from biomedllama_cli.engine.node_endings import describe_ending, to_error
+from biomedllama_cli.engine.node_line import TROUBLE, Ending
 from biomedllama_cli.engine.node_links import AloneLink
 from biomedllama_cli.engine.node_wait import choose_cause
+from biomedllama_cli.engine.rank import OUTCOME, tell_launcher
+from biomedllama_cli.engine.signals import StoppedAlone
+from biomedllama_cli.errors import ExitCode, Resumable
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 
@@ -40,3 +47,24 @@ def test_what_a_launcher_was_asked_is_told_to_the_others() -> None:
     assert Ending.from_message(ending.to_message()) == ending
     assert not Ending.from_message({**ending.to_message(), "asked": "yes"}).asked
     assert choose_cause([replace(ending, asked=False), Ending("done", 0, asked=True)]) == ending
+
+
+def test_a_rank_that_was_stopped_alone_ends_the_other_nodes_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OUTCOME, str(tmp_path))
+    monkeypatch.setenv("RANK", "1")
+    tell_launcher(
+        StoppedAlone("Stopped by SIGTERM; what is finished is kept.", "The same command continues.")
+    )
+    job = NodeJob(tmp_path, range(1, 2), 2, signals=JobSignals(), link=AloneLink())
+    with pytest.raises(Resumable) as caught:
+        job.run(["true"], dict(os.environ))
+    told = describe_ending(caught.value, 1, None)
+    assert told.kind in TROUBLE
+    lost = describe_ending(CrashError("Rank 0 of 2 failed: RuntimeError: Connection closed by peer"), 0, None)
+    for own in (OthersFailedError(), CrashError("Connection closed by peer"), KeyboardInterrupt()):
+        error = to_error(choose_cause([lost, told]), own, 0, 2)
+        assert isinstance(error, Resumable)
+        assert error.exit_code == ExitCode.RESUMABLE
+        assert error.message == "Node 1 of 2: Stopped by SIGTERM; what is finished is kept."

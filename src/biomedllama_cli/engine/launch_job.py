@@ -14,6 +14,7 @@ from pathlib import Path
 from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.node_links import NodeLink
 from biomedllama_cli.engine.rank import DONE_SUFFIX, OUTCOME, Outcome, die_with_parent
+from biomedllama_cli.engine.signals import StoppedAlone
 from biomedllama_cli.errors import ExitCode, Resumable, UserError, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,8 @@ def _to_error(outcome: Outcome, processes: int) -> Exception:
             "Its traceback is above.",
             f"rank {outcome.rank} of {processes}:\n{outcome.trace.rstrip()}",
         )
-    return error_class(outcome.exit_code)(outcome.message, outcome.hint)
+    kind = StoppedAlone if outcome.kind == StoppedAlone.__name__ else error_class(outcome.exit_code)
+    return kind(outcome.message, outcome.hint)
 
 
 def error_class(exit_code: int) -> type[UserError]:

@@ -8,6 +8,7 @@ import time
 
 from biomedllama_cli.engine.launch_job import CrashError, OthersFailedError, error_class
 from biomedllama_cli.engine.node_line import Ending, Kind
+from biomedllama_cli.engine.signals import StoppedAlone
 from biomedllama_cli.errors import ExitCode, Resumable, UserError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def describe_ending(error: BaseException | None, node: int, noticed: float | Non
         return Ending(kind, node, error.message, error.hint, error.trace, int(error.exit_code), age)
     if isinstance(error, UserError):
         kind = "saved" if isinstance(error, Resumable) else "refused"
+        if isinstance(error, StoppedAlone):
+            kind = "halted"  # the others save nothing together with it: they end as well
         return Ending(kind, node, error.message, error.hint, "", int(error.exit_code), age)
     if isinstance(error, OthersFailedError):
         kind = "stopped"
@@ -52,7 +55,7 @@ def to_error(cause: Ending, own: BaseException | None, node: int, nodes: int) ->
     if cause.kind == "done":
         return None
     if (cause.node == node and not isinstance(own, OthersFailedError)) or (
-        cause.kind == "saved" and isinstance(own, Resumable)
+        cause.kind in ("saved", "halted") and isinstance(own, Resumable)
     ):
         return own
     if cause.kind == "interrupted":
@@ -61,7 +64,7 @@ def to_error(cause: Ending, own: BaseException | None, node: int, nodes: int) ->
     if cause.kind == "stopped":
         return CrashError("Every node was stopped for another one, and none has said why.")
     message = cause.message if cause.kind == "gone" else f"Node {cause.node} of {nodes}: {cause.message}"
-    if cause.kind in ("refused", "saved"):
+    if cause.kind in ("refused", "saved", "halted"):
         return error_class(cause.exit_code)(message, cause.hint)
     trace = f"node {cause.node} of {nodes}, {cause.trace}" if cause.trace else ""
     return CrashError(message, cause.hint, trace)

@@ -24,10 +24,10 @@ MAX_TRACE = 8_000
 
 Message = dict[str, Any]
 Kind = Literal[
-    "interrupted", "killed", "gone", "refused", "failed", "disconnected", "saved", "stopped", "done"
+    "halted", "interrupted", "killed", "gone", "refused", "failed", "disconnected", "saved", "stopped", "done"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-TROUBLE: tuple[Kind, ...] = KINDS[:6]
+TROUBLE: tuple[Kind, ...] = KINDS[:7]
 """What ends the job on the other nodes too."""
 
 
@@ -36,9 +36,9 @@ class Ending:
     """How a node's part of one start ended.
 
     Attributes:
-        kind: by a signal with nothing saved, a killed rank, a lost launcher, an error a user can mend, an unexpected
-            one, a lost connection, saved after a signal, stopped for another node, or well. The earlier of these is
-            the cause of the later.
+        kind: by a signal between two stages (what is finished is kept), by one with nothing saved, a killed rank, a
+            lost launcher, an error a user can mend, an unexpected one, a lost connection, saved after a signal, stopped
+            for another node, or well. The earlier of these is the cause of the later.
         node: its number.
         message: one sentence, or an empty string.
         hint: what to do about it, or an empty string.

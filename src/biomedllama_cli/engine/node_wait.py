@@ -53,7 +53,7 @@ def choose_cause(endings: list[Ending]) -> Ending:
     asked = any(each.asked for each in endings)
     if any(each.kind == "saved" for each in endings):
         # All save together; who has no word to say was only slower than the end of the others, and of their store.
-        endings = [each for each in endings if each.kind != "interrupted"]
+        endings = [each for each in endings if each.kind not in ("interrupted", "halted")]
     cause = min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
     return replace(cause, asked=asked)
 
