@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.compute_clock import ComputeClock
 from biomedllama_cli.engine.optimizer import build_optimizer
-from biomedllama_cli.engine.step import StepFrame, describe_step, train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.engine.stragglers import WINDOW, Stragglers
 from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
@@ -56,7 +57,8 @@ def main(folder: Path) -> None:
     ratios = []
     for step in range(1, WINDOW + 6):
         measured = train_step(accelerator, model, optimizer, [batch], frame, seconds=(0.0, clock.read()))
-        ratios.append(stragglers.note(describe_step(step, measured, 0.05)).get("ranks/slowest_ratio", 0.0))
+        facts = replace(measured, step=step, seconds=0.05)
+        ratios.append(stragglers.note(facts).get("ranks/slowest_ratio", 0.0))
     if rank == 0:
         told = {"warnings": notes.told, "ratio": statistics.median(ratios)}
         (folder / "told.json").write_text(json.dumps(told))

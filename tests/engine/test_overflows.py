@@ -16,7 +16,6 @@ def describe(step: int, grad_norm: float) -> StepFacts:
     none, nobody = np.zeros(0), np.zeros(0, np.int64)
     return StepFacts(
         step=step,
-        loss=1.0,
         grad_norm=grad_norm,
         row_losses=none,
         row_targets=none,

@@ -17,7 +17,6 @@ def describe(step: int, ids: Sequence[int], *, accepted: bool = True) -> StepFac
     rows = len(ids)
     return StepFacts(
         step=step,
-        loss=1.0,
         grad_norm=1.0,
         row_losses=np.ones(rows),
         row_targets=np.full(rows, 3.0),

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -16,7 +14,6 @@ MIXTURE = Mixture.of([("pubmed", 3), ("pmc", 2), ("none", 0), ("pubmed", 1), ("r
 def build_facts(ids: list[int], losses: list[float], targets: list[float]) -> StepFacts:
     return StepFacts(
         step=1,
-        loss=math.nan,
         grad_norm=1.0,
         row_losses=np.array(losses),
         row_targets=np.array(targets),

@@ -38,7 +38,6 @@ def warm_up(gate: SpikeGate, steps: int = 128) -> None:
 def describe(gate: SpikeGate, step: int, loss: float, grad_norm: float) -> StepFacts:
     return StepFacts(
         step=step,
-        loss=loss,
         grad_norm=grad_norm,
         row_losses=np.array([10.0, 90.0, 0.0]),
         row_targets=np.array([5.0, 10.0, 0.0]),

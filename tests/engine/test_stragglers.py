@@ -19,7 +19,6 @@ def describe(step: int, waited: list[float], computed: list[float], seconds: flo
     assert RANK_TIMES == ("loader", "compute")
     return StepFacts(
         step=step,
-        loss=1.0,
         grad_norm=1.0,
         row_losses=np.ones(1),
         row_targets=np.ones(1),

@@ -13,8 +13,9 @@ from accelerate.state import AcceleratorState
 
 from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.loop import Trainee
+from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.optimizer import set_learning_rate
-from biomedllama_cli.engine.step import StepFrame, StepTensors, train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.training import build_trainee, choose_attention
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
@@ -72,10 +73,10 @@ def build() -> Build:
 
 
 @pytest.fixture
-def train(packed: dict[str, torch.Tensor]) -> Callable[[Trainee, int], list[StepTensors]]:
+def train(packed: dict[str, torch.Tensor]) -> Callable[[Trainee, int], list[StepFacts]]:
     """Return a function that trains some steps of two micro-batches."""
 
-    def train_some(trainee: Trainee, steps: int) -> list[StepTensors]:
+    def train_some(trainee: Trainee, steps: int) -> list[StepFacts]:
         done = []
         frame = StepFrame.plain(trainee.accelerator, 1.0, ROWS)
         for _ in range(steps):

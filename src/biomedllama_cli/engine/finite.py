@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from biomedllama_cli.engine.loader import TrainingData
+from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.saved_runs import list_checkpoints, read_step
-from biomedllama_cli.engine.step import StepTensors
 from biomedllama_cli.errors import ModelError
 
 
 def check_finite(
-    measured: StepTensors,
+    measured: StepFacts,
     *,
     step: int,
     learning_rate: float,

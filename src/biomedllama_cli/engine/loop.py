@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, restore_random_states
@@ -16,13 +16,13 @@ from biomedllama_cli.engine.finite import check_finite
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
 from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
-from biomedllama_cli.engine.onlookers import NOBODY, Onlookers
+from biomedllama_cli.engine.onlookers import NOBODY, Onlookers, StepFacts
 from biomedllama_cli.engine.optimizer import set_learning_rate
 from biomedllama_cli.engine.rows import Batch
 from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
-from biomedllama_cli.engine.step import StepFrame, StepTensors, describe_step, train_step
+from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.errors import Resumable
 from biomedllama_cli.models.flops import model_flops_utilization
 
@@ -139,7 +139,7 @@ class Loop:
             data_workers=self._settings.data_workers,
         )
 
-    def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> StepTensors:
+    def _train(self, step: int, batches: Iterator[Batch], stop: StopRequest) -> StepFacts:
         count = len(self._data.micro_batches(step, self._frame.data_rank))
         set_learning_rate(self._optimizer, self._learning_rate(step))
         began = time.perf_counter()
@@ -165,7 +165,7 @@ class Loop:
             final_fraction=self._settings.schedule.final_learning_rate_fraction,
         )
 
-    def _account(self, step: int, measured: StepTensors) -> None:
+    def _account(self, step: int, measured: StepFacts) -> None:
         """Write a step's numbers and check them."""
         tally, now = self._tally, time.perf_counter()
         seconds, tally.clock = now - tally.clock, now
@@ -196,7 +196,7 @@ class Loop:
         if (mfu := self.mfu(speed)) is not None:
             line["mfu"] = mfu
             note += f"  MFU {mfu:.3f}"
-        facts = describe_step(step, measured, seconds)
+        facts = replace(measured, step=step, seconds=seconds)
         for watcher in self._onlookers.watchers:
             line |= watcher.note(facts)
         self._write(line)

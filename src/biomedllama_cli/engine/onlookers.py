@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,32 +15,43 @@ from accelerate import Accelerator
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of a step once it is over, the same on every rank.
+    """What a step measured, the same on every rank.
 
     Attributes:
-        step: counted from 1.
-        loss: mean per target token (in nats).
+        row_losses: summed loss of every row of the step (in nats), float64 [ranks * micro-batches * rows at once];
+            places without a row hold 0.
+        row_targets: target tokens of each, as `row_losses`.
         grad_norm: global L2 norm before clipping.
-        row_losses: summed loss of every row (in nats), float64 [rows].
-        row_targets: target tokens of every row, as `row_losses`.
         rank_seconds: what every rank said of its time (in seconds), float64 [world_size, kinds]; see `RANK_TIMES`.
         row_ids: what the ranks' batches said they hold, int64 as `row_losses`; -1 for a place without a row, or where
             batches say nothing of it.
         row_checks: checksums that came with them, int64 as `row_losses`.
+        ranks_asked_to_stop: how many ranks got a signal.
         was_accepted: whether the weights were updated.
-        seconds: of the whole step on this rank.
+        step: counted from 1; 0 until the loop has said it.
+        seconds: of the whole step on this rank; 0 until the loop has said it.
     """
 
-    step: int
-    loss: float
-    grad_norm: float
     row_losses: npt.NDArray[np.float64]
     row_targets: npt.NDArray[np.float64]
+    grad_norm: float
     rank_seconds: npt.NDArray[np.float64]
     row_ids: npt.NDArray[np.int64]
     row_checks: npt.NDArray[np.int64]
-    was_accepted: bool
-    seconds: float
+    ranks_asked_to_stop: int = 0
+    was_accepted: bool = True
+    step: int = 0
+    seconds: float = 0.0
+
+    @property
+    def target_tokens(self) -> int:
+        """Return the target tokens of the step."""
+        return int(self.row_targets.sum())
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss per target token (in nats); summed exactly, whatever the number of ranks."""
+        return math.fsum(self.row_losses.tolist()) / max(self.target_tokens, 1)
 
 
 RANK_TIMES = ("loader", "compute")

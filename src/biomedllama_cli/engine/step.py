@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
@@ -18,43 +16,6 @@ from biomedllama_cli.engine.context_parallel import count_sharers, find_row_spli
 from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.rows import IGNORED_LABEL, Batch
 from biomedllama_cli.models.loss import token_losses
-
-
-@dataclass(frozen=True)
-class StepTensors:
-    """What a step measured, the same on every rank.
-
-    Attributes:
-        row_losses: summed loss of every row of the step (in nats), float64 [ranks * micro-batches * rows at once];
-            places without a row hold 0.
-        row_targets: target tokens of each, as `row_losses`.
-        grad_norm: global L2 norm before clipping.
-        ranks_asked_to_stop: how many ranks got a signal.
-        rank_seconds: what every rank said of its time (in seconds), float64 [world_size, kinds].
-        row_ids: what the ranks' batches said they hold, int64 as `row_losses`; -1 for a place without a row, or where
-            batches say nothing of it.
-        row_checks: checksums that came with them, int64 as `row_losses`.
-        was_accepted: whether the weights were updated.
-    """
-
-    row_losses: npt.NDArray[np.float64]
-    row_targets: npt.NDArray[np.float64]
-    grad_norm: float
-    ranks_asked_to_stop: int
-    rank_seconds: npt.NDArray[np.float64]
-    row_ids: npt.NDArray[np.int64]
-    row_checks: npt.NDArray[np.int64]
-    was_accepted: bool = True
-
-    @property
-    def target_tokens(self) -> int:
-        """Return the target tokens of the step."""
-        return int(self.row_targets.sum())
-
-    @property
-    def loss(self) -> float:
-        """Return the mean loss per target token (in nats); summed exactly, whatever the number of ranks."""
-        return math.fsum(self.row_losses.tolist()) / max(self.target_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +51,7 @@ def train_step(
     *,
     stop_requested: bool = False,
     seconds: Sequence[float] = (),
-) -> StepTensors:
+) -> StepFacts:
     """Train on one step's micro-batches of this rank and return what was measured over all ranks.
 
     Args:
@@ -118,8 +79,8 @@ def train_step(
         accelerator.backward(losses_BT.sum() * scale)
     grad_norm = full_tensor(accelerator.clip_grad_norm_(model.parameters(), frame.max_grad_norm))
     rows = _describe_rows(micro_batches, row_losses)
-    tensors = _share(accelerator, frame, rows, (grad_norm, float(stop_requested)), seconds)
-    if frame.accept is None or frame.accept(tensors.loss, tensors.grad_norm):
+    facts = _share(accelerator, frame, rows, (grad_norm, float(stop_requested)), seconds)
+    if frame.accept is None or frame.accept(facts.loss, facts.grad_norm):
         optimizer.step()
         # In fp16 the loss scaling leaves out an update whose gradient overflowed.
         was_accepted = accelerator.scaler is None or not accelerator.optimizer_step_was_skipped
@@ -128,7 +89,7 @@ def train_step(
         if accelerator.scaler is not None:
             accelerator.scaler.update()  # ends the step that clipping has begun for it
     optimizer.zero_grad(set_to_none=True)
-    return replace(tensors, was_accepted=was_accepted)
+    return replace(facts, was_accepted=was_accepted)
 
 
 def _describe_rows(micro_batches: Sequence[Batch], row_losses: torch.Tensor) -> torch.Tensor:
@@ -154,7 +115,7 @@ def _share(
     rows: torch.Tensor,
     others: tuple[torch.Tensor, float],
     seconds: Sequence[float],
-) -> StepTensors:
+) -> StepFacts:
     """Sum over all ranks, once: each rank's rows and seconds in a place of their own, and the stop requests.
 
     Args:
@@ -181,7 +142,7 @@ def _share(
     # Ranks that share rows have said the same of them; only losses are of a part. Divided once summed: that is exact.
     sharers = world_size // frame.data_ranks
     assert not (ids % sharers).any(), "ranks that share rows were given different ones"
-    return StepTensors(
+    return StepFacts(
         row_losses=losses,
         row_targets=targets / sharers,
         grad_norm=float(numbers[-1]),
@@ -189,22 +150,6 @@ def _share(
         rank_seconds=numbers[whole.numel() : -2].reshape(world_size, len(seconds)),
         row_ids=(ids // sharers).astype(np.int64) - 1,
         row_checks=(checks // sharers).astype(np.int64),
-    )
-
-
-def describe_step(step: int, measured: StepTensors, seconds: float) -> StepFacts:
-    """Return what onlookers are told of a step."""
-    return StepFacts(
-        step=step,
-        loss=measured.loss,
-        grad_norm=measured.grad_norm,
-        row_losses=measured.row_losses,
-        row_targets=measured.row_targets,
-        rank_seconds=measured.rank_seconds,
-        row_ids=measured.row_ids,
-        row_checks=measured.row_checks,
-        was_accepted=measured.was_accepted,
-        seconds=seconds,
     )
 
 
