@@ -1,7 +1,8 @@
 """The jobs of the tests of checkpoints: `checkpoint_worker.py OUTPUT_FOLDER JOBS`.
 
 JOBS is JSON, a list of [processes, orders]; an order is [name, settings of the mesh, checkpoint's folder or null, last
-step, in background]. Each order goes on from its checkpoint, or starts, and saves after its last step.
+step, in background]. Each order goes on from its checkpoint, or starts, and saves after its last step. Two processes
+then look at what one has saved, one of them too early.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from forked_job import run_job
 from torch import distributed
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from biomedllama_cli.engine import agreement
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, load_optimizer, load_progress
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
 from biomedllama_cli.engine.rows import Batch
+from biomedllama_cli.engine.run_folder import RunStart
 from biomedllama_cli.engine.step import StepFrame, train_step
+from biomedllama_cli.errors import OutputError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
@@ -88,11 +92,28 @@ def train(output: Path, name: str, mesh: dict[str, Any], start: str | None, last
     return {"losses": losses, "write": done.write_seconds, "stall": done.stall_seconds}
 
 
+def look_apart(output: Path) -> dict[str, Any]:
+    """Let rank 1 see the checkpoint only when it looks again, and then never."""
+    agreement.PAUSE_SECONDS, agreement.LOOKS = 0.0, 3
+    checkpoint = output / "one" / "checkpoints" / "step-00000004"
+    nothing = RunStart(output / "one")
+    there = RunStart(output / "one", checkpoint, load_progress(checkpoint))
+    late = nothing if os.environ["RANK"] == "1" else there
+    agreed = agreement.agree_on_start(late, lambda: there, lambda start: "")
+    try:
+        agreement.agree_on_start(late, lambda: late, lambda start: "")
+    except OutputError as error:
+        return {"agreed": str(agreed.checkpoint), "told": error.message}
+    raise AssertionError("two different starts were taken for one")
+
+
 def follow(output: Path, number: int, orders: list[Any]) -> None:
     """Follow the orders in one rank of a job."""
     report = {
         name: train(output, name, mesh, start, last, later=later) for name, mesh, start, last, later in orders
     }
+    if os.environ["WORLD_SIZE"] == "2":
+        (output / f"apart-{os.environ['RANK']}.json").write_text(json.dumps(look_apart(output)))
     if os.environ["RANK"] == "0":
         (output / f"report-{number}.json").write_text(json.dumps(report))
     if distributed.is_initialized():

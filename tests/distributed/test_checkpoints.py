@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,15 @@ def test_plain_libraries_read_what_four_processes_wrote(losses: dict[str, list[f
         state = {name: torch.full_like(tensor, torch.nan) for name, tensor in expected.items()}
         load(state, storage_reader=HuggingFaceStorageReader(str(file)), no_dist=True)
         assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+def test_processes_that_see_different_checkpoints_look_again_and_begin_nothing_apart(
+    losses: dict[str, list[float]], folder: Path
+) -> None:
+    for rank in range(2):
+        found, host = json.loads((folder / f"apart-{rank}.json").read_text()), socket.gethostname()
+        assert found["agreed"] == str(folder / "one" / MIDDLE)
+        assert found["told"] == (
+            f"output_dir {folder / 'one'} is not the same for all processes: {host} sees no checkpoint to go on from, "
+            f"but rank 0 on {host} sees step-00000004 (step 4)."
+        )

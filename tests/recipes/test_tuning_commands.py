@@ -190,7 +190,7 @@ def test_a_resumed_run_says_so(tmp_path: Path, model: Path, caplog: pytest.LogCa
 def test_a_stop_names_the_seed_and_those_that_wait(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(_: Any) -> None:
+    def stop(*_: Any) -> None:
         raise Resumable("Stopped by a signal after step 1 of 4; saved it.", "The same command continues.")
 
     monkeypatch.setattr("biomedllama_cli.recipes.finetune.tune", stop)

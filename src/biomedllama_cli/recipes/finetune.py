@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from biomedllama_cli.engine.accelerator import choose_device_type
 from biomedllama_cli.engine.order import epoch_permutation
 from biomedllama_cli.engine.run_folder import plan_start
@@ -26,7 +28,7 @@ from biomedllama_cli.recipes.evaluate_sources import model_name
 from biomedllama_cli.recipes.finetune_report import FinetuneReport
 from biomedllama_cli.recipes.finetune_tests import TestQuestions, load_test, score_before_and_after
 from biomedllama_cli.recipes.training import check_numerics, plan_world
-from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning import find_finished_run, tune
 from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import (
     MaskReport,
@@ -45,6 +47,7 @@ from biomedllama_cli.recipes.tuning_plan import (
     load_pupil,
 )
 from biomedllama_cli.recipes.tuning_report import SeedRun
+from biomedllama_cli.recipes.tuning_start import describe_start, join
 from biomedllama_cli.settings.finetune import FinetuneSettings
 
 __all__ = ["FinetuneReport", "finetune"]
@@ -102,23 +105,26 @@ def train_seeds(plans: Sequence[TuningPlan]) -> tuple[list[SeedRun], dict[str, A
     runs: list[SeedRun] = []
     facts: dict[str, Any] = {}
     for plan in plans:
-        finished = find_finished_run(plan)
+        plan, accelerator = join(plan)
+        finished = find_finished_run(plan, accelerator)
         if finished is None:
-            finished, measured = tune_one_of(plan, [each.seed for each in plans])
+            finished, measured = tune_one_of(plan, accelerator, [each.seed for each in plans])
             facts |= measured
         runs.append(finished)
     facts |= {"parameters": runs[0].parameters, "trainable_parameters": runs[0].trainable_parameters}
     return runs, facts
 
 
-def tune_one_of(plan: TuningPlan, seeds: Sequence[int]) -> tuple[SeedRun, dict[str, Any]]:
+def tune_one_of(
+    plan: TuningPlan, accelerator: Accelerator, seeds: Sequence[int]
+) -> tuple[SeedRun, dict[str, Any]]:
     """Train the run of one of several seeds.
 
     Raises:
         Resumable: a signal stopped it after saving; it says which seed that was, and which have not begun.
     """
     try:
-        return tune(plan)
+        return tune(plan, accelerator)
     except Resumable as stop:
         waiting = [str(seed) for seed in seeds[seeds.index(plan.seed) + 1 :]]
         if len(seeds) == 1:

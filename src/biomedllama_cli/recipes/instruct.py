@@ -19,7 +19,7 @@ from biomedllama_cli.recipes.instruct_mixture import DrawnLessons, draw_lessons
 from biomedllama_cli.recipes.instruct_report import InstructReport
 from biomedllama_cli.recipes.pretrain_report import read_versions
 from biomedllama_cli.recipes.training import check_numerics, plan_world
-from biomedllama_cli.recipes.tuning import describe_start, find_finished_run, tune
+from biomedllama_cli.recipes.tuning import find_finished_run, tune
 from biomedllama_cli.recipes.tuning_checks import check_patience, check_targets, fit_rows
 from biomedllama_cli.recipes.tuning_inputs import MaskReport, build_mask_report
 from biomedllama_cli.recipes.tuning_plan import (
@@ -32,6 +32,7 @@ from biomedllama_cli.recipes.tuning_plan import (
     load_pupil,
 )
 from biomedllama_cli.recipes.tuning_report import NOT_SEARCHED
+from biomedllama_cli.recipes.tuning_start import describe_start, join
 from biomedllama_cli.settings.instruct import InstructSettings
 
 __all__ = ["InstructReport", "instruct"]
@@ -74,9 +75,10 @@ def instruct(settings: InstructSettings, *, dry_run: bool = False) -> InstructRe
         }
         if dry_run:
             return InstructReport(dry_run=True, runs=(describe_start(plan),), **facts)
-        run = find_finished_run(plan)
+        plan, accelerator = join(plan)
+        run = find_finished_run(plan, accelerator)
         if run is None:
-            run, measured = tune(plan)
+            run, measured = tune(plan, accelerator)
             facts |= measured
         sizes = {"parameters": run.parameters, "trainable_parameters": run.trainable_parameters}
         return InstructReport(runs=(run,), **facts, **sizes)

@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.checkpoint import RunFolder
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
@@ -38,6 +37,7 @@ from biomedllama_cli.recipes.training import (
 )
 from biomedllama_cli.recipes.tuning_plan import TuningPlan
 from biomedllama_cli.recipes.tuning_report import SeedRun, load_seed_run
+from biomedllama_cli.recipes.tuning_start import is_merged, read_end
 from biomedllama_cli.report.plots import plot_loss_curve
 
 logger = logging.getLogger(__name__)
@@ -45,36 +45,21 @@ logger = logging.getLogger(__name__)
 LOSS_CURVE_FILE, MERGED_FOLDER, FILES_FOLDER = "loss_curve.png", "merged", "checkpoint_files"
 
 
-def describe_start(plan: TuningPlan) -> SeedRun:
-    """Return what a run would do."""
-    start = plan.start
-    return SeedRun(
-        seed=plan.seed,
-        status="would continue" if start.checkpoint else "would train",
-        run_folder=start.folder,
-        steps=plan.data.total_steps,
-        real_share=plan.data.real_share(),
-        resumed_step=start.progress.step if start.progress else None,
-    )
-
-
-def find_finished_run(plan: TuningPlan) -> SeedRun | None:
+def find_finished_run(plan: TuningPlan, accelerator: Accelerator) -> SeedRun | None:
     """Return the report of the same run, where its folder holds its end already; adapters are merged if need be."""
-    start = plan.start
-    if start.replaces or start.progress is None:
+    report = read_end(plan.start)
+    if report is None or report.checkpoint is None:
         return None
-    report = load_seed_run(start.folder)
-    if report is None or report.checkpoint is None or not report.checkpoint.is_dir():
-        return None
-    if plan.settings.adapter.merge and (report.merged is None or not report.merged.is_dir()):
-        return merge_finished_run(plan, report, report.checkpoint)
-    logger.info("%s is finished: nothing to do", start.folder)
+    if plan.settings.adapter.merge and not is_merged(report):
+        return merge_finished_run(plan, accelerator, report, report.checkpoint)
+    logger.info("%s is finished: nothing to do", plan.start.folder)
     return report.model_copy(update={"status": "already trained"})
 
 
-def merge_finished_run(plan: TuningPlan, report: SeedRun, checkpoint: Path) -> SeedRun:
+def merge_finished_run(
+    plan: TuningPlan, accelerator: Accelerator, report: SeedRun, checkpoint: Path
+) -> SeedRun:
     """Merge the adapters of a run that was trained before, and write that into its report."""
-    accelerator = build_accelerator(plan.settings.parallel, plan.settings.numerics)
     merged = report.model_copy(update={"merged": plan.start.folder / MERGED_FOLDER})
     accelerator.wait_for_everyone()  # every rank has read the report before rank 0 takes it away
     if accelerator.is_main_process:
@@ -86,7 +71,7 @@ def merge_finished_run(plan: TuningPlan, report: SeedRun, checkpoint: Path) -> S
     return merged.model_copy(update={"status": "already trained, merged now"})
 
 
-def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
+def tune(plan: TuningPlan, accelerator: Accelerator) -> tuple[SeedRun, dict[str, Any]]:
     """Train one run to its end, and return its report with where it was trained.
 
     Raises:
@@ -94,7 +79,6 @@ def tune(plan: TuningPlan) -> tuple[SeedRun, dict[str, Any]]:
         Resumable: a signal stopped the run after saving.
     """
     began, settings = time.perf_counter(), plan.settings
-    accelerator = build_accelerator(settings.parallel, settings.numerics)
     torch.manual_seed(plan.seed + accelerator.process_index)  # dropout, in models that have it
     model = build_model(plan, accelerator)
     description = describe_model(model)
