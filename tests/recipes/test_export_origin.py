@@ -123,6 +123,20 @@ def test_a_run_is_traced_from_any_folder_and_through_a_link(
     assert trace_origin(latest).stages[0].step == 1
 
 
+def test_the_command_in_a_card_says_nothing_of_the_machine(run: Path, saved: Any, tmp_path: Path) -> None:
+    for command in (
+        f"biomedllama instruct --model {run.parent} --seed 1",
+        "biomedllama '/home/me/x --seed 1",
+    ):
+        (run / "settings.json").write_text(json.dumps(saved | {"command": command}))
+        model = tmp_path / str(len(command))
+        export(ExportSettings(checkpoint=run, folder=model))
+        card = (model / "README.md").read_text()
+        assert "--seed 1\n" in card
+        assert str(run.parent.parent) not in card
+        assert "/home/me" not in card
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "[" * 100_000])
 def test_settings_that_say_nothing_are_refused(run: Path, saved: Any, content: str) -> None:
     (run / "settings.json").write_text(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -183,17 +184,32 @@ def _render_stage(stage: Stage) -> list[str]:
     versions = ", ".join(
         f"{escape(name)} {escape(str(number))}" for name, number in sorted(stage.versions.items())
     )
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", stage.command_line)), default=0))
+    command = shorten_paths(stage.command_line)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
     return [
         f"## How it was made: {stage.command}, step {stage.step}",
         "",
         f"With {versions}:" if versions else "By the command",
         "",
         f"{fence}sh",
-        stage.command_line,
+        command,
         fence,
         "",
     ]
+
+
+def shorten_paths(command_line: str) -> str:
+    """Return a command line with the last part alone of every path.
+
+    >>> shorten_paths("biomedllama pretrain --corpus '/home/me/my notes' --general a=~/b.jsonl --weight notes/pile=1.5")
+    "biomedllama pretrain --corpus 'my notes' --general a=b.jsonl --weight notes/pile=1.5"
+    """
+    try:
+        words = shlex.split(command_line)
+    except ValueError:  # a quotation mark without its other one
+        words = command_line.split()
+    parts = [[name_source(part) if "/" in part else part for part in word.split("=")] for word in words]
+    return shlex.join(map("=".join, parts))
 
 
 def name_source(source: str) -> str:
