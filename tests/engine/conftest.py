@@ -112,7 +112,6 @@ def build_loop(build_shard: Callable[..., Any], tokenizer_folder: Path) -> Calla
                     keep_checkpoints=changes.pop("keep_checkpoints", 3),
                 ),
                 monitor=MonitorSettings(validate_every_steps=changes.pop("validate_every_steps", 15)),
-                micro_batch_size=batch.micro_batch_size,
                 data_rank=0,
                 data_ranks=1,
                 data_workers=changes.pop("data_workers", 0),

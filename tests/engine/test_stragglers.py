@@ -131,12 +131,6 @@ def test_the_clock_times_a_few_layers_of_any_model() -> None:
     assert choose_layers(torch.nn.Linear(2, 2)) == []
 
 
-def test_a_layer_that_is_compiled_whole_is_left_alone() -> None:
-    model = build_model(2)
-    model.model.layers[0].compile(backend="eager")
-    assert choose_layers(model) == [model.model.layers[1]]
-
-
 def test_training_goes_on_through_the_clock() -> None:
     torch.manual_seed(0)
     model = build_model(2).train()

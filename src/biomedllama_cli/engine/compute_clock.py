@@ -61,13 +61,10 @@ class ComputeClock:
 
 
 def choose_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return some decoder layers, spread over the model; none of those that are compiled whole, hooks and all."""
+    """Return some decoder layers, spread over the model."""
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     layers = [
-        module
-        for module in model.modules()
-        if any(kind.__name__ in names for kind in type(module).__mro__)
-        and getattr(module, "_compiled_call_impl", None) is None
+        module for module in model.modules() if any(kind.__name__ in names for kind in type(module).__mro__)
     ]
     count = min(_LAYERS, len(layers))
     return [layers[number * len(layers) // count] for number in range(count)]

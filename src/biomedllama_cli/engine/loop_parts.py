@@ -36,7 +36,6 @@ class LoopSettings:
     """The sections that the loop reads.
 
     Attributes:
-        micro_batch_size: rows one rank forwards at once.
         data_rank: whose rows this rank has; ranks that share a sequence have the same.
         data_ranks: how many there are.
         data_workers: loader processes of each rank.
@@ -50,7 +49,6 @@ class LoopSettings:
     schedule: ScheduleSettings
     checkpoint: CheckpointSettings
     monitor: MonitorSettings
-    micro_batch_size: int
     data_rank: int
     data_ranks: int
     data_workers: int

@@ -59,6 +59,7 @@ def choose_cause(endings: list[Ending]) -> Ending:
 
 
 def describe_loss(node: int, nodes: int) -> Ending:
+    """Return the ending of a node that is heard of no more."""
     return Ending(
         "gone",
         node,

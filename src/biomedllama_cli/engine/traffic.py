@@ -180,15 +180,6 @@ def plan_context_traffic(
     )
 
 
-def sum_sent_bytes(traffic: Iterable[tuple[Collective, int]]) -> dict[tuple[Kind, Axis], int]:
-    """Return what each rank sends in a step, by operation and axis."""
-    sums: dict[tuple[Kind, Axis], int] = {}
-    for one, times in traffic:
-        key = (one.kind, one.axis)
-        sums[key] = sums.get(key, 0) + one.sent_bytes * times
-    return sums
-
-
 def count_link_bytes(
     traffic: Iterable[tuple[Collective, int]], mesh: MeshShape, *, ranks_per_node: int
 ) -> LinkBytes:

@@ -170,7 +170,6 @@ def build_loop_settings(
         schedule=settings.schedule,
         checkpoint=settings.checkpoint,
         monitor=settings.monitor,
-        micro_batch_size=settings.batch.micro_batch_size,
         data_rank=data_rank(mesh, accelerator.process_index),
         data_ranks=data_ranks(mesh),
         data_workers=settings.parallel.data_workers,
