@@ -1,11 +1,12 @@
 """SIGKILL `pretrain` at random moments, start it again, and hold its weights against an undisturbed run's.
 
-`python benchmarks/kill_pretrain.py --runs 100` writes a dated result; the tests do `--runs 8 --result FILE`. This
+`python benchmarks/kill_pretrain.py --runs 100` writes a dated result; the tests do `--runs 6 --result FILE`. This
 process imports everything once and forks for each start, so that a start takes a second. A run is killed one to four
 times: at a random moment of it, or while a checkpoint is being written; all its processes, or one of its ranks first,
 and then the rest, since a rank that is gone leaves the others waiting. After every kill each checkpoint that is marked
-complete must be whole; in the end weights, optimizer states and losses must be those of a run that nobody disturbed,
-bit for bit, and the certificate must say that every sequence was fed once.
+complete must be whole, and every start must go on from the newest of them; in the end weights, optimizer states and
+losses must be those of a run that nobody disturbed, bit for bit, and the certificate must say that every sequence was
+fed once. Layers are not compiled, and one machine is all that is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -28,11 +28,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forked_starts import LONGEST_SECONDS, read_output, start, wait_for
+
 STEPS = 12
 MOST_KILLS = 4
-WAYS = ("one process", "one process, saving behind", "two ranks", "two ranks, saving behind")
+WAYS = {
+    "one process": (1, "full", False),
+    "one process, saving behind": (1, "full", True),
+    "two ranks": (2, "full", False),
+    "two ranks, saving behind": (2, "full", True),
+    "two ranks, hybrid-zero2, saving behind": (2, "hybrid-zero2", True),
+    "two ranks, replicate": (2, "replicate", False),
+}
+"""Processes, --sharding, and whether a thread writes the checkpoints."""
+_MOST_TRIES = 10
 _WORDS = ["".join(random.Random(i).choices("abcdefghilmnoprstuv", k=5)) for i in range(400)]
-_TIMEOUT_SECONDS = 120.0
 _RESUMED = "resumed_step"
 
 
@@ -61,12 +71,14 @@ class Run:
         seed: of all that was drawn.
         way: how it was started.
         kills: those that came before its end.
+        starts: step that each start of the last try went on from, of those that came so far; 0 is a fresh one.
         problems: what was not as it must be; empty where the run survived.
     """
 
     seed: int
     way: str
     kills: list[Kill] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -76,7 +88,7 @@ class Material:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corpus = folder / "corpora" / "text"
-        self._expected: dict[int, tuple[dict[str, str], float]] = {}
+        self._expected: dict[tuple[int, str], tuple[dict[str, str], float]] = {}
         source = folder / "text.jsonl"
         texts = [" ".join(random.Random(number).choices(_WORDS, k=120)) for number in range(60)]
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -87,8 +99,9 @@ class Material:
 
     def arguments(self, output: Path, way: str) -> list[str]:
         """Return the command line of a run of 12 steps with a checkpoint after each."""
-        ranks = count_ranks(way)
+        ranks, sharding, is_behind = WAYS[way]
         line = ["pretrain", "--json", "--corpus", str(self.corpus), "--output-dir", str(output)]
+        line += ["--sharding", sharding]
         line += ["--model", "scratch:tiny", "--device", "cpu", "--precision", "fp32", "--general", "none"]
         line += ["--sequence-length", "32", "--micro-batch-size", str(4 // ranks), "--global-batch-size", "8"]
         line += [
@@ -102,109 +115,51 @@ class Material:
             "0",
         ]
         line += ["--save-every-steps", "1", "--validate-every-steps", "5", "--keep-checkpoints", "2"]
-        return [*line, "--save-in-background" if way.endswith("behind") else "--no-save-in-background"]
+        return [*line, "--save-in-background" if is_behind else "--no-save-in-background"]
 
     def expected(self, way: str) -> tuple[dict[str, str], float]:
         """Return hashes of what an undisturbed run leaves, and how long it took (in seconds)."""
-        ranks = count_ranks(way)
-        if ranks not in self._expected:
-            output, began = self.folder / f"expected-{ranks}", time.monotonic()
-            said = self.folder / f"said-{ranks}"
+        ranks, sharding, _ = WAYS[way]
+        if (ranks, sharding) not in self._expected:
+            output, began = self.folder / f"expected-{ranks}-{sharding}", time.monotonic()
+            said = self.folder / f"said-{ranks}-{sharding}"
             codes = wait_for(start(self.arguments(output, way), ranks, said))
             if codes != [0] * ranks:
                 raise RuntimeError(f"the undisturbed run ended with {codes}: {read_output(said)}")
-            self._expected[ranks] = hash_result(output), time.monotonic() - began
-        return self._expected[ranks]
-
-
-def count_ranks(way: str) -> int:
-    """Return the processes of a way to start.
-
-    >>> [count_ranks(way) for way in WAYS]
-    [1, 1, 2, 2]
-    """
-    return 2 if way.startswith("two") else 1
-
-
-def start(arguments: list[str], ranks: int, said: Path) -> list[int]:
-    """Fork the processes of one start; each is the command line, or one rank of it, and writes beside `said`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process_ids = []
-    for rank in range(ranks):
-        process_id = os.fork()
-        if process_id == 0:
-            try:
-                become(arguments, rank, ranks, port, said)
-            finally:
-                os._exit(99)
-        process_ids.append(process_id)
-    return process_ids
-
-
-def become(arguments: list[str], rank: int, ranks: int, port: int, said: Path) -> None:
-    """Be one start of the command."""
-    for stream in (1, 2):
-        os.dup2(os.open(f"{said}.{rank}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    if ranks > 1:
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        os.environ.update({name: str(value) for name, value in places.items()})
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    from biomedllama_cli.cli.app import run
-
-    sys.argv = ["biomedllama", *arguments]
-    code = run(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def wait_for(process_ids: list[int], seconds: float = _TIMEOUT_SECONDS) -> list[int]:
-    """Wait for the end of processes and return their exit codes, negative for a signal; those that stay are killed."""
-    codes: dict[int, int] = {}
-    end = time.monotonic() + seconds
-    while len(codes) < len(process_ids):
-        for process_id in process_ids:
-            if process_id not in codes:
-                found, status = os.waitpid(process_id, os.WNOHANG)
-                if found:
-                    codes[process_id] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            for process_id in set(process_ids) - set(codes):
-                os.kill(process_id, signal.SIGKILL)
-            end = float("inf")
-        time.sleep(0.001)
-    return [codes[process_id] for process_id in process_ids]
-
-
-def read_output(said: Path) -> str:
-    """Return what the processes of a start have said, for a message."""
-    return "\n".join(path.read_text() for path in sorted(said.parent.glob(f"{said.name}.*")))[-3000:]
+            self._expected[ranks, sharding] = hash_result(output), time.monotonic() - began
+        return self._expected[ranks, sharding]
 
 
 def kill_and_finish(material: Material, output: Path, seed: int) -> Run:
     """Start a run, kill it some times, let it end, and look at it."""
-    draw = random.Random(seed)
-    run = Run(seed, WAYS[seed % len(WAYS)])
+    draw, run = random.Random(seed), Run(seed, list(WAYS)[seed % len(WAYS)])
+    ranks = WAYS[run.way][0]
     _, seconds = material.expected(run.way)
     arguments, said = material.arguments(output, run.way), output.with_name("said")
-    for _ in range(draw.randint(1, MOST_KILLS)):
-        process_ids = start(arguments, count_ranks(run.way), said)
-        kill = kill_at_random(process_ids, output, draw, seconds)
-        if kill is None:
+    wanted = draw.randint(1, MOST_KILLS)
+    for _ in range(_MOST_TRIES):
+        newest = find_newest(output)
+        kill = kill_at_random(start(arguments, ranks, said), output, draw, seconds)
+        if kill is None and run.kills:
             break
+        if kill is None:  # it had ended before it was killed: another one is
+            shutil.rmtree(output)
+            run.starts.clear()
+            continue
         run.kills.append(kill)
-        run.problems += list_broken_checkpoints(output)
+        run.problems += list_broken_checkpoints(output) + look_at_start(output, run.starts, newest)
+        if len(run.kills) == wanted:
+            break
     newest = find_newest(output)
-    codes = wait_for(start(arguments, count_ranks(run.way), said))
+    codes = wait_for(start(arguments, ranks, said))
     if set(codes) != {0}:
         run.problems.append(f"the last start ended with {codes}: {read_output(said)}")
         return run
     report = json.loads(Path(f"{said}.0.1").read_text())
-    if report["status"] == "trained" and report[_RESUMED] != newest:
-        run.problems.append(f"the last start went on from {report[_RESUMED]}, not from {newest}")
+    if report["status"] == "trained":
+        if report[_RESUMED] != newest:
+            run.problems.append(f"the last start went on from {report[_RESUMED]}, not from {newest}")
+        run.problems += look_at_start(output, run.starts, newest)
     run.problems += compare(hash_result(output), material.expected(run.way)[0])
     run.problems += certify(output, said)
     return run
@@ -225,7 +180,7 @@ def kill_at_random(process_ids: list[int], output: Path, draw: random.Random, se
             found, status = os.waitpid(process_id, os.WNOHANG)
             if found:
                 codes[process_id] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() - began > _TIMEOUT_SECONDS:
+        if time.monotonic() - began > LONGEST_SECONDS:
             break
         time.sleep(0.0002)
     left = [process_id for process_id in process_ids if process_id not in codes]
@@ -244,6 +199,25 @@ def kill_at_random(process_ids: list[int], output: Path, draw: random.Random, se
     for process_id in left:
         os.waitpid(process_id, 0)
     return Kill(when, who, took, find_newest(output))
+
+
+def look_at_start(output: Path, known: list[int], newest: int | None) -> list[str]:
+    """Return whether a start, where it came as far as its first step, went on from the newest checkpoint there was.
+
+    Args:
+        output: the run folder, whose log of sequences names every start.
+        known: the starts that were there before; the new one is added.
+        newest: step of the newest complete checkpoint before that start.
+    """
+    from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, Start, read_frames
+
+    log = output / SEQUENCE_LOG
+    found = [frame.step for frame in read_frames(log) if isinstance(frame, Start)] if log.exists() else []
+    if found[: len(known)] != known:
+        return [f"the log knew of starts after {known}, and now of those after {found}"]
+    fresh, known[:] = found[len(known) :], found
+    wrong = [step for step in fresh if step != (newest or 0)]
+    return [f"a start went on from {step}, not from {newest}" for step in wrong]
 
 
 def count_drafts(output: Path, seen: set[str]) -> int:
@@ -308,12 +282,18 @@ def certify(output: Path, said: Path) -> list[str]:
 def summarise(runs: list[Run]) -> list[str]:
     """Return the result in words and as a table."""
     kills = [(run, kill) for run in runs for kill in run.kills]
-    survived = sum(not run.problems for run in runs)
+    killed = [run for run in runs if run.kills]
+    survived = sum(not run.problems for run in killed)
     table = Counter((run.way, kill.when) for run, kill in kills)
+    first = sum(kill.who == "rank" for _, kill in kills)
+    untouched = len(runs) - len(killed)
     return [
-        f"{len(runs)} runs of {STEPS} steps with a checkpoint after each were killed {len(kills)} times (SIGKILL) and "
-        f"started again: {survived} have the weights, optimizer states and losses of an undisturbed run bit for bit, "
-        "found a whole checkpoint at every start, and are certified to have been fed every sequence once.",
+        f"{len(killed)} runs of {STEPS} steps with a checkpoint after each were killed {len(kills)} times (SIGKILL; "
+        f"{first} times one rank before the other) and started again: {survived} have the weights, optimizer states "
+        "and losses of an undisturbed run bit for bit, went on from the newest complete checkpoint at each of "
+        f"{sum(len(run.starts) for run in killed)} starts that came to a step, and are certified to have been fed "
+        "every sequence once.",
+        *([f"{untouched} more runs had ended before each kill and count for nothing."] if untouched else []),
         "",
         "| kills of | at any moment | while saving |",
         "|---|---:|---:|",
