@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import logging
 import os
 import socket
 
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
+
+logger = logging.getLogger(__name__)
+
+FAR_AWAY = "192.0.2.1"
+"""An address of documentation (RFC 5737), which nobody has: the way there is the default route."""
 
 
 def check_nodes(parallel: ParallelSettings) -> tuple[str, int] | None:
@@ -76,22 +84,68 @@ def choose_interface(host: str, port: int) -> None:
 def find_interface(host: str, port: int) -> str | None:
     """Return the network interface whose route leads to a host; None where none has that address.
 
+    Many systems call their own name 127.0.1.1 (/etc/hosts). The way there leads to no other node, so that of the
+    default route is taken, which is where others come from most often.
+
     Raises:
         SettingsError: the host is unknown, or no route leads there.
     """
-    import psutil
-
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)  # of a datagram socket: sends nothing, only looks up the route
-            own = probe.getsockname()[0]
+        own = _find_own_address(host, port)
     except OSError as error:
         raise SettingsError(
             f"rendezvous {host}:{port} cannot be reached from here: {error.strerror or error}.",
             "Give the name or address of node 0 as this node sees it.",
         ) from error
+    if ipaddress.ip_address(own).is_loopback and not _means_this_machine(host):
+        name = None
+        with contextlib.suppress(OSError):
+            name = _find_name(_find_own_address(FAR_AWAY, port))
+        if not {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"} <= os.environ.keys():
+            logger.warning(
+                "%s is %s on this machine, where no other node can reach it: %s; if the nodes do not find each other, "
+                "give the address that they see, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME",
+                *(
+                    host,
+                    own,
+                    f"taking the network interface {name}" if name else "no network interface is chosen",
+                ),
+            )
+        return name
+    return _find_name(own)
+
+
+def _find_own_address(host: str, port: int) -> str:
+    """Return the address that packets to a host leave this machine with; one for other machines, where there is one."""
+    found, wrong = [], OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)  # of a datagram socket: sends nothing, only looks up the route
+                found.append(str(probe.getsockname()[0]).partition("%")[0])
+        except OSError as error:
+            wrong = error
+    if not found:
+        raise wrong
+    return min(found, key=lambda address: ipaddress.ip_address(address).is_loopback)
+
+
+def _find_name(own: str) -> str | None:
+    """Return the network interface that has an address."""
+    import psutil
+
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address.partition("%")[0] == own for each in addresses):
             return str(name)
     return None
+
+
+def _means_this_machine(host: str) -> bool:
+    """Return whether a host is the loopback device by its own words.
+
+    >>> _means_this_machine("127.0.0.1"), _means_this_machine("localhost"), _means_this_machine("gpu01")
+    (True, True, False)
+    """
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
