@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from biomedllama_cli.cli.app import run
+from biomedllama_cli.engine.launch import build_environment
 from biomedllama_cli.engine.launch_text import describe_launch
+from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE, LAUNCHER, OUTCOME
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
@@ -44,21 +47,34 @@ def test_the_printed_command_trains_as_its_processes_would(
     assert (report["status"], report["world_size"], report["steps"]) == ("trained", 2, 3)
 
 
-def test_there_is_one_command_for_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("biomedllama_cli.engine.launch_text.count_cores", lambda: 12)
+def test_there_is_one_command_for_each_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("biomedllama_cli.engine.launch.count_cores", lambda: 12)
     parallel = ParallelSettings(nodes=3, num_processes=4, device="cpu", rendezvous="gpu01:29500")
     given = ["pretrain", "--model", "a b"]
     commands = [shlex.split(line) for line in describe_launch(parallel, given).lines()]
     assert len(commands) == 3
     for node, words in enumerate(commands):
-        assert words[:2] == ["OMP_NUM_THREADS=3", "ACCELERATE_USE_CPU=true"]
-        assert words[2:5] == [sys.executable, "-m", "accelerate.commands.launch"]
+        start = words.index(sys.executable)
+        variables = dict(word.split("=") for word in words[:start])
+        started_with = build_environment(tmp_path, 4, on_cpu=True, nodes=3)
+        assert (variables["OMP_NUM_THREADS"], variables["ACCELERATE_USE_CPU"]) == ("3", "true")
+        assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "3600"
+        assert variables.items() <= started_with.items()
+        ours = {OUTCOME, LAUNCHER, EXPECTED_WORLD_SIZE}
+        assert {name for name in started_with if name not in os.environ} <= {*variables, *ours}
+        assert words[start : start + 3] == [sys.executable, "-m", "accelerate.commands.launch"]
         named = dict(itertools.pairwise(words))
         assert named["--machine_rank"] == named["--node-rank"] == str(node)
         assert (named["--num_processes"], named["--num_machines"]) == ("12", "3")
         assert (named["--main_process_ip"], named["--main_process_port"]) == ("gpu01", "29500")
         assert named["--model"] == "a b"
+
+
+def test_a_command_that_would_be_refused_is_not_printed() -> None:
+    with pytest.raises(SettingsError, match="dp_shard_size 3"):
+        describe_launch(ParallelSettings(num_processes=4, dp_shard_size=3, device="cpu"), ["pretrain"])
 
 
 def test_nodes_that_do_not_know_where_to_meet_have_no_command() -> None:

@@ -203,23 +203,29 @@ def build_options(parallel: ParallelSettings, processes: int) -> list[str]:
 
 def build_environment(folder: Path, processes: int, on_cpu: bool, *, nodes: int = 1) -> dict[str, str]:
     """Return the environment of the agent and its workers."""
-    environment = {
+    return {
+        **os.environ,
+        **choose_variables(processes, on_cpu, nodes=nodes),
+        EXPECTED_WORLD_SIZE: str(processes * nodes),
+        OUTCOME: str(folder),
+        LAUNCHER: str(os.getpid()),
+    }
+
+
+def choose_variables(processes: int, on_cpu: bool, *, nodes: int) -> dict[str, str]:
+    """Return what torch and Accelerate are told by their own variables; those that the user has set stay."""
+    chosen = {
         # A share of the cores each: torchrun's own default is one thread.
         "OMP_NUM_THREADS": str(max(1, count_cores() // processes)),
         # How long the agent waits for ranks that save after a signal (in seconds); its own default is 30.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
         # A worker that dies of a native library shows where it was.
         "PYTHONFAULTHANDLER": "1",
-        **os.environ,
-        EXPECTED_WORLD_SIZE: str(processes * nodes),
-        OUTCOME: str(folder),
-        LAUNCHER: str(os.getpid()),
     }
-    if on_cpu:
-        environment["ACCELERATE_USE_CPU"] = "true"
-        if sys.platform == "linux" and nodes == 1:  # one machine: gloo need not resolve its name
-            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return environment
+    if on_cpu and sys.platform == "linux" and nodes == 1:  # one machine: gloo need not resolve its name
+        chosen["GLOO_SOCKET_IFNAME"] = "lo"
+    chosen = {name: os.environ.get(name, value) for name, value in chosen.items()}
+    return {**chosen, "ACCELERATE_USE_CPU": "true"} if on_cpu else chosen
 
 
 def count_cores() -> int:

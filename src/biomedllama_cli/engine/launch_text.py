@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from biomedllama_cli.engine.launch import MODULE, build_options, count_cores, count_gpus, count_processes
+from biomedllama_cli.engine.launch import MODULE, build_options, choose_variables, count_gpus, count_processes
+from biomedllama_cli.engine.sharding import World, choose_mesh
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 
@@ -35,12 +35,13 @@ def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> Lau
     """Return the command of every node; the processes of this machine stand for those of each.
 
     Raises:
-        SettingsError: the meeting point of several nodes is missing or malformed.
+        SettingsError: the mesh does not fit, or the meeting point of several nodes is missing or malformed.
     """
     processes = count_processes(parallel)
     on_cpu = parallel.device == "cpu" or count_gpus() == 0
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, count_cores() // processes)
-    variables = f"OMP_NUM_THREADS={threads}" + (" ACCELERATE_USE_CPU=true" if on_cpu else "")
+    choose_mesh(parallel, World(processes * parallel.nodes, processes))
+    chosen = choose_variables(processes, on_cpu, nodes=parallel.nodes)
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in chosen.items())
     commands = []
     for node in range(parallel.nodes):
         place = parallel.model_copy(update={"node_rank": node})
