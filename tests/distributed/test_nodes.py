@@ -195,11 +195,12 @@ class Paired:
             self.error = error
 
 
-def test_nodes_of_different_commands_are_refused() -> None:
+def test_nodes_of_different_commands_are_refused_and_named(caplog: pytest.LogCaptureFixture) -> None:
     pair = Paired(max_restarts=2)
     pair.first._timeout = 1.5
-    with pytest.raises(WorkerError):
+    with pytest.raises(WorkerError, match="sent away: max_restarts is 0 on node 0, but 2 on node 1"):
         pair.first.start_together(0)
+    assert "sent away: max_restarts is 0 on node 0, but 2 on node 1" in caplog.text
     pair.thread.join(10)
     assert isinstance(pair.error, SettingsError)
     assert "max_restarts is 0 on node 0, but 2 on node 1" in str(pair.error)

@@ -48,6 +48,7 @@ class FirstNode(Waiting):
             None  # with when it was noticed; None: nothing runs
         )
         self._told = False
+        self._refused = ""
         self._server = _listen(port)
         self._server.setblocking(False)
 
@@ -65,7 +66,8 @@ class FirstNode(Waiting):
             if time.monotonic() > min(end, said) and missing:
                 if time.monotonic() > end:
                     raise WorkerError(
-                        f"Of {self._nodes} nodes, {_name(missing)} did not come within {self._timeout:g} s.",
+                        f"Of {self._nodes} nodes, {_name(missing)} did not come within {self._timeout:g} s"
+                        f"{self._refused}.",
                         "Start the same command there with its own --node-rank, or look into its messages; "
                         "--rendezvous-timeout gives more time.",
                     )
@@ -158,7 +160,10 @@ class FirstNode(Waiting):
         if other or not 0 < node < self._nodes:
             name = other[0] if other else "node_rank"
             here, there = self._facts.get(name, "1 or more"), facts.get(name, node)
-            line.send({"refused": f"{name} is {here} on node 0, but {there} on node {node}"})
+            refusal = f"{name} is {here} on node 0, but {there} on node {node}"
+            logger.warning("a launcher was sent away: %s", refusal)
+            self._refused = f"; the last one that was sent away: {refusal}"
+            line.send({"refused": refusal})
             line.finish(1)
         elif node in self._lines:
             line.close()  # it knocks again, and the other may be found dead by then
