@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from biomedllama_cli.cli.app import run
-from biomedllama_cli.engine.launch import build_environment
+from biomedllama_cli.engine.launch import build_environment, launch_if_needed
 from biomedllama_cli.engine.launch_text import describe_launch
 from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE, LAUNCHER, OUTCOME
 from biomedllama_cli.errors import SettingsError
@@ -80,3 +80,16 @@ def test_a_command_that_would_be_refused_is_not_printed() -> None:
 def test_nodes_that_do_not_know_where_to_meet_have_no_command() -> None:
     with pytest.raises(SettingsError, match="rendezvous must be given"):
         describe_launch(ParallelSettings(nodes=2, device="cpu"), ["pretrain"])
+
+
+@pytest.mark.parametrize(("rank", "warned"), [("0", True), ("1", False)])
+def test_restarts_that_another_launcher_would_have_to_do_are_not_promised(
+    rank: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch_if_needed(ParallelSettings(max_restarts=3), []) is None
+    assert ("max_restarts is 3" in caplog.text) == warned
+    caplog.clear()
+    describe_launch(ParallelSettings(max_restarts=3, device="cpu"), ["pretrain"])
+    assert "max_restarts is 3" in caplog.text

@@ -28,6 +28,7 @@ from biomedllama_cli.engine.rank import (
     OUTCOME,
     check_tasks,
     find_outer_launcher,
+    find_rank,
     join_launcher,
     slurm_to_torch,
 )
@@ -73,6 +74,12 @@ def launch_if_needed(parallel: ParallelSettings, arguments: Sequence[str]) -> in
         choose_interface(*place)
     if outer is not None:
         logger.debug("started by %s: not launching again", outer)
+        if parallel.max_restarts and find_rank(os.environ) == 0:
+            logger.warning(
+                "max_restarts is %d, but only processes that this command starts itself are started again; these "
+                "were started by %s, which has its own option for that",
+                *(parallel.max_restarts, outer),
+            )
         return None
     processes = count_processes(parallel)
     if processes * parallel.nodes == 1 and parallel.max_restarts == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Any
 from biomedllama_cli.engine.launch import MODULE, build_options, choose_variables, count_gpus, count_processes
 from biomedllama_cli.engine.sharding import World, choose_mesh
 from biomedllama_cli.settings.pretrain import ParallelSettings
+
+logger = logging.getLogger(__name__)
 
 
 class LaunchCommands:
@@ -37,6 +40,10 @@ def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> Lau
     Raises:
         SettingsError: the mesh does not fit, or the meeting point of several nodes is missing or malformed.
     """
+    if parallel.max_restarts:
+        logger.warning(
+            "max_restarts is %d, but `accelerate launch` starts nothing again for it", parallel.max_restarts
+        )
     processes = count_processes(parallel)
     on_cpu = parallel.device == "cpu" or count_gpus() == 0
     choose_mesh(parallel, World(processes * parallel.nodes, processes))
