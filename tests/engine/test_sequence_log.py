@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from biomedllama_cli.engine import sequence_frames
 from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, Damage, FedStep, Start, read_frames
 from biomedllama_cli.engine.sequence_history import follow_history
@@ -89,6 +92,28 @@ def test_junk_between_frames_is_passed_over(tmp_path: Path, junk: bytes) -> None
     entries = list(read_frames(tmp_path / SEQUENCE_LOG))
     assert [entry for entry in entries if isinstance(entry, Damage)] == [Damage(sizes[2], len(junk))]
     assert [entry.step for entry in entries if isinstance(entry, FedStep)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"step": Infinity, "facts": {}}', "[" * 100_000, "{}", '{"step": 1}', "\ud800"]
+)
+def test_a_start_that_says_nothing_is_damage(tmp_path: Path, content: str) -> None:
+    payload = b"A" + content.encode(errors="surrogatepass")
+    frame = struct.pack("<4sII", b"\xb1SEQ", len(payload), zlib.crc32(payload)) + payload
+    (tmp_path / SEQUENCE_LOG).write_bytes(frame)
+    assert list(read_frames(tmp_path / SEQUENCE_LOG)) == [Damage(0, len(frame))]
+
+
+def test_headers_that_claim_much_and_hold_nothing_are_not_followed_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = []
+    monkeypatch.setattr(sequence_frames, "_MOST_IN_VAIN", 2**18)
+    monkeypatch.setattr(sequence_frames.zlib, "crc32", lambda payload: sums.append(len(payload)))
+    claims = struct.pack("<4sII", b"\xb1SEQ", 2**12, 0) * 1000
+    (tmp_path / SEQUENCE_LOG).write_bytes(claims)
+    assert list(read_frames(tmp_path / SEQUENCE_LOG)) == [Damage(0, len(claims))]
+    assert sum(sums) <= 2**18 + 2**12
 
 
 def test_a_flipped_bit_takes_its_step_away_and_no_other(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from biomedllama_cli.cli.app import run
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.saved_runs import find_checkpoint
-from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, read_frames
+from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, Start, read_frames
 from biomedllama_cli.engine.sequence_log import SequenceLog
 from biomedllama_cli.engine.sharding import World
 from biomedllama_cli.engine.signals import StopRequest
@@ -245,6 +246,9 @@ def test_a_step_that_is_not_in_the_log_is_named(build: Build, tmp_path: Path) ->
     problems = look(report.run_folder).problems
     assert "The log does not say what step 2 fed." in problems
     assert any(problem.startswith("Epoch 1: sequences") for problem in problems)
+    impossible = FedStep.of(2, np.full(10, -(2**40)), np.zeros(10, np.int64), targets=1, was_updated=True)
+    path.write_bytes(b"".join([*frames[:2], impossible.encode(), *frames[2:]]))
+    assert look(report.run_folder).problems[-1].startswith("What was fed in step 2 is not what")
 
 
 def test_a_checkpoint_saved_while_the_log_is_read_is_no_problem(
@@ -310,6 +314,51 @@ def test_a_log_without_a_start_is_refused(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(DataError, match="no start of a run can be read"):
         look(tmp_path)
     assert not np.any([path.name == "report.json" for path in tmp_path.iterdir()])
+
+
+SOUND: dict[str, Any] = {
+    "started": "now",
+    "world_size": 1,
+    "data_ranks": 1,
+    "order": {},
+    "mixture": {"names": ["a", "b"], "blocks": [[[0, 4], [6, 1]], [[4, 2]]], "weights": [1, 0.5]},
+    "global_batch_size": 2,
+    "positions": 6,
+    "total_steps": 3,
+    "seed": 0,
+    "sequence_length": 8,
+    "corpora": ["/\0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("mixture.weights", [1]),
+        ("mixture.names", []),
+        ("mixture.weights", [1, math.nan]),
+        ("mixture.weights", [1, 1e300]),
+        ("mixture.weights", [0, 0]),
+        ("mixture.blocks", [[[0, 4], [6, 1]], [[5, 1]]]),
+        ("mixture.blocks", [[[0, 0]], [[0, 0]]]),
+        ("mixture.blocks", [[[0, 4], [6, -1]], [[4, 2]]]),
+        ("mixture.blocks", [[[0, 10**30]], [[10**30, 2]]]),
+        ("global_batch_size", 10**30),
+        ("positions", 10**30),
+        ("corpora", []),
+    ],
+)
+def test_a_log_whose_start_cannot_be_true_is_refused(tmp_path: Path, path: str, value: Any) -> None:
+    (tmp_path / "settings.json").write_text('{"job": {}}')
+    fed = FedStep.of(1, np.array([0, -9]), np.zeros(2, np.int64), targets=1, was_updated=True)
+    (tmp_path / SEQUENCE_LOG).write_bytes(Start(0, SOUND).encode() + fed.encode())
+    (tmp_path / "report.json").write_text("{}")
+    assert look(tmp_path).verdict == "not certified"
+    section, _, name = path.rpartition(".")
+    changed = {section: SOUND[section] | {name: value}} if section else {name: value}
+    (tmp_path / SEQUENCE_LOG).write_bytes(Start(0, SOUND | changed).encode() + fed.encode())
+    with pytest.raises(DataError, match=f"cannot be read: a start says of its {section or name}"):
+        look(tmp_path)
 
 
 def test_a_spike_is_left_out_told_and_certified(

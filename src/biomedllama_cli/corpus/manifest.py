@@ -233,6 +233,8 @@ def load_manifest(folder: Path) -> CorpusManifest:
         raise DataError(
             f"{path} is not a manifest of {SCHEMA_VERSION}: {where}: {first['msg']}.", _HINT
         ) from None
+    except ValueError:
+        raise DataError(f"No folder can have the name {str(folder)!r}.", "Check the path.") from None
 
 
 def load_corpus(folder: Path) -> Corpus:

@@ -18,7 +18,7 @@ from biomedllama_cli.engine.certification import (
     find_other_steps,
 )
 from biomedllama_cli.engine.checkpoint import load_progress
-from biomedllama_cli.engine.order import SequenceOrder
+from biomedllama_cli.engine.order import PADDING_SEQUENCE, SequenceOrder
 from biomedllama_cli.engine.rows import PackedRows
 from biomedllama_cli.engine.saved_runs import REPORT_FILE, SETTINGS_FILE, find_checkpoint, read_step
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, read_frames, sum_checks
@@ -156,6 +156,9 @@ def open_case(folder: Path) -> _Case:
         order = facts[-1].build_order()
     except (OSError, ValidationError, IndexError) as error:
         what = "no start of a run can be read from it" if isinstance(error, IndexError) else str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            what = f"a start says of its {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise DataError(
             f"{path} cannot be read: {what}.", hint="Restore the file from a copy of the run folder."
         ) from error
@@ -235,7 +238,7 @@ def find_other_contents(rows: PackedRows, case: _Case) -> list[int]:
 
 def _agrees(rows: PackedRows, fed: FedStep) -> bool:
     ids = fed.ids
-    if not len(ids) or ids.max() >= len(rows):
+    if not len(ids) or ids.max() >= len(rows) or ids.min() < PADDING_SEQUENCE:
         return False
     checks = (rows.__getitems__([number])["row_checks"].numpy() for number in ids.tolist())
     return sum(map(sum_checks, checks)) % 2**64 == fed.checksum

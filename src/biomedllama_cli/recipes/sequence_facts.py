@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.order import SequenceOrder
 from biomedllama_cli.recipes.pretrain_plan import Plan
+from biomedllama_cli.settings.weights import MAX_WEIGHT
+
+_MOST = 2**32
+"""Sequences of a corpus, of an epoch or of a run, and steps: what is read may have been written by anybody."""
+Count = Annotated[int, Field(gt=0, le=_MOST)]
 
 
 class MixtureFacts(BaseModel):
@@ -20,6 +26,26 @@ class MixtureFacts(BaseModel):
     names: tuple[str, ...]
     blocks: tuple[tuple[tuple[int, int], ...], ...]
     weights: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> MixtureFacts:
+        """Check that epochs can be made of it."""
+        if not len(self.names) == len(self.blocks) == len(self.weights):
+            raise ValueError("names, blocks and weights are not of the same sources")
+        if not all(math.isfinite(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights):
+            raise ValueError(f"a weight is no number from 0 to {MAX_WEIGHT}")
+        following = 0
+        for first, count in sorted(block for blocks in self.blocks for block in blocks):
+            if first != following or count < 0:
+                raise ValueError("the sequences of the sources do not follow each other")
+            following += count
+        if following > _MOST or not 0 < self.build().epoch_length <= _MOST:
+            raise ValueError("an epoch has no sequence, or too many")
+        return self
+
+    def build(self) -> Mixture:
+        """Return the mixture."""
+        return Mixture(self.names, self.blocks, self.weights)
 
 
 class SequenceFacts(BaseModel):
@@ -33,19 +59,21 @@ class SequenceFacts(BaseModel):
     order: dict[str, Any]
     """What fixes the order, as checkpoints hold it."""
     mixture: MixtureFacts
-    global_batch_size: PositiveInt
-    positions: PositiveInt
+    global_batch_size: Annotated[int, Field(gt=0, le=2**26)]
+    """Sequences per step; the log has no room for more."""
+    positions: Count
     """Sequences in all, over all epochs."""
-    total_steps: PositiveInt
+    total_steps: Count
     seed: int
-    sequence_length: PositiveInt
-    corpora: tuple[Path, ...]
+    sequence_length: Count
+    corpora: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders that were read."""
 
     def build_order(self) -> SequenceOrder:
         """Return the sequences of every step."""
-        mixture = Mixture(self.mixture.names, self.mixture.blocks, self.mixture.weights)
-        return SequenceOrder(mixture, self.global_batch_size, self.positions, self.total_steps, self.seed)
+        return SequenceOrder(
+            self.mixture.build(), self.global_batch_size, self.positions, self.total_steps, self.seed
+        )
 
     def list_differences(self, other: SequenceFacts) -> list[str]:
         """Return the names of what another start of the same run may not differ in, and does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.settings.suggest import suggest
 
-_MAX_WEIGHT = 1000
+MAX_WEIGHT = 1000
 
 
 def parse_weights(field: str, values: tuple[str, ...], names: set[str]) -> dict[str, float]:
@@ -37,9 +37,9 @@ def parse_weights(field: str, values: tuple[str, ...], names: set[str]) -> dict[
             weight = float(number)
         except ValueError:
             weight = 0.0
-        if not 0 < weight <= _MAX_WEIGHT:
+        if not 0 < weight <= MAX_WEIGHT:
             raise SettingsError(
-                f"{field} = {value}: the weight must be a number above 0 and up to {_MAX_WEIGHT}.",
+                f"{field} = {value}: the weight must be a number above 0 and up to {MAX_WEIGHT}.",
                 f"It says how often one epoch reads the source: --weight {name}=2.",
             )
         weights[name] = weight
