@@ -272,6 +272,28 @@ def test_a_checkpoint_saved_while_the_log_is_read_is_no_problem(
     assert (report.verdict, report.step, report.steps_ahead) == ("certified so far", 4, 1), report.problems
 
 
+def test_a_checkpoint_removed_while_the_log_is_read_is_no_problem(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pretrain(build(duration={"max_steps": 2})).run_folder
+    newest = find_checkpoint(run)
+    assert newest is not None
+
+    def read_while_training(path: Path) -> Iterator[Any]:
+        shutil.rmtree(newest)
+        yield from list(read_frames(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certify_recipe, "read_frames", read_while_training)
+        report = look(run)
+    assert (report.verdict, report.checkpoint) == ("certified", newest)
+    (newest / "training_state").mkdir(parents=True)
+    for file in ("COMPLETE", "training_state/progress.json"):
+        (newest / file).write_text("{}")
+    with pytest.raises(DataError, match=r"^run: the training state of .* cannot be read"):
+        look(run)
+
+
 def test_the_command_prints_one_document_and_ends_with_the_code(
     build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

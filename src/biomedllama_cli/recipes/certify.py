@@ -50,6 +50,7 @@ class _Case:
         order: of the last one.
         through: last step that made the weights.
         checkpoint: that holds them, or None where there is none (any more).
+        saved_targets: tokens that it was trained on, as it says.
     """
 
     history: SequenceHistory
@@ -57,6 +58,7 @@ class _Case:
     order: SequenceOrder
     through: int
     checkpoint: Path | None
+    saved_targets: int | None
 
 
 def certify(settings: CertifySettings) -> CertifyReport:
@@ -146,10 +148,12 @@ def open_case(folder: Path) -> _Case:
     """Read the log and find out which steps made the newest weights.
 
     Raises:
-        DataError: the log holds no start that can be read.
+        DataError: the log holds no start that can be read, or the checkpoint is broken.
     """
     path = folder / SEQUENCE_LOG
-    checkpoint = find_checkpoint(folder)  # before the log, which a run that is training writes first
+    # Before the log, which a run that is training writes first; meanwhile it may remove this checkpoint.
+    checkpoint = find_checkpoint(folder)
+    saved_targets = load_progress(checkpoint, "run").tokens_seen if checkpoint is not None else None
     try:
         history = follow_history(read_frames(path))
         facts = [SequenceFacts.model_validate(start.facts) for start in history.starts]
@@ -166,7 +170,7 @@ def open_case(folder: Path) -> _Case:
         through = read_step(checkpoint)
     else:  # of a finished run they may have been moved away; before the first, a kill takes every step
         through = history.last_step if (folder / REPORT_FILE).is_file() else 0
-    return _Case(history, facts, order, through, checkpoint)
+    return _Case(history, facts, order, through, checkpoint, saved_targets)
 
 
 def list_problems(case: _Case) -> Iterator[str]:
@@ -179,13 +183,12 @@ def list_problems(case: _Case) -> Iterator[str]:
         yield f"The log does not say what {name_numbers('step', missing)} fed."
     if others := find_other_steps(case.order, case.history.steps, case.through):
         yield f"What was fed in {name_numbers('step', others)} is not what the order of the run gives."
-    if case.checkpoint is not None and not missing:
-        saved = load_progress(case.checkpoint).tokens_seen
+    if case.saved_targets is not None and not missing:
         logged = sum(case.history.steps[step].targets for step in range(1, case.through + 1))
-        if saved != logged:
+        if case.saved_targets != logged:
             yield (
-                f"{case.checkpoint} was trained on {saved:,} target tokens, but the steps of the log have {logged:,}: "
-                "it is not what these steps made."
+                f"{case.checkpoint} was trained on {case.saved_targets:,} target tokens, but the steps of the log have "
+                f"{logged:,}: it is not what these steps made."
             )
 
 
