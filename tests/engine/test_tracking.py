@@ -261,11 +261,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], 
 def test_without_a_key_wandb_keeps_its_files_for_later(
     tmp_path: Path, offline: Callable[[int], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    import wandb
+
     (tmp_path / "run").mkdir()
     for resumed in (-1, 1):
         sink = offline(resumed)
         sink.write({"step": resumed + 2, "train/loss": 1.0})
         sink.close()
+        wandb.teardown()  # its own process writes the last block after the run has ended
         assert find_last_step(tmp_path / "run", sink._book.open("wandb")[0]) == resumed + 2
     runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
