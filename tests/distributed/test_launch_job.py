@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,16 @@ def test_processes_that_do_not_leave_after_everything_is_done_are_stopped(
     monkeypatch.setattr(launch_job, "LEAVE_SECONDS", 0.2)
     run_shell(tmp_path, f"touch {tmp_path}/0.done {tmp_path}/1.done; sleep 600")
     assert "had to be stopped" in caplog.text
+
+
+def test_a_process_that_has_the_id_of_an_ended_rank_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        try:
+            (tmp_path / "0.pid").write_text(str(stranger.pid))
+            job = NodeJob(tmp_path, range(1), 1, signals=JobSignals(), link=AloneLink())
+            assert job._running_workers() == []
+            with pytest.raises(CrashError, match="Rank 0 of 1 was killed"):
+                job.run(["true"], {**os.environ, OUTCOME: str(tmp_path)})
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()

@@ -10,12 +10,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.node_links import NodeLink
 from biomedllama_cli.engine.rank import DONE_SUFFIX, OUTCOME, Outcome, die_with_parent
 from biomedllama_cli.engine.signals import StoppedAlone
 from biomedllama_cli.errors import ExitCode, Resumable, UserError, WorkerError
+
+if TYPE_CHECKING:
+    import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +75,7 @@ class NodeJob:
 
     def run(self, command: list[str], environment: dict[str, str]) -> None:
         """Start the workers, wait for them, and raise what went wrong."""
-        with self._signals.forwarded_to(lambda: list(self._worker_ids().values())):
+        with self._signals.forwarded_to(self._running_workers):
             try:
                 self._agent = subprocess.Popen(
                     command,
@@ -174,18 +178,30 @@ class NodeJob:
 
     def _find_lost_ranks(self) -> list[int]:
         """Return the ranks that joined and are gone without a word."""
-        import psutil
-
         lost = []
         for rank, process_id in sorted(self._worker_ids().items()):
-            running = False
-            with contextlib.suppress(psutil.NoSuchProcess):
-                running = psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+            running = self._is_running(process_id)
             # Looked at last: a rank leaves its word before it goes.
             words = (self._folder / f"{rank}.json", self._folder / f"{rank}{DONE_SUFFIX}")
             if not running and not any(word.exists() for word in words):
                 lost.append(rank)
         return lost
+
+    def _running_workers(self) -> list[int]:
+        """Return the process ids of the ranks that have joined and still run."""
+        return [process_id for process_id in self._worker_ids().values() if self._is_running(process_id)]
+
+    def _is_running(self, process_id: int) -> bool:
+        """Return whether a process runs and is of this start: the system gives ids of ended ones to others."""
+        import psutil
+
+        try:
+            process = psutil.Process(process_id)
+            return process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process)
+        except psutil.AccessDenied:
+            return True  # one that hides its environment
+        except (psutil.Error, OSError):
+            return False
 
     def _stop_all(self) -> None:
         """Kill the agent and everything under it that still runs, and wait until they are gone."""
@@ -194,12 +210,13 @@ class NodeJob:
         if self._agent is None:
             return
         processes = []
-        for root in (self._agent.pid, *self._worker_ids().values(), *self._find_strays()):
+        agent = [self._agent.pid] if self._agent.poll() is None else []  # ended, its id may be another's
+        for root in (*agent, *self._running_workers(), *self._find_strays()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(root)
                 processes += [process, *process.children(recursive=True)]
         for process in processes:  # the agent first, so that it does not report what is done here
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
         self._agent.wait()
         psutil.wait_procs(processes, timeout=30)
@@ -211,9 +228,12 @@ class NodeJob:
         strays = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.pid != os.getpid() and process.environ().get(OUTCOME) == str(self._folder):
+                if process.pid != os.getpid() and self._is_ours(process):
                     strays.append(process.pid)
         return strays
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return bool(process.environ().get(OUTCOME) == str(self._folder))
 
 
 def _prepare_agent() -> None:
