@@ -17,7 +17,7 @@ from biomedllama_cli.engine.node_links import AloneLink
 from biomedllama_cli.engine.node_wait import choose_cause
 from biomedllama_cli.engine.rank import OUTCOME, tell_launcher
 from biomedllama_cli.engine.signals import StoppedAlone
-from biomedllama_cli.errors import ExitCode, Resumable
+from biomedllama_cli.errors import ExitCode, Resumable, SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 
@@ -40,6 +40,13 @@ def test_nodes_start_again_unless_one_of_them_was_asked_to_stop(
     with pytest.raises(CrashError):
         launch.launch_if_needed(ParallelSettings(device="cpu", num_processes=1, max_restarts=2), [])
     assert len(began) == starts
+
+
+def test_an_error_that_a_user_can_mend_is_no_reason_to_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [(SettingsError("The run needs more memory than the device has."), None)]
+    monkeypatch.setattr(launch, "_start", lambda *given: answers.pop())
+    with pytest.raises(SettingsError, match="more memory"):
+        launch.launch_if_needed(ParallelSettings(device="cpu", num_processes=1, max_restarts=2), [])
 
 
 def test_what_a_launcher_was_asked_is_told_to_the_others() -> None:

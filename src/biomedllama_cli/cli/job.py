@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from biomedllama_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from biomedllama_cli.settings.pretrain import ParallelSettings
+
+_NO_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 def run_job(
@@ -49,5 +53,20 @@ def run_job(
     arguments = sys.argv[1:] if context.obj is None else context.obj
     if not alone and launch_if_needed(parallel, arguments) is not None:
         return None
-    report: Report | None = run_as_rank(story)
+    report: Report | None = run_as_rank(lambda: _explain_memory(story))
     return report
+
+
+def _explain_memory(story: Callable[[], Any]) -> Any:
+    """Run a story; that a device has too little memory for it is something a user can mend, and no restart will."""
+    try:
+        return story()
+    except RuntimeError as error:  # torch has an error of its own for some devices, and words for the others
+        if type(error).__name__ != "OutOfMemoryError" and not _NO_MEMORY.search(str(error)):
+            raise
+        said = textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(".")
+        raise SettingsError(
+            f"The run needs more memory than the device has: {said}.",
+            "Give a smaller --micro-batch-size (the step stays the same), --activation-checkpointing full, or more "
+            "processes; `biomedllama pretrain --dry-run` plans the memory, part by part.",
+        ) from error
