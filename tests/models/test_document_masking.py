@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from biomedllama_cli.models.attention_names import register_attention
 from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.document_masking import keeps_documents_apart, tell_where_documents_meet
 from biomedllama_cli.models.load import load_model
@@ -40,6 +41,27 @@ def test_architectures_that_let_documents_meet_are_told(
     with caplog.at_level(logging.WARNING):
         tell_where_documents_meet(model)
     assert ("does not keep the documents of a row apart" in caplog.text) is not is_apart
+
+
+@pytest.mark.parametrize("attention", ["xformers", "flex", "flash_attention_2", "split"])
+def test_what_needs_another_device_is_tried_with_sdpa(
+    attention: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = register_attention(attention)
+    torch.manual_seed(0)
+    for kind, shape, is_apart in (
+        ("llama", {**LAYERS, "intermediate_size": 64}, True),
+        ("opt", {**LAYERS, "ffn_dim": 64, "word_embed_proj_dim": 32}, False),
+    ):
+        config = AutoConfig.for_model(kind, vocab_size=50, bos_token_id=1, pad_token_id=0, **shape)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=name)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            tell_where_documents_meet(model)
+        assert ("does not keep the documents of a row apart" in caplog.text) is not is_apart
+        assert {part.config._attn_implementation for part in model.modules() if hasattr(part, "config")} == {
+            name
+        }
 
 
 def test_the_attention_of_documents_is_tried_too() -> None:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-_TRIED = ("sdpa", "eager", "documents")  # others need the device or the ranks that the model is not on yet
+_TRIED = ("sdpa", "eager", "documents")
+"""Others need the device or the ranks that the model is not on yet: sdpa, which sees the same, is tried for them."""
 
 
 def keeps_documents_apart(model: PreTrainedModel) -> bool:
@@ -32,7 +33,14 @@ def keeps_documents_apart(model: PreTrainedModel) -> bool:
 
 def tell_where_documents_meet(model: PreTrainedModel) -> None:
     """Warn of a model whose tokens see the documents before theirs in a row."""
-    if model.config._attn_implementation in _TRIED and not keeps_documents_apart(model):
+    attention = model.config._attn_implementation
+    if attention in _TRIED:
+        is_apart = keeps_documents_apart(model)
+    else:
+        model.set_attn_implementation("sdpa")
+        is_apart = keeps_documents_apart(model)
+        model.set_attn_implementation(attention)
+    if not is_apart:
         logger.warning(
             "%s does not keep the documents of a row apart: each token sees those before its own too, in training and "
             "wherever packed rows are scored",
