@@ -48,6 +48,12 @@ def run(arguments: tuple[str, ...]) -> dict[str, Any]:
     return {**json.loads(text), "peak": usage.ru_maxrss * 1024}
 
 
+def prepare_corpus(workspace: Path) -> None:
+    """Prepare the bundled sample."""
+    command = [sys.executable, "-m", "biomedllama_cli", "prepare", "--preset", "demo", "--workspace"]
+    subprocess.run([*command, str(workspace)], check=True)
+
+
 def main() -> None:
     """Measure every arm and print how far off its plan was."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -57,10 +63,7 @@ def main() -> None:
     folder = options.folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    subprocess.run(
-        [sys.executable, "-m", "biomedllama_cli", "prepare", "--preset", "demo", "--workspace", folder],
-        check=True,
-    )
+    prepare_corpus(folder)
     found = []
     for number, arm in enumerate(ARMS):
         arguments = (

@@ -1,13 +1,19 @@
-"""The script that measures pretraining beside others: its smoke run, in this process and without the peers."""
+"""The scripts that measure pretraining: smoke runs of them, in this process and without the peers."""
 
 from __future__ import annotations
 
+import contextlib
+import doctest
 import importlib
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from biomedllama_cli.cli.app import run as run_command
 
 
 @pytest.fixture
@@ -91,3 +97,38 @@ def test_our_arm_compiles_as_the_command_does(
     script.write_inputs(setting, script.SMOKE_SHAPE, 1, 32, seed=0)
     assert len(script.start_arm(setting, "", "ours").losses) == 1
     assert compiled == ["cpu"]
+
+
+@pytest.mark.parametrize("name", ["pretrain_report", "report"])
+def test_examples_in_the_scripts_hold(repository: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted
+    assert not found.failed
+
+
+def test_a_plan_of_memory_is_held_against_its_run(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    script = importlib.import_module("pretrain_memory")
+
+    def run(arguments: tuple[str, ...]) -> dict[str, Any]:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            assert run_command([*arguments, "--json"]) == 0
+        return {"peak": 2**30, **json.loads(output.getvalue())}
+
+    def prepare(workspace: Path) -> None:
+        run(("prepare", "--sample", "--vocabulary-size=512", f"--workspace={workspace}"))
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(script, "prepare_corpus", prepare)
+    monkeypatch.setattr(
+        script, "ARMS", (("--model=scratch:tiny", "--micro-batch-size=4", "--precision=fp32"),)
+    )
+    monkeypatch.setattr(sys, "argv", ["pretrain_memory.py", "--folder", str(tmp_path), "--no-result"])
+    script.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["measured"] == 2**30
+    assert found["off"] == pytest.approx(found["predicted"] / 2**30 - 1)
+    assert found["predicted"] > 2**27
