@@ -113,7 +113,7 @@ PLACES: dict[str, tuple[str, str, int]] = {
     "empty files of step 2": (DRAFT, "create_file", 2),
     "weights of step 2": (WRITER, "write_tensor", 5),
     "step 2 in its place, unmarked": ("pathlib", "Path.touch", 1),
-    "step 2 complete": (FOLDER, "flush_folder", 3),
+    "step 2 complete": (FOLDER, "flush_path", 2),
     "look at step 3": ("biomedllama_cli.engine.tuning_validation", "TuningValidator.run", 1),
     "old checkpoints": (SAVING, "remove_old_checkpoints", 2),
     "half an old checkpoint gone": ("shutil", "rmtree", 2),

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from biomedllama_cli.corpus.durable import flush_path
 from biomedllama_cli.errors import OutputError
 
 FILE_MODE = 0o600
@@ -63,8 +64,6 @@ def write_private(path: Path, content: str | Iterable[str]) -> None:
     Raises:
         OutputError: as `open_private`; the old content stands.
     """
-    from biomedllama_cli.corpus.job import flush_path  # loads numpy
-
     make_private_folder(path.parent)
     check_private(path)
     try:  # mkstemp makes the file with 0600, less what the umask takes away

@@ -122,19 +122,3 @@ def _list_own_entries(output: Path) -> set[str]:
         | {entry.file for entry in manifest.files}
         | shards
     )
-
-
-def flush_path(path: Path) -> None:
-    """Make a file or a folder's list of names survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush everything under a folder."""
-    for entry in sorted(folder.rglob("*")):
-        flush_path(entry)
-    flush_path(folder)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.errors import SettingsError, UnavailableError, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -131,10 +132,7 @@ def call_sbatch(arguments: Sequence[str]) -> str:
 
 def record_submission(folder: Path, submission: Submission) -> None:
     """Write down in a folder what was submitted from it."""
-    path = folder / _SUBMISSION_FILE
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(submission)) + "\n")
-    new.replace(path)
+    write_atomically(folder / _SUBMISSION_FILE, json.dumps(asdict(submission)) + "\n", flush=False)
 
 
 def read_submission(folder: Path) -> Submission | None:

@@ -18,8 +18,8 @@ from datatrove.pipeline.base import PipelineStep
 from biomedllama_cli.corpus.decontamination.report import write_overlaps
 from biomedllama_cli.corpus.document import Deletion, Dropped, Record
 from biomedllama_cli.corpus.document_table import TableWriter
+from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.corpus.encoding import encode_documents
-from biomedllama_cli.corpus.job import flush_folder, flush_path
 from biomedllama_cli.corpus.links import LinkWriter
 from biomedllama_cli.corpus.selection import Gate
 from biomedllama_cli.corpus.source import Source, hash_file

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from biomedllama_cli.corpus.job import check_output, flush_folder, flush_path
+from biomedllama_cli.corpus.durable import flush_folder, flush_path
+from biomedllama_cli.corpus.job import check_output
 from biomedllama_cli.corpus.locks import JOB_FILE, WRITERS_FILE, LockTakenError, hold_lock
 from biomedllama_cli.corpus.manifest import TOKENIZER_FOLDER
 from biomedllama_cli.corpus.slurm import find_slurm_folder

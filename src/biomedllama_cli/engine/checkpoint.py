@@ -28,13 +28,12 @@ from accelerate.utils import broadcast_object_list
 from torch import distributed
 from transformers import PreTrainedModel
 
+from biomedllama_cli.corpus.durable import name_temporary
 from biomedllama_cli.engine.checkpoint_draft import Draft, ModelFiles, build_draft, describe_model_files
 from biomedllama_cli.engine.checkpoint_folder import (
     Progress,
     RunFolder,
-    flush_folder,
     load_progress,
-    name_temporary,
     publish,
     remove_leftovers,
     remove_old_checkpoints,
@@ -56,7 +55,6 @@ __all__ = [
     "RunFolder",
     "Saved",
     "Saver",
-    "flush_folder",
     "gather_weights",
     "load_optimizer",
     "load_progress",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
 from biomedllama_cli.errors import DataError
 
@@ -105,11 +105,6 @@ def explain_unreadable(checkpoint: Path, error: Exception, field: str = "resume"
     )
 
 
-def name_temporary(final: Path) -> Path:
-    """Return where a checkpoint is written before it is complete."""
-    return final.with_name(f".{final.name}.tmp")
-
-
 def publish(temporary: Path, final: Path) -> None:
     """Make a folder that is written a complete checkpoint: flushed, renamed, and only then marked."""
     flush_folder(temporary)
@@ -117,9 +112,9 @@ def publish(temporary: Path, final: Path) -> None:
         (final / MARKER).unlink(missing_ok=True)
         shutil.rmtree(final)
     temporary.rename(final)
-    flush_folder(final.parent, deep=False)
+    flush_path(final.parent)
     (final / MARKER).touch()
-    flush_folder(final, deep=False)
+    flush_path(final)
 
 
 def remove_old_checkpoints(
@@ -154,14 +149,3 @@ def remove_leftovers(run_folder: Path) -> None:
                 shutil.rmtree(folder)
             except OSError as error:
                 logger.warning("%s is no complete checkpoint and cannot be removed: %s", folder, error)
-
-
-def flush_folder(folder: Path, *, deep: bool = True) -> None:
-    """Flush a folder, and with `deep` everything in it, to the disk."""
-    paths = [folder, *folder.rglob("*")] if deep else [folder]
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

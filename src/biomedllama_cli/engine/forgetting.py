@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field, ValidationError
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.probe_rows import ProbeRows
-from biomedllama_cli.engine.run_folder import write_atomically
 from biomedllama_cli.engine.saved_runs import read_step
 from biomedllama_cli.evaluation.cells import Frozen
 from biomedllama_cli.evaluation.forgetting import (

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from biomedllama_cli.corpus.durable import write_atomically
+
 METRICS_FILE = "metrics.jsonl"
 _OF_TRAINING = frozenset({"train/loss", "checkpoint/step"})
 """What tells the line of a step or a checkpoint from that of a look."""
@@ -35,10 +37,7 @@ class MetricsWriter:
                 for line in lines
                 if not looks_again or line["step"] < resumed_step or not _OF_TRAINING.isdisjoint(line)
             ]
-            temporary = path.with_suffix(".tmp")
-            temporary.unlink(missing_ok=True)  # a link of that name would be followed
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(path, "".join(kept), flush=False)
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:

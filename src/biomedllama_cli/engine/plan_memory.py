@@ -12,9 +12,9 @@ from typing import get_args
 
 from biomedllama_cli.engine.plan_step import StepMemory
 from biomedllama_cli.engine.traffic import ParameterGroup, pad_shard
-from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
+from biomedllama_cli.settings.pretrain import NumericsSettings, Strategy
 
-STRATEGIES: tuple[str, ...] = get_args(ParallelSettings.model_fields["sharding"].annotation)
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
 CHECKPOINTING: tuple[str, ...] = get_args(
     NumericsSettings.model_fields["activation_checkpointing"].annotation
 )

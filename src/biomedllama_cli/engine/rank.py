@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.errors import ExitCode, SettingsError, UserError
 
 EXPECTED_WORLD_SIZE = "_BIOMEDLLAMA_EXPECTED_WORLD_SIZE"
@@ -197,7 +198,7 @@ def join_launcher(environment: Mapping[str, str]) -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(number, _interrupt)
-    _write(folder / f"{find_rank(environment)}.pid", str(os.getpid()))
+    write_atomically(folder / f"{find_rank(environment)}.pid", str(os.getpid()), flush=False)
 
 
 def find_rank(environment: Mapping[str, str]) -> int:
@@ -247,7 +248,7 @@ def tell_launcher(error: BaseException) -> Outcome | None:
     if folder is None:
         return None
     outcome = describe_failure(find_rank(os.environ), error)
-    _write(Path(folder) / f"{outcome.rank}.json", json.dumps(asdict(outcome)))
+    write_atomically(Path(folder) / f"{outcome.rank}.json", json.dumps(asdict(outcome)), flush=False)
     return outcome
 
 
@@ -283,10 +284,3 @@ def _is_running(process_id: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or nothing."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from biomedllama_cli.corpus.disk import explain_full_disk
+from biomedllama_cli.corpus.durable import name_temporary, write_atomically
 from biomedllama_cli.engine.checkpoint import Progress, load_progress, remove_leftovers
 from biomedllama_cli.engine.saved_runs import (
     MARKER,
@@ -172,7 +172,7 @@ def _read_job(folder: Path) -> dict[str, Any] | None:
         OutputError: the folder holds files that no run of ours wrote.
     """
     # A start that was killed may have left no more than its lock and a beginning of the settings.
-    ours = {LOCK_FILE, _name_temporary(folder / SETTINGS_FILE).name}
+    ours = {LOCK_FILE, name_temporary(folder / SETTINGS_FILE).name}
     if not folder.exists() or (folder.is_dir() and all(file.name in ours for file in folder.iterdir())):
         return None
     try:
@@ -275,18 +275,3 @@ def remove_later_checkpoints(start: RunStart) -> None:
             logger.warning("removing %s, which is after the resumed step %d", later, start.progress.step)
             (later / MARKER).unlink()
             shutil.rmtree(later)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    temporary = _name_temporary(path)
-    temporary.unlink(missing_ok=True)  # a link of that name would be followed
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _name_temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")

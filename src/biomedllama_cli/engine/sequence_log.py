@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from biomedllama_cli.corpus.job import flush_path
+from biomedllama_cli.corpus.durable import flush_path, name_temporary
 from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, Start
 
@@ -65,7 +65,7 @@ class SequenceLog:
     def _take_over(self, other: Path) -> None:
         """Begin with the log of the run whose checkpoint is continued; what follows goes on from there."""
         if other.is_file():
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary = name_temporary(self._path)
             temporary.unlink(missing_ok=True)  # a link of that name would be followed
             shutil.copyfile(other, temporary)
             temporary.replace(self._path)

@@ -25,6 +25,7 @@ from urllib.parse import urlparse
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.wandb_files import find_last_step
 from biomedllama_cli.errors import UnavailableError
@@ -164,9 +165,7 @@ class TrackerBook:
         """Write down that a tracker was given a step."""
         self._entries[name]["step"] = step
         # Every step does this, so nothing is flushed to the disk: a machine that dies may lose it, a process may not.
-        temporary = self._path.with_name(f".{TRACKERS_FILE}.tmp")
-        temporary.write_text(json.dumps(self._entries), encoding="utf-8")
-        temporary.replace(self._path)
+        write_atomically(self._path, json.dumps(self._entries), flush=False)
 
 
 def _open_tracker(name: str, run: TrackedRun, book: TrackerBook) -> TrackerSink:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from biomedllama_cli.engine.sharding import MeshShape
+from biomedllama_cli.settings.pretrain import Strategy
 
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce"]
 Axis = Literal["shard", "replicate", "context"]
-Strategy = Literal["full", "hybrid", "hybrid-zero2", "replicate"]
 
 GRADIENT_BYTES = 4
 """Of one number of a gradient on its way between ranks: fp32 in every precision."""

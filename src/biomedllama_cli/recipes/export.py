@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from biomedllama_cli.corpus.card import CARD_FILE as DATA_CARD_FILE
 from biomedllama_cli.corpus.disk import explain_full_disk
-from biomedllama_cli.engine.checkpoint import flush_folder, load_progress
+from biomedllama_cli.corpus.durable import flush_folder, flush_path, name_temporary
+from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.saved_runs import MARKER, find_newest_result, find_result, name_checkpoint
 from biomedllama_cli.errors import DataError, OutputError, SettingsError
 from biomedllama_cli.models.identity import hash_weights
@@ -106,7 +107,7 @@ def export(settings: ExportSettings, *, dry_run: bool = False) -> ExportReport:
             f"CHECKPOINT {checkpoint} is not a complete checkpoint of a run.",
             "Give a run folder, or one such as RUN/checkpoints/step-00001000 that holds a file COMPLETE.",
         )
-    progress = load_progress(checkpoint)
+    progress = load_progress(checkpoint, "CHECKPOINT")
     check_folder(folder)
     folder = folder.resolve()  # that of `.` has a name
     load_text_config(str(checkpoint))  # refuses what is no model before anything is read
@@ -171,7 +172,7 @@ def check_folder(folder: Path) -> None:
 
 def write_folder(checkpoint: Path, folder: Path, origin: Origin, *, dtype: str, name: str) -> None:
     """Write everything under a temporary name, and rename it when it is whole and on the disk."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = name_temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -182,7 +183,7 @@ def write_folder(checkpoint: Path, folder: Path, origin: Origin, *, dtype: str, 
         if folder.is_dir():
             folder.rmdir()
         temporary.rename(folder)
-        flush_folder(folder.parent, deep=False)
+        flush_path(folder.parent)
     except OSError as error:
         raise OutputError(f"FOLDER {folder} cannot be written: {error.strerror or error}.") from error
     finally:

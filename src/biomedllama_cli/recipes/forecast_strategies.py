@@ -9,18 +9,13 @@ from typing import cast
 from biomedllama_cli.engine.plan_cost import StepTime, time_step
 from biomedllama_cli.engine.plan_memory import CHECKPOINTING, STRATEGIES, MemoryChoice, RankMemory
 from biomedllama_cli.engine.sharding import MeshShape, choose_mesh
-from biomedllama_cli.engine.traffic import (
-    LinkBytes,
-    Strategy,
-    count_link_bytes,
-    plan_context_traffic,
-    plan_traffic,
-)
+from biomedllama_cli.engine.traffic import LinkBytes, count_link_bytes, plan_context_traffic, plan_traffic
 from biomedllama_cli.errors import ModelError, SettingsError, UserError
 from biomedllama_cli.recipes.forecast_facts import RunFacts
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, describe_memory
 from biomedllama_cli.recipes.forecast_report import MemoryParts, StrategyPlan
 from biomedllama_cli.recipes.pretrain_facts import describe_mesh
+from biomedllama_cli.settings.pretrain import Strategy
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.agreement import agree_on_start
 from biomedllama_cli.engine.checkpoint import RunFolder
@@ -20,7 +21,7 @@ from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE
 from biomedllama_cli.engine.model_fit import check_model_fits
-from biomedllama_cli.engine.run_folder import RunStart, open_run_folder, plan_start, write_atomically
+from biomedllama_cli.engine.run_folder import RunStart, open_run_folder, plan_start
 from biomedllama_cli.engine.saved_runs import REPORT_FILE
 from biomedllama_cli.engine.sharding import read_world
 from biomedllama_cli.engine.tracking import check_trackers

@@ -18,10 +18,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
+from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.checkpoint import RunFolder
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
-from biomedllama_cli.engine.run_folder import open_run_folder, write_atomically
+from biomedllama_cli.engine.run_folder import open_run_folder
 from biomedllama_cli.engine.saved_runs import REPORT_FILE, name_checkpoint
 from biomedllama_cli.models.adapters import add_adapter, load_adapter_weights, load_base, merge_adapter
 from biomedllama_cli.models.description import describe_model

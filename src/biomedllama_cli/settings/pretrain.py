@@ -11,6 +11,7 @@ from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.plan import PlanSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Strategy = Literal["full", "hybrid", "hybrid-zero2", "replicate"]
 
 
 class BatchSettings(Settings):
@@ -100,7 +101,7 @@ class ParallelSettings(Settings):
     """How long nodes wait for each other, at the start and before a restart (in seconds)."""
     max_restarts: NonNegativeInt = 0
     """How often a job whose process died is started again from its newest checkpoint (in restarts)."""
-    sharding: Literal["full", "hybrid", "hybrid-zero2", "replicate"] = "hybrid"
+    sharding: Strategy = "hybrid"
     """Weights, gradients and optimizer states split over all ranks; split inside a node and copied across nodes; the
     same with parameters kept gathered until the backward pass (ZeRO-2); or copied to every rank (plain DDP)."""
     dp_replicate_size: PositiveInt | None = None

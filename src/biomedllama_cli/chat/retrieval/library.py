@@ -13,7 +13,7 @@ from biomedllama_cli.chat.conversation import Passage
 from biomedllama_cli.chat.retrieval.building import build_index, find_foreign, remove_index
 from biomedllama_cli.chat.retrieval.index import Index, IndexIdentity, open_index
 from biomedllama_cli.chat.retrieval.terms import STEMMER, TERMS_VERSION
-from biomedllama_cli.corpus.job import flush_folder, flush_path
+from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.corpus.locks import LockTakenError, hold_lock
 from biomedllama_cli.corpus.manifest import MANIFEST_FILE, RETRIEVAL_FOLDER, load_corpus, load_manifest
 from biomedllama_cli.corpus.stored_documents import StoredDocuments

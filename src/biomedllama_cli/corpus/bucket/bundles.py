@@ -18,7 +18,7 @@ import numpy.typing as npt
 from biomedllama_cli.corpus.bucket.address import Article
 from biomedllama_cli.corpus.bucket.inventory import iter_articles
 from biomedllama_cli.corpus.bucket.metadata import Facts
-from biomedllama_cli.corpus.job import flush_path
+from biomedllama_cli.corpus.durable import flush_path
 
 ARTICLES_PER_BUNDLE = 1000
 WANTED = np.dtype([("place", "<u4"), ("kind", "u1"), ("md5", "V16")])

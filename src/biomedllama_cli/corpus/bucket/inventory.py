@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biomedllama_cli.corpus.bucket.address import BUCKET, Article, parse_md5, parse_metadata_key
-from biomedllama_cli.corpus.job import flush_path
+from biomedllama_cli.corpus.durable import flush_path
 from biomedllama_cli.corpus.sources.streams import BrokenStreamError, iter_blocks, iter_lines
 from biomedllama_cli.errors import DataError
 
