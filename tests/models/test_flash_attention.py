@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.checkpoint import CheckpointPolicy
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from biomedllama_cli.engine.activation_checkpointing import _Chooser
 from biomedllama_cli.errors import ModelError, UnavailableError
@@ -118,6 +119,37 @@ def test_a_window_is_that_of_eager(tiny: Any, varlen: list[torch.Tensor], window
         model.set_attn_implementation(name)
         logits.append(model(**_draw(PACKED)).logits)
     assert varlen
+    torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [PACKED, [[40]], [[40], [40]]])
+def test_chunks_are_those_of_eager(varlen: list[torch.Tensor], rows: list[list[int]]) -> None:
+    """Chunks end where they end, whether there is a restart in the batch or not; a window would reach over."""
+    config = Llama4TextConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        moe_layers=[],
+        no_rope_layers=[1, 0],
+        attention_chunk_size=16,
+        initializer_range=0.3,
+        pad_token_id=None,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    logits = []
+    for name in ("eager", "varlen"):
+        torch.manual_seed(0)
+        model = Llama4ForCausalLM(config).eval()
+        model.set_attn_implementation(name)
+        logits.append(model(**_draw(rows)).logits)
+    assert len(varlen) == 2
     torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
 
 

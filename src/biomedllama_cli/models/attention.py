@@ -195,7 +195,9 @@ def find_document_lengths(
     plain_lengths = isinstance(q_offset, int) and q_offset == 0 and kv_offset == 0 and q_length == kv_length
     if not plain_lengths or kwargs.get("attention_mask") is not None or kwargs.get("use_vmap"):
         return None
-    if kwargs.get("allow_is_causal_skip", True) and not kwargs.get("allow_is_bidirectional_skip"):
+    local_size = kwargs.get("local_size")  # of a window, or of chunks, which are as good as documents
+    is_plain = kwargs.get("allow_is_causal_skip", True) and not kwargs.get("allow_is_bidirectional_skip")
+    if is_plain and (local_size is None or q_length <= local_size):
         return [q_length] * batch_size  # transformers saw no restart: one document per row
     return _read_document_lengths(kwargs["mask_function"], batch_size, q_length, kwargs["device"])
 
