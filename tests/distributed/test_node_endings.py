@@ -13,8 +13,7 @@ from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.launch_job import CrashError, NodeJob, OthersFailedError
 from biomedllama_cli.engine.node_endings import describe_ending, to_error
 from biomedllama_cli.engine.node_line import TROUBLE, Ending
-from biomedllama_cli.engine.node_links import AloneLink
-from biomedllama_cli.engine.node_wait import choose_cause
+from biomedllama_cli.engine.node_links import AloneLink, choose_cause
 from biomedllama_cli.engine.rank import OUTCOME, tell_launcher
 from biomedllama_cli.engine.signals import StoppedAlone
 from biomedllama_cli.errors import ExitCode, Resumable, SettingsError

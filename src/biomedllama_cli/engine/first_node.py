@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from biomedllama_cli.engine.node_line import TROUBLE, Ending, Line, LostError, Message, read_number
-from biomedllama_cli.engine.node_wait import Waiting, choose_cause, describe_loss
+from biomedllama_cli.engine.node_links import Waiting, choose_cause, describe_loss
 from biomedllama_cli.errors import SettingsError, WorkerError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 

@@ -14,14 +14,16 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from biomedllama_cli.engine.first_node import FirstNode
 from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.launch_job import CrashError, NodeJob, OthersFailedError
 from biomedllama_cli.engine.node_endings import describe_ending, to_error
-from biomedllama_cli.engine.node_links import NodeLink, open_link
+from biomedllama_cli.engine.node_links import AloneLink, NodeLink
+from biomedllama_cli.engine.other_node import OtherNode
 from biomedllama_cli.engine.rank import (
     EXPECTED_WORLD_SIZE,
     LAUNCHER,
@@ -118,6 +120,25 @@ def _start_again_and_again(
                 "%s Starting again from the newest checkpoint (restart %d of %d)",
                 *(error.message, attempt, parallel.max_restarts),
             )
+
+
+def open_link(
+    parallel: ParallelSettings,
+    place: tuple[str, int] | None,
+    processes: int,
+    count_signals: Callable[[], int],
+) -> NodeLink:
+    """Return the link to the launchers of the other nodes.
+
+    Raises:
+        SettingsError: node 0 cannot listen.
+    """
+    if place is None:
+        return AloneLink()
+    host, port = place[0], place[1] + 1
+    if parallel.node_rank == 0:
+        return FirstNode(parallel, port, processes, count_signals)
+    return OtherNode(parallel, (host, port), processes, count_signals)
 
 
 def _start(

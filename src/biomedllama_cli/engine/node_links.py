@@ -7,13 +7,18 @@ with the cause or start again together.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
-from biomedllama_cli.engine.first_node import FirstNode
-from biomedllama_cli.engine.node_line import Ending
-from biomedllama_cli.engine.other_node import OtherNode
+from biomedllama_cli.engine.node_line import KINDS, Ending
+from biomedllama_cli.errors import ExitCode
 from biomedllama_cli.settings.pretrain import ParallelSettings
+
+POLL_SECONDS = 0.1
+PATIENCE = 2
+"""So many signals more do not end the wait for what all nodes have come to, which may be that they have saved."""
 
 
 class NodeLink(Protocol):
@@ -55,20 +60,55 @@ class AloneLink:
         """Do nothing."""
 
 
-def open_link(
-    parallel: ParallelSettings,
-    place: tuple[str, int] | None,
-    processes: int,
-    count_signals: Callable[[], int],
-) -> NodeLink:
-    """Return the link to the launchers of the other nodes.
+class Waiting:
+    """What both sides need while they wait."""
 
-    Raises:
-        SettingsError: node 0 cannot listen.
+    def __init__(self, parallel: ParallelSettings, processes: int, count_signals: Callable[[], int]) -> None:
+        self._nodes, self._node = parallel.nodes, parallel.node_rank or 0
+        self._timeout = parallel.rendezvous_timeout
+        self._count_signals = count_signals
+        self._facts = {
+            "nodes": parallel.nodes,
+            "num_processes": processes,
+            "max_restarts": parallel.max_restarts,
+        }
+
+    def _pause(self, signals: int = 0) -> None:
+        """Wait a moment.
+
+        Raises:
+            KeyboardInterrupt: more than so many signals have asked this launcher to stop.
+        """
+        if self._count_signals() > signals:
+            raise KeyboardInterrupt
+        time.sleep(POLL_SECONDS)
+
+    def _be_patient(self) -> int:
+        """Return how many signals must have come before the end of all nodes is waited for no longer."""
+        return self._count_signals() + PATIENCE
+
+
+def choose_cause(endings: list[Ending]) -> Ending:
+    """Return the ending that the others follow from.
+
+    >>> lost = Ending("disconnected", 0, "Connection closed by peer", age_seconds=3.2)
+    >>> choose_cause([lost, Ending("killed", 1, "Rank 1 was killed.", age_seconds=3.0)]).node
+    1
     """
-    if place is None:
-        return AloneLink()
-    host, port = place[0], place[1] + 1
-    if parallel.node_rank == 0:
-        return FirstNode(parallel, port, processes, count_signals)
-    return OtherNode(parallel, (host, port), processes, count_signals)
+    asked = any(each.asked for each in endings)
+    if any(each.kind == "saved" for each in endings):
+        # All save together; who has no word to say was only slower than the end of the others, and of their store.
+        endings = [each for each in endings if each.kind not in ("interrupted", "halted")]
+    cause = min(endings, key=lambda each: (KINDS.index(each.kind), -each.age_seconds))
+    return replace(cause, asked=asked)
+
+
+def describe_loss(node: int, nodes: int) -> Ending:
+    """Return the ending of a node that is heard of no more."""
+    return Ending(
+        "gone",
+        node,
+        f"Node {node} of {nodes} is gone: its launcher was killed, or the machine or the network died.",
+        "Look at that machine; the same command on all nodes continues from the newest checkpoint.",
+        exit_code=int(ExitCode.WORKER),
+    )

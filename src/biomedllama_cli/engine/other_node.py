@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from biomedllama_cli.engine.node_line import Ending, Line, LostError, read_number
-from biomedllama_cli.engine.node_wait import Waiting, choose_cause, describe_loss
+from biomedllama_cli.engine.node_links import Waiting, choose_cause, describe_loss
 from biomedllama_cli.errors import SettingsError, WorkerError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
