@@ -44,11 +44,13 @@ def test_the_numbers_are_those_of_the_steps(script: Any) -> None:
         "| 7b: best | 4,000 (2,000-8,000) | 36.0% | 24.0% | 1.0 / 2.0 | 1.00% | flex |"
     )
     whole = script.Measured(seconds=[1.9], waited=[0.0], step_tokens=8_000)
-    lines, facts = script.judge("7b", {"best": (script.Arm(), measured), script.WHOLE: (script.Arm(), whole)})
-    assert "4,000 tokens/s (wanted: 10,643), 2.0 GiB" in lines[0]
-    assert "masking documents +5.3%" in lines[0]
+    found = {"best": (script.Arm(), measured), script.WHOLE: (script.Arm(), whole)}
+    lines, facts = script.judge("7b", found, {"best": [4_000.0, 4_100.0], script.WHOLE: [4_200.0, 4_305.0]})
+    assert "4,050 tokens/s (4,000 to 4,100 in 2 runs; wanted: 10,643), 2.0 GiB" in lines[0]
+    assert "one document are 1.050 (1.050 to 1.050) times as fast" in lines[0]
     assert facts["wait"] == pytest.approx(0.01)
-    assert script.judge("7b", {}) == (["- 7b: nothing fits."], {})
+    assert "are not measured times" in script.judge("7b", found, {"best": [], script.WHOLE: []})[0][0]
+    assert script.judge("7b", {}, {}) == (["- 7b: nothing fits."], {})
 
 
 def test_what_does_not_fit_is_not_the_best(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +68,37 @@ def test_what_does_not_fit_is_not_the_best(script: Any, monkeypatch: pytest.Monk
     best = found["best"][0]
     assert (best.activation_checkpointing, best.attention, best.documents) == ("selective", "flex", "packed")
     assert found[script.WHOLE][0].documents == "whole"
+
+
+def test_where_what_is_fast_does_not_fit_together_the_fastest_that_fits_is_the_best(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(arm: Any) -> Any:
+        taken = 100.0 + 20.0 * (arm.attention == "flex") + 20.0 * (arm.data_workers == 0)
+        speed = taken + (arm.activation_checkpointing == "none")
+        return script.Measured(seconds=[1 / speed], waited=[0.0], step_tokens=1, reserved_gib=taken)
+
+    monkeypatch.setattr(script, "run", run)
+    found = script.measure_shape(script.Arm(), 130.0)
+    assert found["best, but for memory"][1].reserved_gib == 140.0
+    assert found["best"][1].reserved_gib == 120.0
+    assert found[script.WHOLE][0].attention == found["best"][0].attention
+    assert not script.judge("7b", found, script.repeat(found, 1))[0][0].endswith("nothing fits.")
+
+
+def test_rounds_of_the_best_go_forwards_and_backwards(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    def run(arm: Any) -> Any:
+        order.append(arm.documents)
+        return script.Measured() if len(order) == 3 else script.Measured(seconds=[0.5], step_tokens=4)
+
+    monkeypatch.setattr(script, "run", run)
+    first = script.Measured(seconds=[1.0], step_tokens=4)
+    arms = {"best": script.Arm(), script.WHOLE: script.Arm(documents="whole")}
+    speeds = script.repeat({name: (arm, first) for name, arm in arms.items()}, 4)
+    assert order == ["whole", "packed", "packed", "whole", "whole", "packed"]
+    assert speeds == {"best": [4.0, 8.0, 8.0], script.WHOLE: [4.0, 8.0, 8.0]}
 
 
 def test_rows_are_filled_with_documents_of_one_or_of_many(script: Any) -> None:
