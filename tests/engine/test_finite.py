@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from biomedllama_cli.engine import checkpoint_writer
 from biomedllama_cli.engine.checkpoint import load_progress
-from biomedllama_cli.engine.finite import name_last_good
+from biomedllama_cli.engine.finite import LONGEST_OVERFLOW, FiniteCheck, name_last_good
+from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.saved_runs import find_checkpoint
 from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.errors import ModelError
@@ -120,3 +123,35 @@ def test_the_only_checkpoint_is_named_with_caution(tmp_path: Path) -> None:
     saved, caution = name_last_good(tmp_path, 5)
     assert saved == f"the last checkpoint is {only}"
     assert "may hold the cause" in caution
+
+
+def measure(grad_norm: float) -> StepFacts:
+    one, nobody = np.ones(1), np.zeros(1, np.int64)
+    return StepFacts(one, one, grad_norm, rank_seconds=np.zeros((1, 2)), row_ids=nobody, row_checks=nobody)
+
+
+@pytest.mark.parametrize("grad_norm", [math.inf, math.nan])
+def test_a_run_in_fp16_whose_every_update_overflows_ends_once_its_checkpoint_is_complete(
+    tmp_path: Path, grad_norm: float
+) -> None:
+    def finish_saving() -> None:
+        write_checkpoints(tmp_path, 8, 70)  # before the first of these steps, and in the midst of them
+
+    data: Any = None
+    check = FiniteCheck(data, tmp_path, is_scaled=True, finish_saving=finish_saving)
+    for step in range(10, 9 + LONGEST_OVERFLOW):
+        check.check(measure(grad_norm), step, 1e-3)
+    with pytest.raises(
+        ModelError, match=f"last {LONGEST_OVERFLOW} steps, up to step 73, was finite"
+    ) as ended:
+        check.check(measure(grad_norm), 73, 1e-3)
+    assert ended.value.message.endswith(
+        f"; the last good checkpoint is {tmp_path / 'checkpoints' / 'step-00000008'}."
+    )
+
+
+def test_a_finite_gradient_between_overflows_starts_the_count_anew(tmp_path: Path) -> None:
+    data: Any = None
+    check = FiniteCheck(data, tmp_path, is_scaled=True, finish_saving=lambda: None)
+    for step in range(1, 4 * LONGEST_OVERFLOW):
+        check.check(measure(1.0 if step % LONGEST_OVERFLOW == 0 else math.inf), step, 1e-3)

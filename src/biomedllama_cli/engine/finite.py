@@ -12,43 +12,59 @@ from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.saved_runs import list_checkpoints, read_step
 from biomedllama_cli.errors import ModelError
 
+LONGEST_OVERFLOW = 64
+"""Steps in a row whose gradient overflows in fp16. The loss scaling halves at each: from 65,536 it is below the
+smallest number of fp16 after 40, and what overflows then would overflow for ever."""
 
-def check_finite(
-    measured: StepFacts,
-    *,
-    step: int,
-    learning_rate: float,
-    is_scaled: bool,
-    data: TrainingData,
-    folder: Path,
-    finish_saving: Callable[[], None],
-) -> None:
-    """Check what a step measured.
+
+class FiniteCheck:
+    """Checks what every step measured; every rank has one, and all come to the same end.
 
     Args:
-        measured: losses of its rows and the gradient norm.
-        step: counted from 1.
-        learning_rate: of the step.
-        is_scaled: whether an infinite gradient is ordinary: fp16's loss scaling skips that update.
         data: names the rows.
         folder: of the run.
-        finish_saving: completes a checkpoint that is being written; called where the run ends here, on every rank.
-
-    Raises:
-        ModelError: a loss or the gradient is not finite.
+        is_scaled: whether an infinite gradient now and then is ordinary: fp16's loss scaling skips that update.
+        finish_saving: completes a checkpoint that is being written; called where the run ends here.
     """
-    broken = np.flatnonzero(~np.isfinite(measured.row_losses)).tolist()
-    if not broken and (np.isfinite(measured.grad_norm) or is_scaled):
-        return
-    what, rows = ("loss", broken) if broken else ("gradient", list(range(len(measured.row_losses))))
-    finish_saving()
-    saved, caution = name_last_good(folder, step)
-    raise ModelError(
-        f"The {what} of step {step} is not finite (learning rate {learning_rate:.3g}, "
-        f"{data.name_rows(step, rows)}); {saved}.",
-        hint=f"{caution}Lower --peak-learning-rate, lengthen the warm-up, or use --precision bf16 or fp32; with "
-        "--resume CHECKPOINT and another --output-dir a run goes on from there.",
-    )
+
+    def __init__(
+        self, data: TrainingData, folder: Path, *, is_scaled: bool, finish_saving: Callable[[], None]
+    ) -> None:
+        self._data, self._folder, self._is_scaled = data, folder, is_scaled
+        self._finish_saving = finish_saving
+        self._overflows = 0
+
+    def check(self, measured: StepFacts, step: int, learning_rate: float) -> None:
+        """Check one step.
+
+        Raises:
+            ModelError: a loss or the gradient is not finite, or none was in many steps of fp16.
+        """
+        broken = np.flatnonzero(~np.isfinite(measured.row_losses)).tolist()
+        self._overflows = 0 if np.isfinite(measured.grad_norm) else self._overflows + 1
+        if broken or (self._overflows and not self._is_scaled):
+            what, rows = ("loss", broken) if broken else ("gradient", list(range(len(measured.row_losses))))
+            raise self._explain(
+                f"The {what} of step {step} is not finite (learning rate {learning_rate:.3g}, "
+                f"{self._data.name_rows(step, rows)})",
+                step,
+            )
+        if self._overflows >= LONGEST_OVERFLOW:
+            raise self._explain(
+                f"No gradient of the last {LONGEST_OVERFLOW} steps, up to step {step}, was finite, so no update was "
+                "made in them",
+                step - LONGEST_OVERFLOW + 1,
+            )
+
+    def _explain(self, sentence: str, first: int) -> ModelError:
+        """Return the error, with the checkpoint from before the first step that was not finite."""
+        self._finish_saving()
+        saved, caution = name_last_good(self._folder, first)
+        return ModelError(
+            f"{sentence}; {saved}.",
+            hint=f"{caution}Lower --peak-learning-rate, lengthen the warm-up, or use --precision bf16 or fp32; with "
+            "--resume CHECKPOINT and another --output-dir a run goes on from there.",
+        )
 
 
 def name_last_good(folder: Path, step: int) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, restore_random_states
 from biomedllama_cli.engine.compute_clock import ComputeClock
-from biomedllama_cli.engine.finite import check_finite
+from biomedllama_cli.engine.finite import FiniteCheck
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
 from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
@@ -57,6 +57,12 @@ class Loop:
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
         self._settings, self._progress, self._onlookers = settings, progress, onlookers
         self._saving = Saving(run_folder, trainee.accelerator, settings.checkpoint)
+        self._finite = FiniteCheck(
+            data,
+            run_folder.folder,
+            is_scaled=trainee.accelerator.scaler is not None,
+            finish_saving=lambda: self._tell_saved(self._saving.finish()),
+        )
         self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
         # Nobody is slower than the others where there are none.
         several = trainee.accelerator.num_processes > 1
@@ -169,15 +175,7 @@ class Loop:
         """Write a step's numbers and check them."""
         tally, now = self._tally, time.perf_counter()
         seconds, tally.clock = now - tally.clock, now
-        check_finite(
-            measured,
-            step=step,
-            learning_rate=self._learning_rate(step),
-            is_scaled=self._accelerator.scaler is not None,
-            data=self._data,
-            folder=self._run.folder,
-            finish_saving=lambda: self._tell_saved(self._saving.finish()),
-        )
+        self._finite.check(measured, step, self._learning_rate(step))
         tally.step, tally.stop_seen = step, bool(measured.ranks_asked_to_stop)
         tally.tokens_seen += measured.target_tokens
         tally.train_seconds += seconds

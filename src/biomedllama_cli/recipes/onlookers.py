@@ -5,7 +5,6 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from biomedllama_cli.engine.onlookers import Onlookers, Watcher
-from biomedllama_cli.engine.overflows import Overflows
 from biomedllama_cli.engine.sequence_log import SequenceLog
 from biomedllama_cli.engine.source_losses import SourceLosses
 from biomedllama_cli.engine.spikes import SpikeGate, build_spike_gate
@@ -52,6 +51,5 @@ def _build_guards(
     """Return who refuses updates, and who looks for trouble in every run."""
     monitor = settings.monitor
     gate = build_spike_gate(monitor.spikes, deviations=monitor.spike_deviations, window=monitor.spike_window)
-    watchers: list[Watcher] = [Overflows()] if accelerator.scaler is not None else []
-    watchers += [] if gate is None else [gate]
+    watchers: list[Watcher] = [] if gate is None else [gate]
     return gate, [*watchers, Stragglers(accelerator, data_workers=settings.parallel.data_workers)]
