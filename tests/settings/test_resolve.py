@@ -10,6 +10,8 @@ import pytest
 
 from biomedllama_cli.errors import ExitCode, SettingsError
 from biomedllama_cli.settings.evaluate import EvaluateSettings
+from biomedllama_cli.settings.finetune import FinetuneSettings
+from biomedllama_cli.settings.instruct import InstructSettings
 from biomedllama_cli.settings.leaves import iter_leaves
 from biomedllama_cli.settings.prepare import PrepareSettings
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -190,3 +192,18 @@ def test_a_long_value_is_shortened_in_the_message(write: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         resolve(config=write(f"seed: {'x' * 10_000}"))
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("tree", "saved"), [(PretrainSettings, 1000), (FinetuneSettings, 200), (InstructSettings, 200)]
+)
+def test_checkpoints_that_are_not_saved_cannot_be_kept(tree: Any, saved: int) -> None:
+    with pytest.raises(SettingsError) as refused:
+        resolve(tree, flags={"keep_every_steps": "1500", "save_every_steps": "400"})
+    assert refused.value.message == (
+        "--keep-every-steps is '1500', but must be a multiple of save_every_steps, which is 400: others are not saved."
+    )
+    with pytest.raises(SettingsError, match=f"which is {saved}: "):
+        resolve(tree, flags={"keep_every_steps": str(saved // 2)})
+    kept = resolve(tree, flags={"keep_every_steps": str(2 * saved)}).settings.checkpoint
+    assert kept.keep_every_steps == 2 * saved

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from biomedllama_cli.settings.base import Settings
 from biomedllama_cli.settings.plan import PlanSettings
@@ -129,9 +138,18 @@ class CheckpointSettings(Settings):
     keep_checkpoints: PositiveInt = 3
     """Newest checkpoints kept (in checkpoints)."""
     keep_every_steps: PositiveInt | None = None
-    """Checkpoints at multiples of this are kept for good (in steps) [default: none]."""
+    """Checkpoints at multiples of this are kept for good; a multiple of save_every_steps (in steps) [default: none]."""
     save_in_background: bool | None = None
     """Copy the state to host memory, where a node has it, and write it while training goes on [default: on CUDA]."""
+
+    @field_validator("keep_every_steps")
+    @classmethod
+    def _check_that_it_is_saved(cls, kept: int | None, others: ValidationInfo) -> int | None:
+        saved = others.data.get("save_every_steps")
+        if kept is not None and saved and kept % saved:
+            rule = f"must be a multiple of save_every_steps, which is {saved}: others are not saved"
+            raise PydanticCustomError("broken_rule", "{rule}", {"rule": rule})
+        return kept
 
 
 class MonitorSettings(Settings):
