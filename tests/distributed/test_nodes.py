@@ -207,6 +207,30 @@ def test_nodes_of_different_commands_are_refused_and_named(caplog: pytest.LogCap
     pair.first.close()
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_node_that_leaves_between_two_starts_is_not_waited_for(
+    asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.engine.first_node.CLOSE_SECONDS", 0.2)
+    signals = [0, 0]
+    port = find_ports()
+    nodes = [open_node(node, port, signals=lambda node=node: signals[node]) for node in range(2)]
+    ends: list[object] = []
+
+    def restart(node: int) -> None:
+        try:
+            ends.append(nodes[node].start_together(1))
+        except BaseException as error:
+            ends.append(type(error))
+        nodes[node].close()
+
+    nodes[1]._connect(1)
+    signals[asked] = 1
+    for node in (asked, 1 - asked):
+        restart(node)
+    assert ends == [KeyboardInterrupt, KeyboardInterrupt]
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -48,7 +48,7 @@ class FirstNode(Waiting):
             None  # with when it was noticed; None: nothing runs
         )
         self._told = False
-        self._refused = ""
+        self._refused, self._asked = "", False
         self._server = _listen(port)
         self._server.setblocking(False)
 
@@ -57,11 +57,14 @@ class FirstNode(Waiting):
 
         Raises:
             WorkerError: not all came in time.
+            KeyboardInterrupt: this launcher was asked to stop, or before a restart another one.
         """
         end, said = time.monotonic() + self._timeout, time.monotonic() + 5
-        self._endings, self._told = None, False
+        self._endings, self._told, self._asked = None, False, False
         while len(self._ready) < self._nodes - 1:
             self._look()
+            if self._asked and attempt:
+                raise KeyboardInterrupt  # between two starts: the others will not come
             missing = [node for node in range(1, self._nodes) if node not in self._ready]
             if time.monotonic() > min(end, said) and missing:
                 if time.monotonic() > end:
@@ -110,6 +113,8 @@ class FirstNode(Waiting):
 
     def close(self) -> None:
         """Wait until the others have read what was told, for a moment, and leave."""
+        if self._count_signals():
+            self._tell({"leaving": True})
         self._server.close()
         for line in self._strangers:
             line.close()
@@ -176,6 +181,9 @@ class FirstNode(Waiting):
     def _hear(self, node: int, message: Message) -> None:
         if "ready" in message:
             self._ready[node] = read_number(message, "ready")
+        elif "leaving" in message:
+            logger.warning("node %d was asked to stop", node)
+            self._asked = True
         elif "ending" in message and self._endings is not None:
             self._note(node, replace(Ending.from_message(message["ending"]), node=node))
 

@@ -44,6 +44,7 @@ class OtherNode(Waiting):
         Raises:
             WorkerError: node 0 does not answer, or no start came in time.
             SettingsError: node 0 runs another job.
+            KeyboardInterrupt: this launcher was asked to stop, or before a restart that of node 0.
         """
         end, why = time.monotonic() + self._timeout, "nothing was heard from it"
         self._stop, self._cause = False, None
@@ -59,6 +60,8 @@ class OtherNode(Waiting):
                         raise SettingsError(
                             f"{message['refused']}.", "Give all nodes the same command but for --node-rank."
                         )
+                    if "leaving" in message and attempt:
+                        raise KeyboardInterrupt  # between two starts: node 0 was asked to stop
                     if "start" in message:
                         return read_number(message, "start")
                 why = "other nodes are missing"
@@ -101,6 +104,8 @@ class OtherNode(Waiting):
 
     def close(self) -> None:
         """Leave."""
+        if self._line is not None and self._count_signals():
+            self._line.send({"leaving": True})
         self._leave()
 
     def _connect(self, attempt: int) -> None:
