@@ -18,13 +18,18 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomedllama_cli.engine.accelerator import build_accelerator, prepare
-from biomedllama_cli.engine.checkpoint import Progress, RunFolder, load_optimizer, save_checkpoint
+from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, load_optimizer
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
 from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.models.adapters import add_adapter, choose_base_dtype, load_adapter_weights
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_token_losses
-from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
+from biomedllama_cli.settings.pretrain import (
+    CheckpointSettings,
+    NumericsSettings,
+    OptimizerSettings,
+    ParallelSettings,
+)
 from biomedllama_cli.settings.tuning import AdapterSettings
 
 STEPS, SAVED_STEP, ROWS, LENGTH, VOCABULARY = 6, 3, 8, 12, 48
@@ -83,7 +88,9 @@ def train(name: str, base: Path, output: Path, *, resume: Path | None = None) ->
         norms.append(measured.grad_norm)
         if step in (SAVED_STEP, STEPS):
             with GatheredNumbers() as gathered:
-                save_checkpoint(run, accelerator, model, optimizer, Progress(step, 0, {}, {}))
+                Saver(run, accelerator, CheckpointSettings()).save(
+                    model, optimizer, Progress(step, 0, {}, {})
+                )
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     return {"losses": losses, "norms": norms, "gathered": gathered.count, "frozen": frozen}
 

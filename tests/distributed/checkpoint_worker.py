@@ -30,7 +30,12 @@ from biomedllama_cli.engine.step import StepFrame, train_step
 from biomedllama_cli.errors import OutputError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_token_losses
-from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
+from biomedllama_cli.settings.pretrain import (
+    CheckpointSettings,
+    NumericsSettings,
+    OptimizerSettings,
+    ParallelSettings,
+)
 
 ROWS, LENGTH, VOCABULARY = 8, 12, 50  # rows of the tables do not divide by four
 OPTIMIZER = OptimizerSettings(peak_learning_rate=1e-2, max_grad_norm=0.5, weight_decay=0.1)
@@ -77,7 +82,8 @@ def train(output: Path, name: str, mesh: dict[str, Any], start: str | None, last
         load_optimizer(checkpoint, model, optimizer)
         first = load_progress(checkpoint).step
     (output / "tokenizer").mkdir(exist_ok=True)
-    saver = Saver(RunFolder(output / name, output / "tokenizer", {}), accelerator, in_background=later)
+    settings = CheckpointSettings(save_in_background=later)
+    saver = Saver(RunFolder(output / name, output / "tokenizer", {}), accelerator, settings)
     frame = StepFrame.plain(accelerator, OPTIMIZER.max_grad_norm, 1)
     losses, saved = [], []
     for step in range(first + 1, last + 1 + later):
@@ -86,10 +92,14 @@ def train(output: Path, name: str, mesh: dict[str, Any], start: str | None, last
         losses.append(train_step(accelerator, model, optimizer, rows, frame).loss)
         saved.append(saver.poll())
         if step == last:  # a save in the background is trained over by one more step
-            saver.begin(model, optimizer, Progress(step, 0, {}, {}))
+            saved.append(saver.save(model, optimizer, Progress(step, 0, {}, {})))
     saved.append(saver.finish())
-    (done,) = [each for each in saved if each is not None]
-    return {"losses": losses, "write": done.write_seconds, "stall": done.stall_seconds}
+    (done,) = [each for each in saved if each]
+    return {
+        "losses": losses,
+        "write": done["checkpoint/write_seconds"],
+        "stall": done["checkpoint/stall_seconds"],
+    }
 
 
 def look_apart(output: Path) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from transformers import (
 )
 
 from biomedllama_cli.engine import checkpoint_writer, staging
-from biomedllama_cli.engine.checkpoint import Progress, RunFolder, load_progress, save_checkpoint
+from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, load_progress
 from biomedllama_cli.engine.checkpoint_draft import Piece, describe_model_files, split_weights
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.saved_runs import find_checkpoint, list_checkpoints, read_step
 from biomedllama_cli.errors import OutputError
 from biomedllama_cli.models.tensor_files import TensorFile, TensorSpec, create_file, plan_file, write_tensor
+from biomedllama_cli.settings.pretrain import CheckpointSettings
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
 
@@ -39,7 +40,7 @@ SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_atte
 def keep(loop: Any, **changes: Any) -> Any:
     """Change how a loop saves."""
     settings = loop._settings.checkpoint.model_copy(update=changes)
-    loop._saving = type(loop._saving)(loop._run, loop._accelerator, settings)
+    loop._saver = type(loop._saver)(loop._run, loop._accelerator, settings)
     return loop
 
 
@@ -201,7 +202,10 @@ def test_a_model_whose_files_hold_other_tensors_is_written_by_transformers(tmp_p
     (tmp_path / "tokenizer").mkdir()
     optimizer = torch.optim.AdamW(model.parameters())
     run = RunFolder(tmp_path, tmp_path / "tokenizer", {})
-    checkpoint = save_checkpoint(run, Accelerator(cpu=True), model, optimizer, Progress(1, 0, {}, {}))
+    saver = Saver(run, Accelerator(cpu=True), CheckpointSettings())
+    saver.save(model, optimizer, Progress(1, 0, {}, {}))
+    checkpoint = saver.newest
+    assert checkpoint is not None
     model.save_pretrained(tmp_path / "plain")
     with (
         safe_open(checkpoint / "model.safetensors", "pt") as file,

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from biomedllama_cli.engine import checkpoint_writer
-from biomedllama_cli.engine.checkpoint import load_progress
+from biomedllama_cli.engine.checkpoint import Saver, load_progress
 from biomedllama_cli.engine.finite import LONGEST_OVERFLOW, FiniteCheck, name_last_good
 from biomedllama_cli.engine.onlookers import StepFacts
 from biomedllama_cli.engine.saved_runs import find_checkpoint
-from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.errors import ModelError
 
 
@@ -95,7 +94,7 @@ def test_a_checkpoint_that_is_being_written_is_completed_and_named(
     monkeypatch.setattr(checkpoint_writer, "write_tensor", write_late)
     loop = build_loop(tmp_path, progress=after_step(7, poison), save_every_steps=5)
     settings = loop._settings.checkpoint.model_copy(update={"save_in_background": True})
-    loop._saving = Saving(loop._run, loop._accelerator, settings)
+    loop._saver = Saver(loop._run, loop._accelerator, settings)
     with pytest.raises(ModelError, match="The gradient of step 8 is not finite") as ended:
         loop.run()
     assert ended.value.message.endswith("checkpoints/step-00000005.")

@@ -15,7 +15,12 @@ from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.training import build_trainee
-from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
+from biomedllama_cli.settings.pretrain import (
+    CheckpointSettings,
+    NumericsSettings,
+    OptimizerSettings,
+    ParallelSettings,
+)
 
 
 def save(trainee: Any, folder: Path, *, in_background: bool, meanwhile: Any) -> tuple[Path, float]:
@@ -24,16 +29,17 @@ def save(trainee: Any, folder: Path, *, in_background: bool, meanwhile: Any) -> 
     tokenizer.mkdir(parents=True)
     (tokenizer / "tokenizer_config.json").write_text("{}")
     run = RunFolder(folder, tokenizer, {"seed": 0})
-    saver, saved, waited = Saver(run, trainee.accelerator, in_background=in_background), None, 0.0
+    settings = CheckpointSettings(save_in_background=in_background)
+    saver, waited = Saver(run, trainee.accelerator, settings), 0.0
     for step in (1, 2):
         began = time.perf_counter()
-        saver.begin(trainee.model, trainee.optimizer, Progress(step, step, {"seed": 0}, {}))
+        saver.save(trainee.model, trainee.optimizer, Progress(step, step, {"seed": 0}, {}))
         waited = time.perf_counter() - began
         if step == 2:
             meanwhile()
-        saved = saver.finish()
-    assert saved is not None
-    return saved.folder, waited
+        saver.finish()
+    assert saver.newest is not None
+    return saver.newest, waited
 
 
 @pytest.fixture

@@ -19,15 +19,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from biomedllama_cli.engine.checkpoint import (
     Progress,
     RunFolder,
+    Saver,
     load_optimizer,
     load_progress,
     remove_old_checkpoints,
     restore_random_states,
-    save_checkpoint,
 )
 from biomedllama_cli.engine.saved_runs import list_checkpoints
 from biomedllama_cli.errors import DataError, ModelError, UserError
 from biomedllama_cli.models.load import load_model
+from biomedllama_cli.settings.pretrain import CheckpointSettings
 
 CONFIG = LlamaConfig(
     vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
@@ -58,7 +59,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model(torch.arange(8)[None]).logits.sum().backward()
     optimizer.step()
     run = RunFolder(folder, folder / "tokenizer", {})
-    return save_checkpoint(run, Accelerator(cpu=True), model, optimizer, Progress(1, 8, {}, {}))
+    saver = Saver(run, Accelerator(cpu=True), CheckpointSettings())
+    saver.save(model, optimizer, Progress(1, 8, {}, {}))
+    assert saver.newest is not None
+    return saver.newest
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tiny_llama import build_tiny_model
 from tuning_forks import write_questions
 
 RESUMABLE = 75
-LOOP, SAVING = "biomedllama_cli.engine.loop", "biomedllama_cli.engine.saving"
+LOOP, SAVING = "biomedllama_cli.engine.loop", "biomedllama_cli.engine.checkpoint"
 CHECKPOINT, FOLDER = "biomedllama_cli.engine.checkpoint", "biomedllama_cli.engine.checkpoint_folder"
 DRAFT, WRITER = "biomedllama_cli.engine.checkpoint_draft", "biomedllama_cli.engine.checkpoint_writer"
 RECIPE, FINETUNE = "biomedllama_cli.recipes.tuning", "biomedllama_cli.recipes.finetune"

@@ -49,11 +49,11 @@ from biomedllama_cli.engine.plan_cost import GIB
 from biomedllama_cli.engine.saved_runs import name_checkpoint
 from biomedllama_cli.engine.staging import Staging, claim_together
 from biomedllama_cli.models.adapters import has_adapter, save_adapter
+from biomedllama_cli.settings.pretrain import CheckpointSettings
 
 __all__ = [
     "Progress",
     "RunFolder",
-    "Saved",
     "Saver",
     "gather_weights",
     "load_optimizer",
@@ -61,27 +61,9 @@ __all__ = [
     "remove_leftovers",
     "remove_old_checkpoints",
     "restore_random_states",
-    "save_checkpoint",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint that is complete.
-
-    Attributes:
-        folder: where it is.
-        progress: how far the run was.
-        stall_seconds: how long training waited for it, on the slowest rank.
-        write_seconds: how long its tensors took to the disk, on the slowest rank.
-    """
-
-    folder: Path
-    progress: Progress
-    stall_seconds: float
-    write_seconds: float
 
 
 @dataclass
@@ -95,33 +77,38 @@ class _Pending:
 
 
 class Saver:
-    """Saves the checkpoints of a run, one at a time; every rank must make the same calls.
+    """Saves the checkpoints of a run, one at a time, and removes those that are not kept.
+
+    Every rank must make the same calls. What a call returns are numbers for metrics.jsonl: of a checkpoint that has
+    become complete, else none.
 
     Args:
         run: where to.
         accelerator: of the job.
-        in_background: write a copy in host memory while training goes on, where there is memory for it.
+        settings: whether training goes on meanwhile, where there is memory for that, and what is kept.
+
+    Attributes:
+        newest: the newest complete checkpoint.
     """
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, *, in_background: bool = False) -> None:
-        self._run, self._accelerator = run, accelerator
+    def __init__(self, run: RunFolder, accelerator: Accelerator, settings: CheckpointSettings) -> None:
+        self._run, self._accelerator, self._settings = run, accelerator, settings
+        in_background = settings.save_in_background
+        if in_background is None:
+            in_background = accelerator.device.type == "cuda"
         self._staging = Staging() if in_background else None
         self._is_room_known = False
         self._model_files: ModelFiles | None = None
         self._pending: _Pending | None = None
+        self.newest = run.resumed_from
 
-    @property
-    def in_background(self) -> bool:
-        """Say whether training goes on while a checkpoint is written."""
-        return self._staging is not None
-
-    def begin(self, model: PreTrainedModel, optimizer: Any, progress: Progress) -> None:
-        """Write a checkpoint, or copy what it will hold and let that be written; `finish` the one before first.
+    def save(self, model: PreTrainedModel, optimizer: Any, progress: Progress) -> dict[str, Any]:
+        """Write a checkpoint, or copy what it will hold and let that be written, once the one before is complete.
 
         Raises:
-            OutputError: the disk is full or cannot be written; what was begun is removed.
+            OutputError: the disk is full or cannot be written; the checkpoint before is still there.
         """
-        assert self._pending is None
+        numbers = self.finish()
         began = time.perf_counter()
         final = name_checkpoint(self._run.folder, progress.step)
         temporary = name_temporary(final)
@@ -134,31 +121,32 @@ class Saver:
             writing = Writing(temporary, self._staging.copy(draft.pieces))
             writing.start()
         self._pending = _Pending(final, progress, writing, time.perf_counter() - began)
+        return numbers if self._staging is not None else self.finish()
 
-    def poll(self) -> Saved | None:
-        """Return the checkpoint that was begun, where every rank has written its part by now.
+    def poll(self) -> dict[str, Any]:
+        """Complete a checkpoint that every rank has written by now; called after every step.
 
         Raises:
-            OutputError: the disk is full or cannot be written.
+            OutputError: it could not be written; the checkpoint before is still there.
         """
         if self._pending is None:
-            return None
+            return {}
         began = time.perf_counter()
         is_done = torch.tensor(int(self._pending.writing.is_done()), device=self._accelerator.device)
         if self._accelerator.num_processes > 1:
             distributed.all_reduce(is_done, distributed.ReduceOp.MIN)
         self._pending.stall_seconds += time.perf_counter() - began
-        return self.finish() if is_done else None
+        return self.finish() if is_done else {}
 
-    def finish(self) -> Saved | None:
-        """Wait for the checkpoint that was begun and return it complete; None where there is none.
+    def finish(self) -> dict[str, Any]:
+        """Wait for a checkpoint that is being written, and complete it.
 
         Raises:
-            OutputError: the disk is full or cannot be written.
+            OutputError: it could not be written; the checkpoint before is still there.
         """
         pending, self._pending = self._pending, None
         if pending is None:
-            return None
+            return {}
         began, writing = time.perf_counter(), pending.writing
         writing.wait()
         raise_together(self._accelerator, writing.error, writing.folder)  # every rank's rows are on the disk
@@ -173,7 +161,21 @@ class Saver:
         seconds = torch.tensor([stall, writing.seconds], device=self._accelerator.device)
         if self._accelerator.num_processes > 1:
             distributed.all_reduce(seconds, distributed.ReduceOp.MAX)
-        return Saved(pending.final, pending.progress, *seconds.tolist())
+        self.newest = pending.final
+        self._remove_old(pending.progress)
+        slowest_stall, slowest_writing = seconds.tolist()
+        return {
+            "checkpoint/step": pending.progress.step,
+            "checkpoint/stall_seconds": slowest_stall,
+            "checkpoint/write_seconds": slowest_writing,
+        }
+
+    def _remove_old(self, progress: Progress) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        keep, every = self._settings.keep_checkpoints, self._settings.keep_every_steps
+        # The best one as this checkpoint knows it: a run that goes on from here needs that one.
+        remove_old_checkpoints(self._run.folder, keep, progress.best_step, every)
 
     def _leave_out_copies(self, draft: Draft) -> None:
         """Save at once from now on, where a node does not have the host memory for a copy."""
@@ -215,18 +217,3 @@ class Saver:
                 error = problem
         raise_together(self._accelerator, error, temporary)  # the files are there for every rank
         return draft
-
-
-def save_checkpoint(
-    run: RunFolder, accelerator: Accelerator, model: PreTrainedModel, optimizer: Any, progress: Progress
-) -> Path:
-    """Save weights, optimizer and random state; every rank must call it.
-
-    Returns:
-        The finished checkpoint's folder.
-    """
-    saver = Saver(run, accelerator)
-    saver.begin(model, optimizer, progress)
-    saved = saver.finish()
-    assert saved is not None
-    return saved.folder

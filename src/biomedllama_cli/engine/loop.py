@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
-from biomedllama_cli.engine.checkpoint import Progress, RunFolder, restore_random_states
+from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, restore_random_states
 from biomedllama_cli.engine.compute_clock import ComputeClock
 from biomedllama_cli.engine.finite import FiniteCheck
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
@@ -19,7 +19,6 @@ from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.onlookers import NOBODY, Onlookers, StepFacts
 from biomedllama_cli.engine.optimizer import set_learning_rate
 from biomedllama_cli.engine.rows import Batch
-from biomedllama_cli.engine.saving import Saving
 from biomedllama_cli.engine.schedule import learning_rate_at, warmup_length
 from biomedllama_cli.engine.signals import StopRequest
 from biomedllama_cli.engine.step import StepFrame, train_step
@@ -56,12 +55,12 @@ class Loop:
         self._accelerator, self._model = trainee.accelerator, trainee.model
         self._optimizer, self._data, self._run = trainee.optimizer, data, run_folder
         self._settings, self._progress, self._onlookers = settings, progress, onlookers
-        self._saving = Saving(run_folder, trainee.accelerator, settings.checkpoint)
+        self._saver = Saver(run_folder, trainee.accelerator, settings.checkpoint)
         self._finite = FiniteCheck(
             data,
             run_folder.folder,
             is_scaled=trainee.accelerator.scaler is not None,
-            finish_saving=lambda: self._tell_saved(self._saving.finish()),
+            finish_saving=lambda: self._tell_saved(self._saver.finish()),
         )
         self._warmup_steps = warmup_length(data.total_steps, settings.schedule)
         # Nobody is slower than the others where there are none.
@@ -221,7 +220,7 @@ class Loop:
 
     def _look_and_save(self, step: int) -> None:
         """Measure and save where this step asks for it; the time does not count as training."""
-        self._tell_saved(self._saving.poll())
+        self._tell_saved(self._saver.poll())
         is_last = step == self._data.total_steps
         if not self._stops_early():  # a stopped job may be killed soon: the resumed run looks
             self._look(is_last=is_last)
@@ -230,7 +229,7 @@ class Loop:
         if is_last or best or due or self._tally.stop_seen or self._is_spent():
             self._save()
         if is_last or self._tally.stop_seen or self._is_spent():
-            self._tell_saved(self._saving.finish())
+            self._tell_saved(self._saver.finish())
         self._tally.clock = time.perf_counter()
 
     def _look(self, *, is_last: bool) -> None:
@@ -279,10 +278,10 @@ class Loop:
             gate=gate.save() if gate is not None else {},
             stopped_before_look=self._stops_early(),
         )
-        self._tell_saved(self._saving.save(self._model, self._optimizer, progress))
+        self._tell_saved(self._saver.save(self._model, self._optimizer, progress))
 
     def _tell_saved(self, numbers: dict[str, Any]) -> None:
-        self._tally.checkpoint = self._saving.newest
+        self._tally.checkpoint = self._saver.newest
         if numbers:
             self._write({"step": self._tally.step, **numbers})
 
