@@ -66,11 +66,13 @@ class StepMemory:
         return self.activations + self.logits
 
 
-Saver = Callable[[PreTrainedModel], None]
+ActivationSaving = Callable[[PreTrainedModel], None]
 """Makes a model compute some activations again instead of keeping them."""
 
 
-def rehearse_step(config: Any, rehearsal: Rehearsal, save_activations: Saver | None = None) -> StepMemory:
+def rehearse_step(
+    config: Any, rehearsal: Rehearsal, save_activations: ActivationSaving | None = None
+) -> StepMemory:
     """Return the memory of a step of the model a configuration describes; takes none itself, needs no weights.
 
     Args:
@@ -101,7 +103,7 @@ def _cut(config: Any, layers: int) -> Any:
     return cut
 
 
-def _rehearse(config: Any, rehearsal: Rehearsal, save_activations: Saver | None) -> StepMemory:
+def _rehearse(config: Any, rehearsal: Rehearsal, save_activations: ActivationSaving | None) -> StepMemory:
     half = rehearsal.precision != "fp32"
     # fp16 takes what bf16 takes; on the CPU that these tensors pretend to be on, autocast knows bf16 everywhere.
     dtype = torch.bfloat16 if half and rehearsal.sharded else torch.float32

@@ -22,7 +22,7 @@ from biomedllama_cli.engine.plan_memory import (
     RankMemory,
     plan_state,
 )
-from biomedllama_cli.engine.plan_step import Rehearsal, Saver, StepMemory, rehearse_step
+from biomedllama_cli.engine.plan_step import ActivationSaving, Rehearsal, StepMemory, rehearse_step
 from biomedllama_cli.engine.traffic import ParameterGroup
 from biomedllama_cli.models.description import ModelDescription, describe_model
 from biomedllama_cli.recipes.forecast_report import MemoryParts
@@ -59,7 +59,7 @@ class ModelShape:
         return cls(config, description, tuple(group_parameters(model)), size)
 
 
-def list_savers() -> dict[str, Saver | None]:
+def list_savers() -> dict[str, ActivationSaving | None]:
     """Return what each kind of activation checkpointing does to a model, the weakest first."""
     return {mode: None if mode == "none" else partial(recompute_layers, mode=mode) for mode in CHECKPOINTING}
 
