@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from biomedllama_cli.corpus.durable import flush_path, name_temporary
-from biomedllama_cli.engine.onlookers import StepFacts
+from biomedllama_cli.engine.onlookers import StepFacts, Watcher
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, Start
 
 
-class SequenceLog:
+class SequenceLog(Watcher):
     """A watcher that appends the ids and the checksum of what the ranks were fed.
 
     Every frame goes to the operating system with one call, so that a killed process loses none; `flush` puts them on

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from biomedllama_cli.engine.mixture import Mixture
-from biomedllama_cli.engine.onlookers import StepFacts
+from biomedllama_cli.engine.onlookers import StepFacts, Watcher
 
 
-class SourceLosses:
-    """Tells the loss of every source in every step that reads some of it (an `engine.onlookers.Watcher`).
+class SourceLosses(Watcher):
+    """Tells the loss of every source in every step that reads some of it.
 
     A row belongs to one source whole, so its summed loss does too; which rows a step had is what the ranks' batches
     said of themselves.
@@ -32,9 +32,6 @@ class SourceLosses:
         self._ends = np.array([end for _, end, _ in runs], dtype=np.int64)
         self._sources = np.array([source for _, _, source in runs], dtype=np.int64)
 
-    def begin(self, step: int) -> None:
-        """Do nothing: every step stands for itself."""
-
     def note(self, facts: StepFacts) -> Mapping[str, float]:
         """Return `train/loss/SOURCE`, the mean per target token (in nats), of the sources in the step."""
         runs = np.searchsorted(self._firsts, facts.row_ids, side="right") - 1
@@ -48,9 +45,3 @@ class SourceLosses:
             for name, loss, count in zip(self._names, losses, targets, strict=True)
             if count
         }
-
-    def flush(self) -> None:
-        """Do nothing: nothing is kept."""
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""

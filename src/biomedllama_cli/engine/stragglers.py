@@ -12,7 +12,7 @@ import numpy.typing as npt
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from biomedllama_cli.engine.onlookers import RANK_TIMES, StepFacts
+from biomedllama_cli.engine.onlookers import RANK_TIMES, StepFacts, Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _SILENT_STEPS = 1000
 """Until the same is told again."""
 
 
-class Stragglers:
+class Stragglers(Watcher):
     """A watcher; every rank has one, and rank 0's log is read.
 
     Args:
@@ -105,12 +105,6 @@ class Stragglers:
             return False
         self._told[what] = step
         return True
-
-    def flush(self) -> None:
-        """Do nothing: nothing is kept."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def compare_to_others(seconds: Seconds | Sequence[float]) -> Seconds:
