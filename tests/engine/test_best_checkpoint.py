@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from biomedllama_cli.engine.checkpoint import load_progress
-from biomedllama_cli.engine.loop_parts import Best
+from biomedllama_cli.engine.checkpoint_folder import Best
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.saved_runs import find_checkpoint, find_newest_result, list_checkpoints, read_step
 from biomedllama_cli.engine.validation import Validation
@@ -53,7 +53,7 @@ def test_a_run_ends_when_it_no_longer_gets_better(build_loop: Callable[..., Any]
     tally = build_scripted(build_loop, tmp_path, patience=2).run()
     assert (tally.step, tally.best) == (16, Best(8, 2.0, looks_since=2))
     assert [read_step(one) for one in list_checkpoints(tmp_path)] == [8, 16]
-    assert load_progress(tally.checkpoint).best == {"step": 8, "loss": 2.0, "looks_since": 2}
+    assert load_progress(tally.checkpoint).best == Best(8, 2.0, looks_since=2)
     assert [line["step"] for line in iter_metrics(tmp_path / METRICS_FILE) if "train/loss" in line][-1] == 16
 
 

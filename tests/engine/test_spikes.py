@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from biomedllama_cli.engine.checkpoint import load_progress
+from biomedllama_cli.engine.checkpoint_folder import GateState
 from biomedllama_cli.engine.metrics import iter_metrics
-from biomedllama_cli.engine.onlookers import Onlookers, StepFacts
+from biomedllama_cli.engine.onlookers import Onlookers, StepFacts, Watcher
 from biomedllama_cli.engine.saved_runs import list_checkpoints
 from biomedllama_cli.engine.spikes import LONGEST_SPIKE, SpikeGate, build_spike_gate
 
@@ -89,7 +91,7 @@ def test_a_refused_step_is_not_what_later_ones_are_held_against() -> None:
     warm_up(gate)
     for _ in range(3):
         assert not gate.accept(2.6, 0.4)  # were the first one taken in, the third would be none
-    before = gate.save()["losses"]
+    before = gate.save().losses
     assert max(before) < 2.3
 
 
@@ -130,7 +132,7 @@ def test_warn_tells_and_makes_the_update(caplog: pytest.LogCaptureFixture) -> No
     gate.note(facts)
     assert facts.was_accepted
     assert "its update is made" in caplog.text
-    assert max(gate.save()["losses"]) < 3
+    assert max(gate.save().losses) < 3
 
 
 def test_off_is_nobody() -> None:
@@ -145,7 +147,7 @@ def test_a_resumed_gate_refuses_the_same_steps() -> None:
     wanted = [whole.accept(*each) for each in numbers]
     found = [first.accept(*each) for each in numbers[:95]]
     second = make_gate(window=16)
-    second.load(json.loads(json.dumps(first.save())))
+    second.load(GateState(**json.loads(json.dumps(asdict(first.save())))))
     found += [second.accept(*each) for each in numbers[95:]]
     assert found == wanted
     assert wanted.count(False) == 8
@@ -158,17 +160,13 @@ def build_with_spikes(build_loop: Callable[..., Any], folder: Path, action: str,
     loop = build_loop(folder, max_steps=24, onlookers=Onlookers(gate, [gate]), save_every_steps=1, **changes)
     seen = {"step": 0}
 
-    class Tracker:
+    class Tracker(Watcher):
         def begin(self, step: int) -> None:
             seen["step"] = step
 
         def note(self, facts: Any) -> dict[str, float]:
             seen["step"] = facts.step
             return {}
-
-        def flush(self) -> None: ...
-
-        def close(self) -> None: ...
 
     loop._onlookers = Onlookers(gate, [gate, Tracker()])
     for parameter in loop._model.parameters():
@@ -199,10 +197,12 @@ def test_the_gate_is_part_of_the_checkpoint(build_loop: Callable[..., Any], tmp_
     loop = build_with_spikes(build_loop, tmp_path, "skip", keep_checkpoints=30)
     loop.run()
     at_21 = list_checkpoints(tmp_path)[20]
-    assert load_progress(at_21).gate["spikes"] == 1
+    saved = load_progress(at_21).gate
+    assert saved is not None
+    assert saved.spikes == 1
     again = build_with_spikes(build_loop, tmp_path, "skip", resume=at_21)
     assert again._onlookers.gate is not None
-    ends = [json.loads(json.dumps(load_progress(list_checkpoints(tmp_path)[-1]).gate))]
+    ends = [load_progress(list_checkpoints(tmp_path)[-1]).gate]
     again.run()
     ends.append(load_progress(list_checkpoints(tmp_path)[-1]).gate)
     assert ends[0] == ends[1]

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from biomedllama_cli.engine.checkpoint import (
     load_progress,
     remove_old_checkpoints,
     restore_random_states,
+    restore_scaler,
 )
 from biomedllama_cli.engine.saved_runs import list_checkpoints
 from biomedllama_cli.errors import DataError, ModelError, UserError
@@ -204,11 +206,35 @@ def test_an_index_of_files_beside_it_is_read(checkpoint: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '{"step": "many"}', "[" * 100_000, '{"step": 1}'])
+SOUND = {"step": 1, "tokens_seen": 8, "order": {}, "grad_scaler": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "null", '{"step": "many"}', "[" * 100_000, '{"step": 1}'),
+        json.dumps(SOUND | {"best": {"foo": 1}}),
+        json.dumps(SOUND | {"best": {"step": 1, "loss": "low"}}),
+        json.dumps(SOUND | {"gate": {"in_a_row": 1}}),
+    ],
+)
 def test_a_malformed_progress_is_refused(checkpoint: Path, content: str) -> None:
     (checkpoint / STATE / "progress.json").write_text(content)
     with pytest.raises(DataError, match="cannot be read"):
         load_progress(checkpoint)
+
+
+def test_what_older_checkpoints_say_of_no_best_and_no_gate_is_read(checkpoint: Path) -> None:
+    (checkpoint / STATE / "progress.json").write_text(json.dumps(SOUND | {"best": {}, "gate": {}}))
+    assert (load_progress(checkpoint).best, load_progress(checkpoint).gate) == (None, None)
+
+
+def test_a_loss_scaling_that_is_none_is_refused(checkpoint: Path) -> None:
+    accelerator: Any = SimpleNamespace(scaler=torch.amp.GradScaler("cpu"))
+    restore_scaler(checkpoint, accelerator, {})
+    restore_scaler(checkpoint, accelerator, accelerator.scaler.state_dict())
+    with pytest.raises(DataError, match="cannot be read"):
+        restore_scaler(checkpoint, accelerator, {"x": 1.0})
 
 
 def test_what_people_put_beside_checkpoints_neither_ends_a_run_nor_is_removed(checkpoint: Path) -> None:

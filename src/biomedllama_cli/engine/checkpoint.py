@@ -43,6 +43,7 @@ from biomedllama_cli.engine.checkpoint_state import (
     gather_weights,
     load_optimizer,
     restore_random_states,
+    restore_scaler,
 )
 from biomedllama_cli.engine.checkpoint_writer import Writing, raise_together
 from biomedllama_cli.engine.plan_cost import GIB
@@ -61,6 +62,7 @@ __all__ = [
     "remove_leftovers",
     "remove_old_checkpoints",
     "restore_random_states",
+    "restore_scaler",
 ]
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
@@ -20,6 +21,50 @@ logger = logging.getLogger(__name__)
 
 STATE, PROGRESS_FILE = "training_state", "progress.json"
 _OURS = re.compile(rf"{PREFIX}\d+|\.{PREFIX}\d+\.tmp")
+_EMPTY_IS_NONE = BeforeValidator(lambda value: value or None)  # as older checkpoints say it
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest held-out loss so far.
+
+    Attributes:
+        step: where it was measured, or None before the first look.
+        loss: in nats per target token.
+        looks_since: later looks, none of them better.
+    """
+
+    step: int | None = None
+    loss: float = math.inf
+    looks_since: int = 0
+    __pydantic_config__ = ConfigDict(
+        extra="forbid"
+    )  # every value has a default: another name must not pass for none
+
+    def after(self, step: int, loss: float) -> Best:
+        """Return the best after one more look.
+
+        >>> Best(4, 1.5).after(8, 1.75)
+        Best(step=4, loss=1.5, looks_since=1)
+        """
+        return Best(step, loss) if loss < self.loss else replace(self, looks_since=self.looks_since + 1)
+
+
+@dataclass(frozen=True)
+class GateState:
+    """What a gate goes on from.
+
+    Attributes:
+        losses: of the last accepted steps (in nats).
+        grad_norms: of the same steps.
+        in_a_row: steps refused just before.
+        spikes: found so far.
+    """
+
+    losses: list[float]
+    grad_norms: list[float]
+    in_a_row: int
+    spikes: int
 
 
 @dataclass(frozen=True)
@@ -31,8 +76,8 @@ class Progress:
         tokens_seen: target tokens trained on.
         order: what fixes the order of sequences, by name; must be equal on resuming.
         grad_scaler: state of the fp16 loss scaling, empty in other precisions.
-        best: step and held-out loss of the best checkpoint, and the looks since; empty where none is kept.
-        gate: state of what may refuse updates; empty without one.
+        best: what is known of the best checkpoint, or None where none is kept.
+        gate: state of what may refuse updates, or None without it.
         stopped_before_look: a signal came, so what this step asks to be measured is left to the run that goes on.
     """
 
@@ -40,15 +85,14 @@ class Progress:
     tokens_seen: int
     order: dict[str, Any]
     grad_scaler: dict[str, float]
-    best: dict[str, Any] = field(default_factory=dict)
-    gate: dict[str, Any] = field(default_factory=dict)
+    best: Annotated[Best | None, _EMPTY_IS_NONE] = None
+    gate: Annotated[GateState | None, _EMPTY_IS_NONE] = None
     stopped_before_look: bool = False
 
     @property
     def best_step(self) -> int | None:
         """Return the step of the best checkpoint."""
-        step = self.best.get("step")
-        return step if isinstance(step, int) else None
+        return self.best.step if self.best is not None else None
 
 
 @dataclass(frozen=True)

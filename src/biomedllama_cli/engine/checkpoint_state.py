@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,19 @@ def gather_random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
         name: accelerator.gather(state.to(accelerator.device)[None]).cpu().contiguous()
         for name, state in states.items()
     }
+
+
+def restore_scaler(checkpoint: Path, accelerator: Accelerator, state: Mapping[str, float]) -> None:
+    """Restore the loss scaling of fp16, where this run and the one before have it.
+
+    Raises:
+        DataError: the state is none.
+    """
+    if accelerator.scaler is not None and state:
+        try:
+            accelerator.scaler.load_state_dict(dict(state))
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise explain_unreadable(checkpoint, error) from error
 
 
 def restore_random_states(checkpoint: Path, accelerator: Accelerator) -> None:

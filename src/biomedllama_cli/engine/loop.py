@@ -7,14 +7,15 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-from biomedllama_cli.engine.checkpoint import Progress, RunFolder, Saver, restore_random_states
+from biomedllama_cli.engine.checkpoint import RunFolder, Saver, restore_random_states, restore_scaler
+from biomedllama_cli.engine.checkpoint_folder import Best, Progress
 from biomedllama_cli.engine.compute_clock import ComputeClock
 from biomedllama_cli.engine.finite import FiniteCheck
 from biomedllama_cli.engine.loader import TrainingData, iter_micro_batches
-from biomedllama_cli.engine.loop_parts import Best, LoopSettings, ProgressReporter, Tally, Trainee
+from biomedllama_cli.engine.loop_parts import LoopSettings, ProgressReporter, Tally, Trainee
 from biomedllama_cli.engine.metrics import MetricsWriter
 from biomedllama_cli.engine.onlookers import NOBODY, Onlookers, StepFacts
 from biomedllama_cli.engine.optimizer import set_learning_rate
@@ -74,13 +75,13 @@ class Loop:
             data_ranks=settings.data_ranks,
             accept=None if gate is None else gate.accept,
         )
-        if gate is not None and start is not None and start.gate:
+        if gate is not None and start is not None and start.gate is not None:
             gate.load(start.gate)
         self._tally = Tally(
             step=start.step if start else 0,
             tokens_seen=start.tokens_seen if start else 0,
             checkpoint=run_folder.resumed_from,
-            best=Best(**start.best) if start else Best(),
+            best=(start.best if start else None) or Best(),
         )
 
     def run(self) -> Tally:
@@ -107,8 +108,7 @@ class Loop:
         batches = self._open_batches()
         if self._run.resumed_from is not None and self._run.progress is not None:
             restore_random_states(self._run.resumed_from, self._accelerator)
-            if self._accelerator.scaler is not None and self._run.progress.grad_scaler:
-                self._accelerator.scaler.load_state_dict(self._run.progress.grad_scaler)
+            restore_scaler(self._run.resumed_from, self._accelerator, self._run.progress.grad_scaler)
             if self._run.progress.stopped_before_look:
                 self._look(is_last=False)
         else:
@@ -274,8 +274,8 @@ class Loop:
             tokens_seen=self._tally.tokens_seen,
             order=self._run.order,
             grad_scaler=scaler.state_dict() if scaler is not None else {},
-            best=asdict(self._tally.best) if self._settings.keep_best else {},
-            gate=gate.save() if gate is not None else {},
+            best=self._tally.best if self._settings.keep_best else None,
+            gate=gate.save() if gate is not None else None,
             stopped_before_look=self._stops_early(),
         )
         self._tell_saved(self._saver.save(self._model, self._optimizer, progress))

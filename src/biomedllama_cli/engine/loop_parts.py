@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from biomedllama_cli.engine.checkpoint_folder import Best
 from biomedllama_cli.settings.pretrain import (
     CheckpointSettings,
     MonitorSettings,
@@ -65,29 +65,6 @@ class Trainee:
     accelerator: Accelerator
     model: PreTrainedModel
     optimizer: Any
-
-
-@dataclass(frozen=True)
-class Best:
-    """The lowest held-out loss so far.
-
-    Attributes:
-        step: where it was measured, or None before the first look.
-        loss: in nats per target token.
-        looks_since: later looks, none of them better.
-    """
-
-    step: int | None = None
-    loss: float = math.inf
-    looks_since: int = 0
-
-    def after(self, step: int, loss: float) -> Best:
-        """Return the best after one more look.
-
-        >>> Best(4, 1.5).after(8, 1.75)
-        Best(step=4, loss=1.5, looks_since=1)
-        """
-        return Best(step, loss) if loss < self.loss else replace(self, looks_since=self.looks_since + 1)
 
 
 @dataclass

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
+from biomedllama_cli.engine.checkpoint_folder import GateState
+
 
 @dataclass(frozen=True)
 class StepFacts:
@@ -66,33 +68,30 @@ class Gate(Protocol):
         """Say whether the update is made; every rank asks with the same numbers and must get the same answer."""
         ...
 
-    def save(self) -> dict[str, Any]:
-        """Return the state, as JSON holds it."""
+    def save(self) -> GateState:
+        """Return the state."""
         ...
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: GateState) -> None:
         """Go on from a saved state."""
         ...
 
 
-class Watcher(Protocol):
-    """Notes every step."""
+class Watcher:
+    """Notes every step; what it does beside is up to it."""
 
     def begin(self, step: int) -> None:
-        """Start after a step: 0, or that of the checkpoint that is continued."""
-        ...
+        """Start after a step: 0, or that of the checkpoint that is continued. Every rank calls it."""
 
     def note(self, facts: StepFacts) -> Mapping[str, float]:
         """Note one step; the numbers returned go into its line of metrics.jsonl. Every rank calls it."""
-        ...
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Put what was noted on the disk: a checkpoint is about to be complete."""
-        ...
 
     def close(self) -> None:
         """Let go of files: the run ends, however it ends."""
-        ...
 
 
 class Meter(Protocol):

@@ -7,11 +7,12 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from biomedllama_cli.engine.onlookers import StepFacts
+from biomedllama_cli.engine.checkpoint_folder import GateState
+from biomedllama_cli.engine.onlookers import StepFacts, Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Verdict:
     is_new_level: bool = False
 
 
-class SpikeGate:
+class SpikeGate(Watcher):
     """A gate that refuses updates, and a watcher that tells of it.
 
     What was refused is not part of what later steps are held against. A number that is not finite is nobody's spike:
@@ -98,23 +99,15 @@ class SpikeGate:
             loss, grad_norm, found, is_spike=is_far and not is_new_level, is_new_level=is_new_level
         )
 
-    def save(self) -> dict[str, Any]:
-        """Return the state, as JSON holds it."""
-        return {
-            "losses": list(self._losses),
-            "grad_norms": list(self._grad_norms),
-            "in_a_row": self._in_a_row,
-            "spikes": self._spikes,
-        }
+    def save(self) -> GateState:
+        """Return the state."""
+        return GateState(list(self._losses), list(self._grad_norms), self._in_a_row, self._spikes)
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: GateState) -> None:
         """Go on from a saved state; of a longer window the newest steps are taken."""
-        self._losses = deque(state["losses"], maxlen=self._losses.maxlen)
-        self._grad_norms = deque(state["grad_norms"], maxlen=self._grad_norms.maxlen)
-        self._in_a_row, self._spikes = int(state["in_a_row"]), int(state["spikes"])
-
-    def begin(self, step: int) -> None:
-        """Do nothing: the state is the checkpoint's."""
+        self._losses = deque(state.losses, maxlen=self._losses.maxlen)
+        self._grad_norms = deque(state.grad_norms, maxlen=self._grad_norms.maxlen)
+        self._in_a_row, self._spikes = state.in_a_row, state.spikes
 
     def note(self, facts: StepFacts) -> Mapping[str, float]:
         """Tell of a spike; return how far the step was above the last ones, and the spikes so far."""
@@ -153,12 +146,6 @@ class SpikeGate:
             if found > self._deviations
         ]
         return " and ".join(named)
-
-    def flush(self) -> None:
-        """Do nothing: the state is the checkpoint's."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def name_worst(facts: StepFacts) -> str:
