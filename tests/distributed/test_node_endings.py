@@ -68,6 +68,7 @@ def test_a_rank_that_was_stopped_alone_ends_the_other_nodes_with_its_code(
         job.run(["true"], dict(os.environ))
     told = describe_ending(caught.value, 1, None)
     assert told.kind in TROUBLE
+    assert type(to_error(told, caught.value, 1, 2)) is Resumable
     lost = describe_ending(CrashError("Rank 0 of 2 failed: RuntimeError: Connection closed by peer"), 0, None)
     for own in (OthersFailedError(), CrashError("Connection closed by peer"), KeyboardInterrupt()):
         error = to_error(choose_cause([lost, told]), own, 0, 2)

@@ -54,6 +54,8 @@ def to_error(cause: Ending, own: BaseException | None, node: int, nodes: int) ->
     """
     if cause.kind == "done":
         return None
+    if isinstance(own, StoppedAlone):
+        own = Resumable(own.message, own.hint)  # alone among ranks: to who called it is what any stop is
     if (cause.node == node and not isinstance(own, OthersFailedError)) or (
         cause.kind in ("saved", "halted") and isinstance(own, Resumable)
     ):
