@@ -50,11 +50,15 @@ def run_job(
             f"max_restarts is {parallel.max_restarts}, but resume is {resume}: each restart would go back there.",
             "Leave --resume out, or --max-restarts.",
         )
-    arguments = sys.argv[1:] if context.obj is None else context.obj
-    if not alone and launch_if_needed(parallel, arguments) is not None:
+    if not alone and launch_if_needed(parallel, read_arguments(context)) is not None:
         return None
     report: Report | None = run_as_rank(lambda: _explain_memory(story))
     return report
+
+
+def read_arguments(context: typer.Context) -> list[str]:
+    """Return the command line after the program's name: what `main` was given, else that of this process."""
+    return list(sys.argv[1:] if context.obj is None else context.obj)
 
 
 def _explain_memory(story: Callable[[], Any]) -> Any:

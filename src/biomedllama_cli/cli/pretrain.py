@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from biomedllama_cli.cli.call import read_call
-from biomedllama_cli.cli.job import run_job
+from biomedllama_cli.cli.job import read_arguments, run_job
 from biomedllama_cli.cli.output import Report
 
 
@@ -19,15 +17,15 @@ def pretrain(context: typer.Context) -> Report | None:
     if call.answer is not None:  # --preset list, --print-config
         return call.answer
 
-    given = list(context.obj or sys.argv[1:])
     if call.settings.launch.slurm:
         from biomedllama_cli.recipes.pretrain_slurm import submit_pretrain
 
-        return submit_pretrain(call.settings, given, dry_run=call.dry_run)
+        return submit_pretrain(call.settings, read_arguments(context), dry_run=call.dry_run)
     if call.settings.launch.print_launch:
         from biomedllama_cli.engine.launch_text import describe_launch
 
-        return describe_launch(call.settings.parallel, [each for each in given if each != "--print-launch"])
+        given = [each for each in read_arguments(context) if each != "--print-launch"]
+        return describe_launch(call.settings.parallel, given)
 
     def story() -> Report:
         from biomedllama_cli.recipes.pretrain import pretrain as recipe
