@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ PAGES = sorted(
     key=lambda path: path.relative_to(REPOSITORY),
 )
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FORKS = Path(__file__).with_name("command_forks.py")
+REAL_PROCESSES = ("README.md", "getting-started.md")
 LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -36,39 +40,61 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
-@pytest.fixture
-def shell_environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment whose `biomedllama` is this checkout's, and which holds no setting of the user's.
-
-    Its `python` is the one that the tests run with, as in an activated virtual environment.
-    """
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, options in (("biomedllama", "-m biomedllama_cli "), ("python", "")):
-        (commands / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {options}"$@"\n')
-        (commands / name).chmod(0o755)
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Return an environment in which Python finds this checkout, and which holds no setting of the user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BIOMEDLLAMA_")}
-    return kept | {
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(
-            os.pathsep
-        ),
-        "HF_HUB_OFFLINE": "1",
-    }
+    paths = [str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def command_server(environment: dict[str, str]) -> Iterator[str]:
+    """Return the socket of a process that has imported everything and forks for each command."""
+    with tempfile.TemporaryDirectory(
+        prefix="commands-"
+    ) as folder:  # pytest's is too long for a socket's name
+        command = [sys.executable, str(FORKS), "serve", f"{folder}/socket"]
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"listening\n"
+            yield f"{folder}/socket"
+            process.stdin.close()
+
+
+def build_shell(environment: dict[str, str], folder: Path, biomedllama: str) -> dict[str, str]:
+    """Return the environment of a shell with `biomedllama` and `python`, as in an activated virtual environment.
+
+    Args:
+        environment: what else it holds.
+        folder: gets both programs.
+        biomedllama: options of Python that make it the command.
+    """
+    folder.mkdir()
+    for name, options in (("biomedllama", biomedllama), ("python", "")):
+        (folder / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {options} "$@"\n')
+        (folder / name).chmod(0o755)
+    return environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if find_executed_blocks(page)], ids=name_of)
 def test_executed_examples_run_in_order(
-    page: Path, tmp_path: Path, shell_environment: dict[str, str]
+    page: Path, tmp_path: Path, environment: dict[str, str], command_server: str
 ) -> None:
+    blocks = find_executed_blocks(page)
     folder = tmp_path / "work"
     folder.mkdir()
-    for block in find_executed_blocks(page):
+    # Most commands are forks, which have all imports done; the first pages that people try are not, nor what is killed.
+    is_real = page.name in REAL_PROCESSES or any(re.search(r"\bkill\b", block) for block in blocks)
+    forked = f"-SE {shlex.quote(str(FORKS))} run {shlex.quote(command_server)}"
+    shell = build_shell(environment, tmp_path / "bin", "-m biomedllama_cli" if is_real else forked)
+    for block in blocks:
         command = ["bash", "-euo", "pipefail", "-c", block]
-        done = subprocess.run(
-            command, cwd=folder, env=shell_environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, env=shell, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
