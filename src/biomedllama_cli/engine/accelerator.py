@@ -27,6 +27,7 @@ from biomedllama_cli.engine.rank import EXPECTED_WORLD_SIZE
 from biomedllama_cli.engine.replica import replicate, sync_replicas
 from biomedllama_cli.engine.sharding import World, choose_mesh, read_world
 from biomedllama_cli.errors import SettingsError, UnavailableError, WorkerError
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.settings.pretrain import NumericsSettings, ParallelSettings
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 # A rank that loads a large model or writes a checkpoint alone keeps the others waiting this long at most.
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
-
-COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def build_accelerator(parallel: ParallelSettings, numerics: NumericsSettings) -> Accelerator:
@@ -160,7 +159,7 @@ def _build_fsdp_plugin(
     parallel: ParallelSettings, numerics: NumericsSettings
 ) -> FullyShardedDataParallelPlugin:
     # Everything is given, so that a stray FSDP_* variable in the environment changes nothing.
-    compute_dtype = COMPUTE_DTYPES[numerics.precision]
+    compute_dtype = DTYPES[numerics.precision]
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         reshard_after_forward=parallel.sharding != "hybrid-zero2",

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 from biomedllama_cli.corpus.durable import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+SOURCE_LOSS = "train/loss/"
+"""Before the name of a source: the training loss of what is of it."""
 _OF_TRAINING = frozenset({"train/loss", "checkpoint/step"})
 """What tells the line of a step or a checkpoint from that of a look."""
 

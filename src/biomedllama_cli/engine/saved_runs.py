@@ -67,6 +67,12 @@ def find_newest_result(workspace: Path, *, of: str = "", but_of: str = "") -> Pa
     return find_result(max(saved, key=lambda pair: pair[0].stat().st_mtime_ns)[1])
 
 
+def find_last_writer(workspace: Path, name: str) -> Path | None:
+    """Return the folder of the run of a workspace, or of one of its seeds, that wrote the file of this name last."""
+    files = [*(workspace / "runs").glob(f"*/{name}"), *(workspace / "runs").glob(f"*/seed-*/{name}")]
+    return max(files, key=lambda file: file.stat().st_mtime_ns).parent if files else None
+
+
 def find_model_of_run(run_folder: Path) -> str | None:
     """Return the model that a run started from, or None where it does not say."""
     return _read_job(run_folder, "model")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from biomedllama_cli.engine.metrics import SOURCE_LOSS
 from biomedllama_cli.engine.mixture import Mixture
 from biomedllama_cli.engine.onlookers import StepFacts, Watcher
 
@@ -41,7 +42,7 @@ class SourceLosses(Watcher):
         losses = np.bincount(sources, weights=facts.row_losses[known], minlength=size)
         targets = np.bincount(sources, weights=facts.row_targets[known], minlength=size)
         return {
-            f"train/loss/{name}": float(loss / count)
+            f"{SOURCE_LOSS}{name}": float(loss / count)
             for name, loss, count in zip(self._names, losses, targets, strict=True)
             if count
         }

@@ -38,6 +38,7 @@ from biomedllama_cli.models.adapter_weights import (
 )
 from biomedllama_cli.models.identity import check_base, hash_weights, locate_model
 from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.models.quantization import build_quantization, check_bitsandbytes
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
 from biomedllama_cli.settings.tuning import AdapterSettings, Method
@@ -92,8 +93,7 @@ def choose_base_dtype(method: Method, precision: str) -> torch.dtype:
     >>> choose_base_dtype("lora", "bf16"), choose_base_dtype("full", "bf16")
     (torch.bfloat16, torch.float32)
     """
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.float32 if method == "full" else dtypes.get(precision, torch.float32)
+    return torch.float32 if method == "full" else DTYPES[precision]
 
 
 def load_base(

@@ -20,7 +20,13 @@ from biomedllama_cli.engine.certification import (
 from biomedllama_cli.engine.checkpoint import load_progress
 from biomedllama_cli.engine.order import PADDING_SEQUENCE, SequenceOrder
 from biomedllama_cli.engine.rows import PackedRows
-from biomedllama_cli.engine.saved_runs import REPORT_FILE, SETTINGS_FILE, find_checkpoint, read_step
+from biomedllama_cli.engine.saved_runs import (
+    REPORT_FILE,
+    SETTINGS_FILE,
+    find_checkpoint,
+    find_last_writer,
+    read_step,
+)
 from biomedllama_cli.engine.sequence_frames import SEQUENCE_LOG, FedStep, read_frames, sum_checks
 from biomedllama_cli.engine.sequence_history import SequenceHistory, follow_history
 from biomedllama_cli.errors import DataError
@@ -120,13 +126,13 @@ def find_run(settings: CertifySettings) -> Path:
         DataError: it is no run of `pretrain`, or has no log.
     """
     if settings.run is None:
-        logs = list((settings.workspace / "runs").glob(f"*/{SEQUENCE_LOG}"))
-        if not logs:
+        newest = find_last_writer(settings.workspace, SEQUENCE_LOG)
+        if newest is None:
             raise DataError(
                 f"No run was given, and the workspace {settings.workspace.resolve()} holds none of pretrain.",
                 hint="Give a run folder: biomedllama certify runs/NAME",
             )
-        return max(logs, key=lambda file: file.stat().st_mtime_ns).parent
+        return newest
     folder = settings.run
     try:
         job = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["job"]

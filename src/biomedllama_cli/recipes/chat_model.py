@@ -101,8 +101,9 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
     """
     import torch
 
-    from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, choose_device_type
+    from biomedllama_cli.engine.accelerator import choose_device_type
     from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+    from biomedllama_cli.models.precision import DTYPES
     from biomedllama_cli.models.quantization import build_quantization, check_widths
     from biomedllama_cli.models.tokenizer import load_tokenizer
     from biomedllama_cli.settings.pretrain import ParallelSettings
@@ -110,7 +111,7 @@ def load_chat_model(source: str, compute: ChatComputeSettings) -> ChatModel:
     device = torch.device(choose_device_type(ParallelSettings(device=compute.device)))
     _check_quantize(source, compute)
     precision = _choose_precision(compute.dtype, device)
-    dtype = COMPUTE_DTYPES[precision]
+    dtype = DTYPES[precision]
     attention = resolve_attention(compute.attention, device, dtype)
     load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))

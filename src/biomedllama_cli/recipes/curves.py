@@ -9,15 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
+from biomedllama_cli.engine.metrics import METRICS_FILE, SOURCE_LOSS, iter_metrics
+from biomedllama_cli.engine.saved_runs import find_last_writer
 from biomedllama_cli.errors import DataError, OutputError
-from biomedllama_cli.report.plots import CurveStyle, draw_curves, save, smooth
+from biomedllama_cli.report.plots import LOSS_CURVE, CurveStyle, draw_curves, save, smooth
 from biomedllama_cli.settings.curves import CurvesSettings
 from biomedllama_cli.wording import name_count
-
-PICTURE = "loss_curve"
-"""Name of the pictures, without their ending; the same as at the end of a run."""
-_SOURCE = "train/loss/"
 
 
 class RunCurves(BaseModel):
@@ -104,14 +101,13 @@ def find_runs(run: Path | None, workspace: Path) -> list[Path]:
         DataError: nothing was measured there.
     """
     if run is None:
-        every = [*(workspace / "runs").glob(f"*/{METRICS_FILE}")]
-        every += (workspace / "runs").glob(f"*/seed-*/{METRICS_FILE}")
-        if not every:
+        newest = find_last_writer(workspace, METRICS_FILE)
+        if newest is None:
             raise DataError(
                 f"No run was given, and the workspace {workspace.resolve()} holds none that has begun to train.",
                 hint="Give a run folder: biomedllama curves runs/NAME",
             )
-        return [max(every, key=lambda file: file.stat().st_mtime_ns).parent]
+        return [newest]
     seeds = sorted(file.parent for file in run.glob(f"seed-*/{METRICS_FILE}"))
     folders = [run] if (run / METRICS_FILE).is_file() else seeds
     if not folders:
@@ -125,7 +121,7 @@ def draw_run(folder: Path, settings: CurvesSettings, *, several: bool, dry_run: 
     lines = read_lines(folder / METRICS_FILE)
     style = CurveStyle(settings.over, settings.smoothing)
     place = settings.output_dir or folder
-    name = f"{folder.name}-{PICTURE}" if several and settings.output_dir else PICTURE
+    name = f"{folder.name}-{LOSS_CURVE}" if several and settings.output_dir else LOSS_CURVE
     pictures = tuple(place / f"{name}.{kind}" for kind in ("png", *(["svg"] if settings.svg else [])))
     if not dry_run:
         try:
@@ -184,8 +180,8 @@ def summarise(lines: Sequence[Mapping[str, Any]], smoothing: float) -> dict[str,
             facts |= {"tokens_seen": line.get("tokens_seen"), "loss": line["train/loss"]}
         if "validation/loss" in line:
             facts |= {"validation_loss": line["validation/loss"], "validation_step": line["step"]}
-    sources = dict.fromkeys(name for line in lines for name in line if name.startswith(_SOURCE))
-    by_source = {name.removeprefix(_SOURCE): average(name) for name in sources}
+    sources = dict.fromkeys(name for line in lines for name in line if name.startswith(SOURCE_LOSS))
+    by_source = {name.removeprefix(SOURCE_LOSS): average(name) for name in sources}
     return facts | {
         "loss_smoothed": average("train/loss"),
         "tokens_per_second": average("train/tokens_per_second"),

@@ -10,13 +10,13 @@ from functools import cache
 import torch
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES
 from biomedllama_cli.engine.model_fit import find_positions
 from biomedllama_cli.evaluation.cells import ModelFacts
 from biomedllama_cli.evaluation.scorer import SharedPrefixScorer
 from biomedllama_cli.models.adapter_folder import find_tokenizer_source
 from biomedllama_cli.models.identity import hash_weights, locate_model
 from biomedllama_cli.models.load import load_model, load_text_config, resolve_attention
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.models.tokenizer import Tokenizer, load_tokenizer
 from biomedllama_cli.settings.evaluate import ComputeSettings
 from biomedllama_cli.wording import name_count
@@ -57,7 +57,7 @@ def load_subject(source: str, compute: ComputeSettings, device: torch.device, co
     precision = compute.dtype
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
-    dtype = COMPUTE_DTYPES[precision]
+    dtype = DTYPES[precision]
     attention = resolve_attention(compute.attention, device, dtype)
     load_text_config(source)  # before the tokenizer, so that a wrong model is called a wrong model
     tokenizer = load_tokenizer(find_tokenizer_source(source))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from biomedllama_cli.corpus.card import CARD_FILE as DATA_CARD_FILE
@@ -20,6 +18,7 @@ from biomedllama_cli.engine.saved_runs import MARKER, find_newest_result, find_r
 from biomedllama_cli.errors import DataError, OutputError, SettingsError
 from biomedllama_cli.models.identity import hash_weights
 from biomedllama_cli.models.load import load_model, load_text_config
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.recipes.export_card import (
     NOTICES_FOLDER,
     list_base_lines,
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 _TOKENIZER = re.compile(r".*\.(json|jinja|model|txt|tiktoken)")
 _NO_TOKENIZER = re.compile(r".*\.index\.json|(generation_|adapter_)?config\.json|base_model\.json")
 TUNING_CARD_FILE = "TUNING_CARD.md"
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ExportReport(BaseModel):

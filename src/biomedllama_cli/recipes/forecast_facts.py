@@ -12,6 +12,7 @@ import torch
 from biomedllama_cli.engine.plan_cost import DEVICES, GIB
 from biomedllama_cli.engine.sharding import MeshShape, World, choose_mesh, data_ranks
 from biomedllama_cli.models.flops import find_peak_flops, training_flops_per_token
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.recipes.forecast_memory import ModelShape
 from biomedllama_cli.recipes.forecast_report import ClusterFacts, TextFacts
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -61,7 +62,7 @@ class RunFacts:
     @property
     def compute_bytes(self) -> int:
         """Return the bytes of a number in the pass."""
-        return 4 if self.settings.numerics.precision == "fp32" else 2
+        return DTYPES[self.settings.numerics.precision].itemsize
 
     @property
     def step_tokens(self) -> int:

@@ -25,6 +25,7 @@ from biomedllama_cli.engine.plan_memory import (
 from biomedllama_cli.engine.plan_step import ActivationSaving, Rehearsal, StepMemory, rehearse_step
 from biomedllama_cli.engine.traffic import ParameterGroup
 from biomedllama_cli.models.description import ModelDescription, describe_model
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.recipes.forecast_report import MemoryParts
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
@@ -98,7 +99,7 @@ class MemoryPlanner:
     def find_memory(self, choice: MemoryChoice) -> RankMemory:
         """Return what one rank needs."""
         sharded = choice.sharding != "replicate" and choice.devices > 1
-        compute_bytes = 4 if self._settings.numerics.precision == "fp32" else 2
+        compute_bytes = DTYPES[self._settings.numerics.precision].itemsize
         strategy = choice.sharding if sharded else "replicate"
         state = plan_state(self._shape.groups, strategy, choice.ranks, compute_bytes)
         parallel, global_batch = self._settings.parallel, self._settings.batch.global_batch_size
@@ -129,7 +130,7 @@ class MemoryPlanner:
             loss_memory=_find_loss(loss_memory, numerics.precision),
         )
         step = rehearse_step(self._shape.config, rehearsal, self._savers[mode])
-        number_bytes = 4 if numerics.precision == "fp32" else 2
+        number_bytes = DTYPES[numerics.precision].itemsize
         beside = 0
         if context > 1:  # keys and values of whole rows, and a mask of this rank's tokens
             layers = self._shape.description.layers if mode == "none" else 1

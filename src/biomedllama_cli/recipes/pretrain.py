@@ -51,14 +51,12 @@ from biomedllama_cli.recipes.training import (
     describe_mfu,
     open_progress,
 )
-from biomedllama_cli.report.plots import plot_loss_curve
+from biomedllama_cli.report.plots import LOSS_CURVE_FILE, plot_loss_curve
 from biomedllama_cli.settings.pretrain import PretrainSettings
 
 __all__ = ["PretrainReport", "pretrain"]
 
 logger = logging.getLogger(__name__)
-
-LOSS_CURVE_FILE = "loss_curve.png"
 
 
 def pretrain(settings: PretrainSettings, *, dry_run: bool = False) -> PretrainReport:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from biomedllama_cli.engine.accelerator import COMPUTE_DTYPES, prepare
+from biomedllama_cli.engine.accelerator import prepare
 from biomedllama_cli.engine.activation_checkpointing import save_activations
 from biomedllama_cli.engine.checkpoint import load_optimizer
 from biomedllama_cli.engine.context_parallel import build_row_split, share_rows
@@ -27,6 +27,7 @@ from biomedllama_cli.models.document_attention import DOCUMENT_ATTENTION
 from biomedllama_cli.models.flops import find_peak_flops, format_mfu_formula, training_flops_per_token
 from biomedllama_cli.models.load import resolve_attention
 from biomedllama_cli.models.loss import enable_token_losses
+from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, check_splittable
 from biomedllama_cli.report.progress import Progress
 from biomedllama_cli.settings.pretrain import (
@@ -119,8 +120,8 @@ def choose_attention(numerics: NumericsSettings, device: torch.device, cp_size: 
         return SPLIT_ATTENTION
     if numerics.attention == "auto" and device.type == "cpu":
         return DOCUMENT_ATTENTION
-    check_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
-    return resolve_attention(numerics.attention, device, COMPUTE_DTYPES[numerics.precision])
+    check_attention(numerics.attention, device, DTYPES[numerics.precision])
+    return resolve_attention(numerics.attention, device, DTYPES[numerics.precision])
 
 
 def build_trainee(

@@ -39,11 +39,11 @@ from biomedllama_cli.recipes.training import (
 from biomedllama_cli.recipes.tuning_plan import TuningPlan
 from biomedllama_cli.recipes.tuning_report import SeedRun, load_seed_run
 from biomedllama_cli.recipes.tuning_start import is_merged, read_end
-from biomedllama_cli.report.plots import plot_loss_curve
+from biomedllama_cli.report.plots import LOSS_CURVE_FILE, plot_loss_curve
 
 logger = logging.getLogger(__name__)
 
-LOSS_CURVE_FILE, MERGED_FOLDER, FILES_FOLDER = "loss_curve.png", "merged", "checkpoint_files"
+MERGED_FOLDER, FILES_FOLDER = "merged", "checkpoint_files"
 
 
 def find_finished_run(plan: TuningPlan, accelerator: Accelerator) -> SeedRun | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from biomedllama_cli.engine.metrics import iter_metrics
+from biomedllama_cli.engine.metrics import SOURCE_LOSS, iter_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,10 @@ MOST_POINTS = 4000
 """Of one drawn line; more than a picture has columns."""
 _WIDE = 30
 """Largest / smallest gradient norm from which they are drawn on a logarithmic axis."""
-_SOURCE, _BITS, _DELTA = "train/loss/", "/bits_per_byte", "/delta"
+_BITS, _DELTA = "/bits_per_byte", "/delta"
+LOSS_CURVE = "loss_curve"
+"""Name of the pictures in a run folder, without their ending."""
+LOSS_CURVE_FILE = f"{LOSS_CURVE}.png"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], style: CurveStyle) -> Figure
     drawn = _Drawn(lines, places, style)
     rows = [[_draw_losses], [_draw_learning_rate, _draw_gradient_norm, _draw_throughput]]
     where_measured = []
-    if len(drawn.names(_SOURCE)) > 1:  # of one source it is the training loss
+    if len(drawn.names(SOURCE_LOSS)) > 1:  # of one source it is the training loss
         where_measured.append(_draw_sources)
     if drawn.changes():
         where_measured.append(_draw_general)
@@ -198,8 +201,8 @@ def _draw_throughput(axes: Axes, drawn: _Drawn) -> None:
 
 
 def _draw_sources(axes: Axes, drawn: _Drawn) -> None:
-    for number, name in enumerate(drawn.names(_SOURCE)):
-        drawn.draw(axes, name, name.removeprefix(_SOURCE), color=f"C{number}", raw=False)
+    for number, name in enumerate(drawn.names(SOURCE_LOSS)):
+        drawn.draw(axes, name, name.removeprefix(SOURCE_LOSS), color=f"C{number}", raw=False)
     axes.set_ylabel("training loss by source")
     axes.legend(fontsize="x-small")
 
