@@ -281,6 +281,15 @@ def test_a_model_that_cannot_compute_again_is_planned_without_that(
         plan_small(corpus, numerics={"precision": "fp32", "activation_checkpointing": "full"})
 
 
+def test_a_folder_with_a_known_name_is_planned_as_it_is(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "huggyllama" / "llama-7b"
+    build_scratch_config("scratch:tiny", 32_000).save_pretrained(folder)
+    monkeypatch.chdir(tmp_path)
+    assert plan_small(corpus, model="huggyllama/llama-7b").parameters == plan_small(corpus).parameters
+
+
 def test_a_model_with_more_than_plain_attention_is_planned_with_its_own(corpus: Path, tmp_path: Path) -> None:
     config = Gemma2Config(
         vocab_size=32_000,

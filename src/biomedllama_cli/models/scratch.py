@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,13 +40,13 @@ def build_scratch_config(
     )
 
 
-def find_bundled_config(source: str, vocabulary_size: int | None = None) -> LlamaConfig | None:
-    """Return the shape of a model on the hub that this package knows by itself, or None.
+def find_bundled_config(source: str) -> LlamaConfig | None:
+    """Return the shape of a model on the hub that this package knows by itself, or None; a folder comes first.
 
     It is good for planning: sizes are those of the model, small numbers such as the norm's epsilon need not be.
     """
-    name = _HUB_SHAPES.get(source)
-    return None if name is None else build_scratch_config(SCRATCH_PREFIX + name, vocabulary_size)
+    name = None if Path(source).is_dir() else _HUB_SHAPES.get(source)
+    return None if name is None else build_scratch_config(SCRATCH_PREFIX + name)
 
 
 @cache

@@ -37,7 +37,7 @@ class CurveStyle:
     smoothing: float = 0.95
 
 
-def plot_loss_curve(metrics_file: Path, *pictures: Path, style: CurveStyle | None = None) -> None:
+def plot_loss_curve(metrics_file: Path, *pictures: Path) -> None:
     """Draw training loss (raw and smoothed), validation loss, learning rate, gradient norm and throughput of a run.
 
     The losses of each source, and what the general sets have lost, are drawn where they were measured.
@@ -45,13 +45,12 @@ def plot_loss_curve(metrics_file: Path, *pictures: Path, style: CurveStyle | Non
     Args:
         metrics_file: a run's metrics.jsonl; a run that trains may be writing to it.
         pictures: files to write, each in the format of its ending: png or svg.
-        style: how.
 
     Raises:
         ValueError: a line of the metrics is broken.
         OSError: a picture cannot be written.
     """
-    save(draw_curves(list(iter_metrics(metrics_file)), style or CurveStyle()), pictures)
+    save(draw_curves(list(iter_metrics(metrics_file)), CurveStyle()), pictures)
 
 
 def save(figure: Figure, pictures: Iterable[Path]) -> None:
