@@ -287,7 +287,8 @@ def test_a_folder_with_a_known_name_is_planned_as_it_is(
     folder = tmp_path / "huggyllama" / "llama-7b"
     build_scratch_config("scratch:tiny", 32_000).save_pretrained(folder)
     monkeypatch.chdir(tmp_path)
-    assert plan_small(corpus, model="huggyllama/llama-7b").parameters == plan_small(corpus).parameters
+    named, placed = (plan_small(corpus, model=model) for model in ("huggyllama/llama-7b", str(folder)))
+    assert named.parameters == placed.parameters
 
 
 def test_a_model_with_more_than_plain_attention_is_planned_with_its_own(corpus: Path, tmp_path: Path) -> None:
