@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def test_a_stopped_and_resumed_run_equals_a_whole_one_bit_for_bit(
     build_loop: Callable[..., Any],
     after_step: Any,
     tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     number: signal.Signals,
     dropout: float,
     step: int,
@@ -67,7 +69,9 @@ def test_a_stopped_and_resumed_run_equals_a_whole_one_bit_for_bit(
     assert [step for step, _ in read_validations(halves)] == ([0, 15] if step == 20 else [0])
     with (halves / "metrics.jsonl").open("a") as lines:  # of a resumed run that was killed before it saved
         lines.write('{"step": 15, "validation/loss": 9.0, "validation/bits_per_byte": 9.0}\n' * (step == 15))
-    build_loop(halves, resume=middle, data_workers=2, dropout=dropout).run()
+    with caplog.at_level(logging.INFO):
+        build_loop(halves, resume=middle, data_workers=2, dropout=dropout).run()
+    assert f"goes on after step {step} of 40, from {middle}" in caplog.messages
     ends = [find_checkpoint(whole), find_checkpoint(halves)]
     assert ends[0] is not None
     assert ends[1] is not None

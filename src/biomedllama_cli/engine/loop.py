@@ -107,6 +107,7 @@ class Loop:
         tally, total = self._tally, self._data.total_steps
         batches = self._open_batches()
         if self._run.resumed_from is not None and self._run.progress is not None:
+            logger.info("goes on after step %d of %d, from %s", tally.step, total, self._run.resumed_from)
             restore_random_states(self._run.resumed_from, self._accelerator)
             restore_scaler(self._run.resumed_from, self._accelerator, self._run.progress.grad_scaler)
             if self._run.progress.stopped_before_look:
