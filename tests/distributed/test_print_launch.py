@@ -52,7 +52,7 @@ def test_there_is_one_command_for_each_node(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("biomedllama_cli.engine.launch.count_cores", lambda: 12)
     parallel = ParallelSettings(nodes=3, num_processes=4, device="cpu", rendezvous="gpu01:29500")
-    given = ["pretrain", "--model", "a b"]
+    given = ["pretrain", "--node-rank", "0", "--model", "a b"]
     commands = [shlex.split(line) for line in describe_launch(parallel, given).lines()]
     assert len(commands) == 3
     for node, words in enumerate(commands):
@@ -65,6 +65,7 @@ def test_there_is_one_command_for_each_node(tmp_path: Path, monkeypatch: pytest.
         ours = {OUTCOME, LAUNCHER, EXPECTED_WORLD_SIZE}
         assert {name for name in started_with if name not in os.environ} <= {*variables, *ours}
         assert words[start : start + 3] == [sys.executable, "-m", "accelerate.commands.launch"]
+        assert words.count("--node-rank") == 1
         named = dict(itertools.pairwise(words))
         assert named["--machine_rank"] == named["--node-rank"] == str(node)
         assert (named["--num_processes"], named["--num_machines"]) == ("12", "3")
@@ -80,6 +81,36 @@ def test_a_command_that_would_be_refused_is_not_printed() -> None:
 def test_nodes_that_do_not_know_where_to_meet_have_no_command() -> None:
     with pytest.raises(SettingsError, match="rendezvous must be given"):
         describe_launch(ParallelSettings(nodes=2, device="cpu"), ["pretrain"])
+
+
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"nodes": 2, "rendezvous": "gpu01:29500"}])
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_command_for_gpus_is_printed_where_there_are_none_or_fewer(
+    asked: dict[str, Any], gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.engine.launch_text.count_gpus", lambda: gpus)
+    parallel = ParallelSettings.model_validate({"num_processes": 4, **asked})
+    for line in describe_launch(parallel, ["pretrain"]).lines():
+        assert f"--num_processes {4 * parallel.nodes}" in line
+        assert "ACCELERATE_USE_CPU" not in line
+
+
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"nodes": 2, "rendezvous": "gpu01:29500"}])
+def test_gpus_that_cannot_be_counted_must_be_said(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.engine.launch_text.count_gpus", lambda: 0)
+    with pytest.raises(SettingsError, match="num_processes must be given"):
+        describe_launch(ParallelSettings.model_validate(asked), ["pretrain"])
+
+
+def test_that_one_machine_without_gpus_makes_a_command_for_cpus_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("biomedllama_cli.engine.launch_text.count_gpus", lambda: 0)
+    (line,) = describe_launch(ParallelSettings(num_processes=2), ["pretrain"]).lines()
+    assert "ACCELERATE_USE_CPU=true" in line
+    assert "the command is for CPUs" in caplog.text
 
 
 @pytest.mark.parametrize(("rank", "warned"), [("0", True), ("1", False)])

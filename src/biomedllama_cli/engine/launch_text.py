@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from biomedllama_cli.engine.launch import MODULE, build_options, choose_variables, count_gpus, count_processes
+from biomedllama_cli.engine.launch import MODULE, build_options, choose_variables, count_gpus
 from biomedllama_cli.engine.sharding import World, choose_mesh
+from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
 logger = logging.getLogger(__name__)
@@ -35,17 +36,17 @@ class LaunchCommands:
 
 
 def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> LaunchCommands:
-    """Return the command of every node; the processes of this machine stand for those of each.
+    """Return the command of every node, which need not be this machine: nothing is held against its GPUs.
 
     Raises:
-        SettingsError: the mesh does not fit, or the meeting point of several nodes is missing or malformed.
+        SettingsError: it is not said how many GPUs a node has and this machine has none, the mesh does not fit, or the
+            meeting point of several nodes is missing or malformed.
     """
     if parallel.max_restarts:
         logger.warning(
             "max_restarts is %d, but `accelerate launch` starts nothing again for it", parallel.max_restarts
         )
-    processes = count_processes(parallel)
-    on_cpu = parallel.device == "cpu" or count_gpus() == 0
+    processes, on_cpu = _choose_processes(parallel)
     choose_mesh(parallel, World(processes * parallel.nodes, processes))
     chosen = choose_variables(processes, on_cpu, nodes=parallel.nodes)
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in chosen.items())
@@ -57,9 +58,37 @@ def describe_launch(parallel: ParallelSettings, arguments: Sequence[str]) -> Lau
             options += ["--dynamo_backend", "no", *(["--cpu"] if on_cpu else [])]
         else:
             options = [*build_options(place, processes), "--gpu_ids", "all"]
-        ours = [*arguments, "--no-print-launch"]
+        ours = [*_leave_out_node_rank(arguments), "--no-print-launch"]
         if parallel.nodes > 1:
             ours += ["--node-rank", str(node)]
         words = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", MODULE, *ours]
         commands.append(f"{variables} {shlex.join(words)}")
     return LaunchCommands(commands)
+
+
+def _choose_processes(parallel: ParallelSettings) -> tuple[int, bool]:
+    """Return the processes of each node, and whether they compute on CPUs."""
+    asked, gpus = parallel.num_processes, 0 if parallel.device == "cpu" else count_gpus()
+    if parallel.device == "cpu" or (parallel.device == "auto" and parallel.nodes == 1 and gpus == 0):
+        if parallel.device == "auto":
+            logger.warning(
+                "there is no GPU here, so the command is for CPUs; for the GPUs of another machine give --device cuda"
+            )
+        return asked or 1, True
+    if asked is None and gpus == 0:
+        raise SettingsError(
+            "There is no GPU here to count, so num_processes must be given: the number of GPUs of each node.",
+            "For 8 GPUs on each node: --num-processes 8. For CPUs: --device cpu.",
+        )
+    return asked or gpus, False
+
+
+def _leave_out_node_rank(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the number of a node.
+
+    >>> _leave_out_node_rank(["pretrain", "--node-rank", "0", "--nodes", "2", "--node-rank=1"])
+    ['pretrain', '--nodes', '2']
+    """
+    pairs = zip(("", *arguments), arguments, strict=False)
+    kept = [word for before, word in pairs if before != "--node-rank" and word != "--node-rank"]
+    return [word for word in kept if not word.startswith("--node-rank=")]
