@@ -206,6 +206,8 @@ def test_a_model_whose_files_hold_other_tensors_is_written_by_transformers(tmp_p
     saver.save(model, optimizer, Progress(1, 0, {}, {}))
     checkpoint = saver.newest
     assert checkpoint is not None
+    (tmp_path / "new").touch()
+    assert (checkpoint / "model.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
     model.save_pretrained(tmp_path / "plain")
     with (
         safe_open(checkpoint / "model.safetensors", "pt") as file,

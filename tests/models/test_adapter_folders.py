@@ -94,6 +94,7 @@ def test_a_merged_folder_is_a_whole_model_with_its_tokenizer(tmp_path: Path, tie
     adapter = adapted.save_trained(model, tmp_path / "adapter")
     for _ in range(2):  # the second time it is replaced
         folder = merge_adapter(adapter, tmp_path / "merged")
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read one may read all
     merged = AutoModelForCausalLM.from_pretrained(folder)
     assert adapted.difference(adapted.logits(merged), adapted.logits(model)) < 1e-5
     assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == tied

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,15 @@ def test_it_is_a_plain_transformers_folder_with_the_checkpoint_s_weights(
     assert not there & {"COMPLETE", "training_state"}
     assert report.files.keys() >= {"model.safetensors", "base_model_notices/NOTICE"}
     assert not [path for path in tmp_path.iterdir() if path.name != "model"]
+
+
+def test_the_weights_may_be_read_by_whom_the_umask_lets(workspace: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run(workspace, tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model" / "model.safetensors").stat().st_mode) == 0o640
 
 
 def test_weights_are_rounded_to_the_type_that_is_asked_for(workspace: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
 from biomedllama_cli.errors import DataError
+from biomedllama_cli.models.permissions import share_as_umask_says
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def explain_unreadable(checkpoint: Path, error: Exception, field: str = "resume"
 
 def publish(temporary: Path, final: Path) -> None:
     """Make a folder that is written a complete checkpoint: flushed, renamed, and only then marked."""
+    share_as_umask_says(temporary)
     flush_folder(temporary)
     if final.exists():  # of an earlier attempt; unmarked first, so that a kill leaves no half folder complete
         (final / MARKER).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from biomedllama_cli.errors import ModelError, OutputError
 from biomedllama_cli.models.adapter_folder import find_adapter, find_tokenizer_source
 from biomedllama_cli.models.load import load_model
+from biomedllama_cli.models.permissions import share_as_umask_says
 from biomedllama_cli.models.tokenizer import load_tokenizer
 
 
@@ -39,6 +40,7 @@ def merge_adapter(adapter: Path | str, folder: Path) -> Path:
     temporary.mkdir(parents=True)
     load_model(source).save_pretrained(temporary)
     load_tokenizer(find_tokenizer_source(source)).save(temporary)
+    share_as_umask_says(temporary)
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)

@@ -18,6 +18,7 @@ from biomedllama_cli.engine.saved_runs import MARKER, find_newest_result, find_r
 from biomedllama_cli.errors import DataError, OutputError, SettingsError
 from biomedllama_cli.models.identity import hash_weights
 from biomedllama_cli.models.load import load_model, load_text_config
+from biomedllama_cli.models.permissions import share_as_umask_says
 from biomedllama_cli.models.precision import DTYPES
 from biomedllama_cli.recipes.export_card import (
     NOTICES_FOLDER,
@@ -177,6 +178,7 @@ def write_folder(checkpoint: Path, folder: Path, origin: Origin, *, dtype: str, 
         load_model(str(checkpoint), dtype=DTYPES[dtype]).save_pretrained(temporary)
         copy_tokenizer(checkpoint, temporary)
         write_papers(temporary, origin, dtype=dtype, name=name)
+        share_as_umask_says(temporary)
         flush_folder(temporary)
         if folder.is_dir():
             folder.rmdir()
