@@ -272,7 +272,7 @@ def test_without_a_key_wandb_keeps_its_files_for_later(
         assert find_last_step(tmp_path / "run", sink._book.open("wandb")[0]) == resumed + 2
     runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
-    assert len({run.name.rsplit("-", 1)[1] for run in runs}) == 1  # the same run there
+    assert len({run.name.split("-")[3] for run in runs}) == 1  # the same run there
     assert "wandb sync" in caplog.text
 
 

@@ -25,7 +25,8 @@ def find_last_step(folder: Path, identity: str) -> int | None:
         folder: that holds `wandb/`.
         identity: id of the run.
     """
-    files = sorted((folder / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
+    # A second start within a second gets a folder with a number behind the id.
+    files = sorted((folder / "wandb").glob(f"offline-run-*-{identity}*/run-{identity}.wandb"))
     try:
         return max((step for file in files for step in (-1, *_iter_steps(file))), default=None)
     except Exception as error:
