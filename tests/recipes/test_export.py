@@ -118,12 +118,19 @@ def test_the_card_says_where_it_comes_from_and_what_it_is_not_for(workspace: Pat
         "llama-research",
         "`base_model_notices/LICENSE.txt`",
         "[DATA_CARD.md](DATA_CARD.md)",
-        "Held-out bits per byte after",
+        "Held-out bits per byte after (estimated from a part)",
+        "training documents, ",
+        "Bits per byte of a unigram model of the training tokens |",
         "trained further on biomedical text, then trained further",
     ):
         assert part in card, part
     assert card.count("## How it was made: pretrain, step 2") == 2
     assert card.count("everything about it is in") == 1  # of one corpus, which both runs read
+    (corpus,) = (workspace / "corpora").iterdir()
+    (source,) = json.loads((corpus / "manifest.json").read_text())["sources"]
+    passes = 2 * 2 * 2 * 64 / source["train_tokens"]  # two runs of two steps of two rows
+    documents = (source["documents"]["train"], source["train_tokens"])
+    assert "| sample | {:,} | {:,} | {:#.3g} |".format(*documents, passes) in card
     assert (tmp_path / "model" / "base_model_notices" / "NOTICE").read_text() == "Made by others.\n"
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tuning_runs import run_instruct, write_mixture
 from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.recipes.export import copy_tokenizer, export, name_cards
+from biomedllama_cli.recipes.export_corpora import count_passes
 from biomedllama_cli.recipes.export_origin import read_base, read_licence, trace_origin
 from biomedllama_cli.settings.export import ExportSettings
 
@@ -142,6 +144,31 @@ def test_settings_that_say_nothing_are_refused(run: Path, saved: Any, content: s
     (run / "settings.json").write_text(content)
     with pytest.raises(DataError, match="where the weights come from is not known"):
         trace_origin(run / "checkpoints" / "step-00000001")
+
+
+def test_passes_are_those_up_to_the_checkpoint_without_what_another_run_had_read(tmp_path: Path) -> None:
+    def save(name: str, tokens: int, order: dict[str, Any]) -> Path:
+        (tmp_path / name / "training_state").mkdir(parents=True)
+        progress = {"step": 1, "tokens_seen": tokens, "order": order, "grad_scaler": {}}
+        (tmp_path / name / "training_state" / "progress.json").write_text(json.dumps(progress))
+        (tmp_path / name / "COMPLETE").touch()
+        return tmp_path / name
+
+    def describe(**tokens: int) -> Any:
+        return SimpleNamespace(sources=[SimpleNamespace(name=k, train_tokens=v) for k, v in tokens.items()])
+
+    ours, notes = tmp_path / "ours", tmp_path / "notes"
+    corpora = {ours: describe(pmc=100, pile=300), notes: describe(pmc=100)}
+    mixture = {"ours/pmc": 1.0, "pile": 0.5, "notes/pmc": 2.5}  # an epoch is 100 + 150 + 250 tokens
+    later, earlier = save("later", 150, {"mixture": mixture}), save("earlier", 50, {"mixture": mixture})
+    wanted = {(ours, "pmc"): 0.3, (ours, "pile"): 0.15, (notes, "pmc"): 0.75}
+    assert count_passes(corpora, later, None) == pytest.approx(wanted)
+    assert count_passes(corpora, later, earlier) == pytest.approx({k: v * 2 / 3 for k, v in wanted.items()})
+    assert count_passes(corpora, tmp_path / "gone", None) == {}
+    for number, order in enumerate(
+        ({}, {"mixture": 3}, {"mixture": {"pile": []}}, {"mixture": {"pile": "nan"}})
+    ):
+        assert count_passes(corpora, save(f"odd{number}", 9, order), None) == {}
 
 
 def test_the_folder_may_be_the_empty_one_at_hand(

@@ -13,6 +13,7 @@ import yaml
 from biomedllama_cli.corpus.card import CARD_FILE as DATA_CARD_FILE
 from biomedllama_cli.corpus.card_text import escape, render_table, shorten
 from biomedllama_cli.corpus.manifest import CorpusManifest
+from biomedllama_cli.instructions.manifest_lines import format_passes
 from biomedllama_cli.recipes.export_origin import BaseModel, Origin, Stage, read_licence_header
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -141,7 +142,8 @@ def _render_data(origin: Origin, cards: Mapping[Path, str]) -> list[str]:
             if folder in told:  # by an earlier run
                 continue
             told.add(folder)
-            lines += list(_render_corpus(manifest, cards.get(folder / DATA_CARD_FILE)))
+            passes = _add_passes(origin, folder)
+            lines += list(_render_corpus(manifest, cards.get(folder / DATA_CARD_FILE), passes))
         lines += [
             f"- The corpus {escape(Path(name).name)} was not at hand when this card was written."
             for name in stage.missing
@@ -153,23 +155,37 @@ def _render_data(origin: Origin, cards: Mapping[Path, str]) -> list[str]:
     return [*lines, ""] if len(lines) > 2 else []
 
 
-def _render_corpus(manifest: CorpusManifest, card: str | None) -> Iterator[str]:
+def _add_passes(origin: Origin, folder: Path) -> dict[str, float]:
+    """Return the passes of all runs over each source of a corpus; empty where those of one are not known."""
+    readers = [stage.passes for stage in origin.stages if folder in stage.corpora]
+    if not all(readers):
+        return {}
+    names = [name for place, name in readers[0] if place == folder]
+    return {name: sum(passes[folder, name] for passes in readers) for name in names}
+
+
+def _render_corpus(manifest: CorpusManifest, card: str | None, passes: Mapping[str, float]) -> Iterator[str]:
     where = f"; everything about it is in [{card}]({card})" if card else ""
     yield (
-        f"{escape(manifest.name)}: {manifest.documents.kept:,} documents, {manifest.tokens.train:,} training "
+        f"{escape(manifest.name)}: {manifest.documents.train:,} training documents, {manifest.tokens.train:,} training "
         f"tokens{where}."
     )
     yield ""
     rows = [
-        (escape(source.name), f"{source.documents.kept:,}", f"{source.train_tokens:,}", f"{source.weight:g}")
+        (
+            *(escape(source.name), f"{source.documents.train:,}", f"{source.train_tokens:,}"),
+            format_passes(passes[source.name]) if source.name in passes else "not known",
+        )
         for source in manifest.sources
     ]
-    yield from render_table(("Source", "Documents", "Training tokens", "Passes"), rows, numbers=3)
+    heads = ("Source", "Training documents", "Training tokens", "Passes made")
+    yield from render_table(heads, rows, numbers=3)
 
 
 def _render_measured(report: dict[str, Any]) -> list[str]:
+    part = " (estimated from a part)" if report.get("validation_is_sampled") else ""
     rows = [
-        (words, _format(report[key]))
+        (words + part if words.startswith("Held-out") else words, _format(report[key]))
         for key, words in _MEASURED.items()
         if isinstance(report.get(key), int | float)
     ]

@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from biomedllama_cli.corpus.manifest import CorpusManifest, load_corpus
+from biomedllama_cli.corpus.manifest import CorpusManifest
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, PREFIX, REPORT_FILE, SETTINGS_FILE, name_checkpoint
-from biomedllama_cli.errors import DataError, UserError
+from biomedllama_cli.errors import DataError
 from biomedllama_cli.models.hub import offline_where_unreachable
 from biomedllama_cli.models.identity import locate_model
 from biomedllama_cli.models.names import is_path
 from biomedllama_cli.models.scratch import SCRATCH_PREFIX
+from biomedllama_cli.recipes.export_corpora import count_passes, list_corpora, open_corpora
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Stage:
         report: the run's report, empty where it has none or is of another checkpoint.
         corpora: of `pretrain`, those that are still at hand, by folder.
         missing: corpora that are not.
+        passes: over each source up to the checkpoint, by corpus folder and name; empty where that is not known.
     """
 
     command: str
@@ -57,6 +59,7 @@ class Stage:
     report: dict[str, Any]
     corpora: dict[Path, CorpusManifest] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    passes: dict[tuple[Path, str], float] = field(default_factory=dict)
 
     @property
     def licence(self) -> str | None:
@@ -157,27 +160,21 @@ def read_stage(run: Path, step: int, folder: Path) -> Stage:
             "Export needs the run folder as its run left it.",
         ) from error
     report, start = _read_report(run), _find_start(run, settings)
-    corpora: dict[Path, CorpusManifest] = {}
-    missing = []
-    for name in _list_corpora(settings, report):
-        place = Path(_find_again(name, start))
-        try:
-            corpora[place] = load_corpus(place).manifest
-        except UserError as error:
-            logger.warning("the corpus %s is not at hand: %s", name, error.message)
-            missing.append(name)
+    names, continued = list_corpora(settings, report), _find_continued(run, settings, start)
+    corpora, missing = open_corpora({name: Path(_find_again(name, start)) for name in names})
+    checkpoint, earlier = name_checkpoint(run, step), Path(continued) if continued else None
     return Stage(
         command=str(job.get("command", "pretrain")),
         run_folder=run,
         step=step,
         card=folder / CARD_FILE if is_paper(folder / CARD_FILE, folder) else None,
-        model=_find_continued(run, settings, start)
-        or _find_again(str(job.get("model") or settings.get("model") or ""), start),
+        model=continued or _find_again(str(job.get("model") or settings.get("model") or ""), start),
         command_line=str(saved.get("command", "")),
         versions=versions,
-        report=report if Path(str(report.get("checkpoint"))).name == name_checkpoint(run, step).name else {},
+        report=report if Path(str(report.get("checkpoint"))).name == checkpoint.name else {},
         corpora=corpora,
-        missing=tuple(missing),
+        missing=missing,
+        passes={} if missing else count_passes(corpora, checkpoint, earlier),
     )
 
 
@@ -201,11 +198,6 @@ def _find_continued(run: Path, settings: Mapping[str, Any], start: Path | None) 
 def _find_again(name: str, start: Path | None) -> str:
     """Return the name of a model or corpus for who stands elsewhere than its run was started."""
     return str(start / name) if name and start is not None and (start / name).exists() else name
-
-
-def _list_corpora(settings: dict[str, Any], report: dict[str, Any]) -> list[str]:
-    first = settings.get("corpus") or report.get("corpus")
-    return [str(name) for name in (first, *settings.get("mix", ())) if name]
 
 
 def read_base(source: str) -> BaseModel:
