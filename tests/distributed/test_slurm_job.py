@@ -200,6 +200,7 @@ def test_a_dry_run_shows_plan_and_script_and_writes_nothing(
     assert report["plan"]["steps"] == STEPS
     assert run(["pretrain", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert "--dry-run" not in report["script_text"]  # it is the script that would be submitted
     for expected in ("#SBATCH --time=0:20:00", "#SBATCH --signal=B:USR1@600", "#SBATCH --requeue"):
         assert expected in lines
     assert not folder.exists()

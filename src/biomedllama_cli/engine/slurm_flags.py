@@ -18,7 +18,7 @@ _OURS = OwnOptions(
     ("-N", "-n", "-t", "-o", "-a", "-W", "-D"),
     "Set --nodes, --slurm-time or --slurm-save-seconds, and leave the rest out.",
 )
-_WITHOUT_VALUE = ("--slurm", "--no-slurm")
+_WITHOUT_VALUE = ("--slurm", "--no-slurm", "--dry-run")
 _WITH_VALUE = ("--slurm-time", "--slurm-option", "--slurm-setup", "--slurm-save-seconds")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
@@ -88,9 +88,9 @@ def parse_time_limit(text: str) -> int:
 
 
 def strip_slurm_flags(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return a command line without the flags that concern Slurm.
+    """Return a command line without the flags that concern Slurm, as the nodes run it: a dry run shows that one too.
 
-    >>> strip_slurm_flags(["pretrain", "--slurm", "--slurm-time", "9", "--slurm-option=-pgpu", "--seed", "1"])
+    >>> strip_slurm_flags(["pretrain", "--slurm", "--dry-run", "--slurm-time", "9", "--slurm-option=-px", "--seed", "1"])
     ('pretrain', '--seed', '1')
     """
     kept, rest = [], iter(arguments)
