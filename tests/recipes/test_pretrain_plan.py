@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_corpora import read_sample, write_corpus
 from transformers import Gemma2Config, LlamaForCausalLM
 
 from biomedllama_cli.corpus.manifest import load_corpus
-from biomedllama_cli.engine.plan_memory import MemoryChoice
+from biomedllama_cli.engine.plan_memory import MemoryChoice, RankMemory, StateMemory
+from biomedllama_cli.engine.plan_step import StepMemory
 from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.models.scratch import build_scratch_config
 from biomedllama_cli.recipes.forecast_lines import format_plan
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner, ModelShape
+from biomedllama_cli.recipes.forecast_report import RunPlan
 from biomedllama_cli.recipes.pretrain import PretrainReport, pretrain
 from biomedllama_cli.settings.preset import load_preset
 from biomedllama_cli.settings.pretrain import PretrainSettings
@@ -137,21 +140,76 @@ def test_memory_of_every_strategy_is_the_sum_of_its_parts(published: PretrainRep
     json.loads(published.model_dump_json())
 
 
-def test_what_does_not_fit_names_the_first_change_that_makes_it_fit(tmp_path: Path) -> None:
-    tight = {"workspace": tmp_path, "model": "scratch:15m", "plan": {"plan_device_memory": 0.7}}
+def test_what_is_proposed_fits_when_it_is_done(tmp_path: Path) -> None:
+    tight: dict[str, Any] = {
+        "workspace": tmp_path,
+        "model": "scratch:15m",
+        "plan": {"plan_device_memory": 0.7},
+    }
     report = pretrain(build(**tight), dry_run=True)
     assert report.plan is not None
     assert report.plan.fits is False
-    assert report.plan.change is not None
-    (flag,) = report.plan.change
-    assert f"It does not fit. What makes it fit: {flag}." in report.lines()
-    name, value = flag.split()
-    section = {"--sharding": "parallel", "--activation-checkpointing": "numerics"}[name]
-    changed = build(**tight, **{section: {name[2:].replace("-", "_"): value}})
-    after = pretrain(changed, dry_run=True).plan
+    assert report.plan.change
+    assert f"It does not fit. What makes it fit: {' '.join(report.plan.change)}." in report.lines()
+    sections = {"--sharding": "parallel", "--activation-checkpointing": "numerics"}
+    for flag in report.plan.change:
+        name, value = flag.split()
+        tight[sections[name]] = {name[2:].replace("-", "_"): value}
+    after = pretrain(build(**tight), dry_run=True).plan
     assert after is not None
     assert after.fits
     assert after.change == ()
+
+
+@pytest.fixture
+def made_up_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory in GiB of which full sharding alone saves enough, or hybrid with activations computed again."""
+
+    def find_memory(_: MemoryPlanner, choice: MemoryChoice) -> RankMemory:
+        state = 120 // choice.ranks + (20 if choice.sharding == "hybrid-zero2" else 0)
+        step = {"none": 10, "selective": 4, "full": 0}[choice.activation_checkpointing]
+        return RankMemory(StateMemory(state * 2**30, 0, 0, 0, 0), StepMemory(step * 2**30, 0, 0, 0))
+
+    monkeypatch.setattr(MemoryPlanner, "find_memory", find_memory)
+
+
+def plan_tight(**plan: Any) -> RunPlan:
+    plan |= {"plan_device_memory": 38 / 0.9}
+    found = plan_small(None, batch={"sequence_length": 512}, numerics={}, plan=plan).plan
+    assert found is not None
+    return found
+
+
+@pytest.mark.usefixtures("made_up_memory")
+@pytest.mark.parametrize(
+    ("bandwidth", "peak", "flags"),
+    [
+        # 38 GiB fit: full sharding (13 GiB) is the only single option; hybrid with selective is 34 GiB.
+        (0.1, True, ("--activation-checkpointing selective", "--sharding hybrid")),
+        (None, True, ("--activation-checkpointing selective", "--sharding hybrid")),
+        (0.1, False, ("--activation-checkpointing selective", "--sharding hybrid")),
+        (1e6, True, ("--sharding full",)),  # where sending costs nothing, the fewest options
+    ],
+)
+def test_the_fastest_change_that_fits_is_proposed(
+    bandwidth: float | None, peak: bool, flags: tuple[str, ...]
+) -> None:
+    found = plan_tight(plan_device="A100-80GB" if peak else None, bandwidth_across=bandwidth)
+    assert found.fits is False
+    assert found.change == flags
+    assert f"It does not fit. What makes it fit: {' '.join(flags)}." in format_plan(found)
+
+
+@pytest.mark.usefixtures("made_up_memory")
+def test_more_devices_are_proposed_of_gpus_only_and_as_they_are_typed() -> None:
+    one = {"plan_nodes": 1, "plan_processes": 1}
+    found = plan_tight(plan_device="A100-80GB", **one)
+    assert found.change == ("--activation-checkpointing selective", "--sharding full", "4 devices")
+    said = "It does not fit. What makes it fit: --activation-checkpointing selective --sharding full with 4 devices."
+    assert said in format_plan(found)
+    if not torch.cuda.is_available():
+        found = plan_tight(plan_device=None, **one)
+        assert (found.fits, found.change) == (False, None)
 
 
 def test_a_price_bandwidths_and_a_cluster_of_flags_are_used(tmp_path: Path) -> None:

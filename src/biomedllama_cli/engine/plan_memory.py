@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import get_args
 
 from biomedllama_cli.engine.plan_step import StepMemory
@@ -29,7 +30,7 @@ parameters (fp32 and bf16, vocabularies of 1,024 to 32,000; glibc 2.36). An alig
 equal one has left."""
 
 _FP32_BYTES = 4
-_MOST_DEVICES = 4096
+_HYBRID_SAVINGS = {"replicate": ("hybrid-zero2", "hybrid"), "hybrid-zero2": ("hybrid",)}
 
 
 @dataclass(frozen=True)
@@ -136,32 +137,49 @@ class MemoryChoice:
         return {"full": self.devices, "replicate": 1}.get(self.sharding, self.shards)
 
 
-def list_changes(
-    choice: MemoryChoice, modes: Sequence[str] = CHECKPOINTING
-) -> Iterator[tuple[str, MemoryChoice]]:
-    """Yield single changes that save memory, the cheapest in time first, as flags.
+def list_choices(choice: MemoryChoice, modes: Sequence[str] = CHECKPOINTING) -> Iterator[MemoryChoice]:
+    """Yield a choice and all that save memory with the same devices, the mildest first.
 
     Args:
         choice: to be changed.
         modes: of activation checkpointing, weakest first.
 
-    >>> [flag for flag, _ in list_changes(MemoryChoice("hybrid-zero2", "none", 2, "plain", 4, 32))]
-    ... # doctest: +NORMALIZE_WHITESPACE
-    ['--loss-memory chunks', '--sharding hybrid', '--micro-batch-size 1', '--activation-checkpointing selective',
-     '--activation-checkpointing full', '--sharding full']
+    >>> start = MemoryChoice("hybrid-zero2", "none", 2, "plain", 4, 32)
+    >>> single = [flags for one in list_choices(start) if len(flags := name_changes(start, one)) == 1]
+    >>> [flag for flag, in single]  # doctest: +NORMALIZE_WHITESPACE
+    ['--loss-memory chunks', '--sharding hybrid', '--sharding full', '--micro-batch-size 1',
+     '--activation-checkpointing selective', '--activation-checkpointing full']
     """
-    if choice.loss_memory == "plain":
-        yield "--loss-memory chunks", replace(choice, loss_memory="chunks")
-    if choice.sharding in ("hybrid-zero2", "replicate") and choice.shards > 1:
-        yield "--sharding hybrid", replace(choice, sharding="hybrid")
-    size = choice.micro_batch_size
-    while size > 1:
-        size = size // 2 if size % 2 == 0 else 1
-        yield f"--micro-batch-size {size}", replace(choice, micro_batch_size=size)
-    for mode in modes[modes.index(choice.activation_checkpointing) + 1 :]:
-        yield f"--activation-checkpointing {mode}", replace(choice, activation_checkpointing=mode)
-    if choice.sharding != "full" and choice.devices > choice.ranks:
-        yield "--sharding full", replace(choice, sharding="full")
+    losses = dict.fromkeys(
+        (choice.loss_memory, "chunks" if choice.loss_memory == "plain" else choice.loss_memory)
+    )
+    shardings = [choice.sharding]
+    if choice.shards > 1 and choice.sharding in _HYBRID_SAVINGS:
+        shardings += _HYBRID_SAVINGS[choice.sharding]
+    if choice.sharding != "full" and choice.devices > choice.shards:
+        shardings.append("full")
+    sizes = [choice.micro_batch_size]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2 if sizes[-1] % 2 == 0 else 1)
+    stronger = modes[modes.index(choice.activation_checkpointing) :]
+    for mode, size, sharding, loss in product(stronger, sizes, shardings, losses):
+        yield replace(
+            choice,
+            sharding=sharding,
+            activation_checkpointing=mode,
+            micro_batch_size=size,
+            loss_memory=loss,
+        )
+
+
+def name_changes(before: MemoryChoice, after: MemoryChoice) -> tuple[str, ...]:
+    """Return what differs between two choices, as it is typed; devices are no option, and come last."""
+    flags = [
+        f"--{field.replace('_', '-')} {getattr(after, field)}"
+        for field in ("loss_memory", "micro_batch_size", "activation_checkpointing", "sharding")
+        if getattr(after, field) != getattr(before, field)
+    ]
+    return (*flags, f"{after.devices} devices") if after.devices != before.devices else tuple(flags)
 
 
 def find_change(
@@ -169,48 +187,36 @@ def find_change(
     needed_bytes: Callable[[MemoryChoice], int],
     memory_bytes: float,
     *,
+    cost: Callable[[MemoryChoice], tuple[float, ...]],
     modes: Sequence[str] = CHECKPOINTING,
+    most_devices: int = 4096,
 ) -> tuple[str, ...] | None:
-    """Return the first change that makes a choice fit, as flags; several together where none does it alone.
+    """Return the cheapest change that makes a choice fit; of equally cheap ones the one with the fewest options.
 
     Args:
         choice: one that does not fit.
         needed_bytes: of a choice.
         memory_bytes: that a plan may fill.
+        cost: of a choice; what compares as less is better.
         modes: of activation checkpointing, weakest first.
+        most_devices: that may be named where no option is enough.
 
     Returns:
-        The flags; the last names a number of devices where no setting is enough. None where nothing helps.
+        See `name_changes`; more devices, fully sharded, only where no option is enough. None where nothing helps.
 
     >>> start = MemoryChoice("hybrid", "none", 4, "chunks", 1, 1)
-    >>> find_change(start, lambda choice: 10 * choice.micro_batch_size, 20)
+    >>> find_change(start, lambda one: 10 * one.micro_batch_size, 20, cost=lambda one: ())
     ('--micro-batch-size 2',)
-    >>> find_change(start, lambda choice: 80 // choice.ranks, 20)
-    ('--micro-batch-size 1', '--activation-checkpointing full', '--sharding full', '4 devices')
+    >>> find_change(start, lambda one: 80 // one.ranks, 20, cost=lambda one: ())
+    ('--sharding full', '4 devices')
     """
-    changes = list(list_changes(choice, modes))
-    for flag, changed in changes:
-        if needed_bytes(changed) <= memory_bytes:
-            return (flag,)
-    flags: dict[str, str] = {}
-    while changes:
-        flag, choice = _pick_strongest(changes)
-        flags[flag.split()[0]] = flag
-        if needed_bytes(choice) <= memory_bytes:
-            return tuple(flags.values())
-        changes = list(list_changes(choice, modes))
-    choice = replace(choice, sharding="full")
-    while choice.devices < _MOST_DEVICES:
-        choice = replace(choice, devices=2 * choice.devices)
-        if needed_bytes(choice) <= memory_bytes:
-            flags["--sharding"] = "--sharding full"
-            return (*flags.values(), f"{choice.devices} devices")
+    start = choice
+    while start.devices <= max(most_devices, choice.devices):
+        ranked = sorted(
+            list_choices(start, modes), key=lambda one: (*cost(one), len(name_changes(choice, one)))
+        )
+        for one in ranked:
+            if needed_bytes(one) <= memory_bytes:
+                return name_changes(choice, one)
+        start = replace(start, sharding="full", devices=2 * start.devices)
     return None
-
-
-def _pick_strongest(changes: Sequence[tuple[str, MemoryChoice]]) -> tuple[str, MemoryChoice]:
-    """Return the strongest change of the kind that comes first; full sharding, the dearest, stays for the end."""
-    kind = changes[0][0].split()[0]
-    if kind == "--sharding":
-        return changes[0]
-    return [change for change in changes if change[0].split()[0] == kind][-1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from biomedllama_cli.engine.plan_memory import USABLE_SHARE, find_change
 from biomedllama_cli.recipes.forecast_cost import plan_compute, plan_disk, plan_truncated
 from biomedllama_cli.recipes.forecast_facts import RunFacts
 from biomedllama_cli.recipes.forecast_memory import MemoryPlanner
 from biomedllama_cli.recipes.forecast_report import RunPlan, StrategyPlan
-from biomedllama_cli.recipes.forecast_strategies import choose, list_meshes, plan_strategy
+from biomedllama_cli.recipes.forecast_strategies import choose, list_meshes, plan_strategy, rate
 
 
 def forecast_run(facts: RunFacts) -> RunPlan:
@@ -54,4 +56,12 @@ def _find_change(facts: RunFacts, planner: MemoryPlanner, chosen: StrategyPlan) 
     choice = choose(facts, facts.mesh, facts.settings.parallel.sharding, mode)
     usable = USABLE_SHARE * facts.cluster.memory_bytes
     modes = tuple(chosen.memory)  # those that this model can be trained with
-    return find_change(choice, lambda one: planner.find_memory(one).total, usable, modes=modes)
+    more = {"most_devices": choice.devices} if facts.device == "cpu" else {}  # more share the same memory
+    return find_change(
+        choice,
+        lambda one: planner.find_memory(one).total,
+        usable,
+        cost=partial(rate, facts),
+        modes=modes,
+        **more,
+    )

@@ -79,10 +79,9 @@ class RunFacts:
             sequence_length=self.settings.batch.sequence_length,
         )
 
-    def count_micro_batches(self, mesh: MeshShape) -> int:
+    def count_micro_batches(self, mesh: MeshShape, micro_batch_size: int) -> int:
         """Return the micro-batches of one rank and step on a mesh."""
-        batch = self.settings.batch
-        return max(1, batch.global_batch_size // (batch.micro_batch_size * data_ranks(mesh)))
+        return max(1, self.settings.batch.global_batch_size // (micro_batch_size * data_ranks(mesh)))
 
 
 def describe_cluster(facts: RunFacts) -> ClusterFacts:

@@ -126,7 +126,10 @@ def _memory_lines(plan: RunPlan) -> list[str]:
     if plan.fits:
         lines.append("It fits.")
     elif plan.fits is False and plan.change:
-        lines.append(f"It does not fit. What makes it fit: {' '.join(plan.change)}.")
+        options = " ".join(one for one in plan.change if one.startswith("--"))
+        devices = [one for one in plan.change if not one.startswith("--")]
+        named = " with ".join(filter(None, (options, *devices)))
+        lines.append(f"It does not fit. What makes it fit: {named}.")
     elif plan.fits is False:
         lines.append("It does not fit, and no setting known here makes it fit.")
     return lines

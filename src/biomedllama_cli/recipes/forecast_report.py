@@ -182,7 +182,8 @@ class RunPlan(_Record):
     fits: bool | None
     """Whether the chosen one fits."""
     change: tuple[str, ...] | None
-    """What to change first so that it fits; empty where it fits, null where nothing is known to help."""
+    """What to change so that it fits and is as fast as it can be: options, and a number of devices last. Empty where it
+    fits; null where nothing is known to help, or memory is not known."""
     disk: DiskPlan
     """Checkpoints."""
     notes: tuple[str, ...] = ()

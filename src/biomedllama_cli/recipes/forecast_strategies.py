@@ -19,6 +19,10 @@ from biomedllama_cli.settings.pretrain import Strategy
 
 logger = logging.getLogger(__name__)
 
+_PASSES = {"none": 1.0, "selective": 1.0, "full": 4 / 3}
+"""FLOPs of a step by activation checkpointing: `selective` makes no product again, `full` those of the forward pass, a
+third of both passes."""
+
 
 def list_meshes(facts: RunFacts) -> dict[str, MeshShape]:
     """Return the mesh of every strategy: as asked for with the chosen one, else as the strategy says."""
@@ -58,7 +62,7 @@ def plan_strategy(
         found = _find_memory(planner, choose(facts, mesh, name, mode), asked_mode, notes)
         if found is not None:
             memory[mode] = describe_memory(found, facts.cluster.memory_bytes)
-    links = _count_links(facts, name, mesh)
+    links = _count_links(facts, choose(facts, mesh, name, asked_mode))
     time = _time(facts, links)
     return StrategyPlan(
         mesh=describe_mesh(mesh),
@@ -123,30 +127,48 @@ def choose(facts: RunFacts, mesh: MeshShape, sharding: str, mode: str) -> Memory
     )
 
 
-def _count_links(facts: RunFacts, name: str, mesh: MeshShape) -> LinkBytes:
+def rate(facts: RunFacts, choice: MemoryChoice) -> tuple[float, ...]:
+    """Return what a choice costs, to be compared: the time of a step, with what is computed again.
+
+    Where that is not known, what crosses nodes comes before what is computed again.
+    """
+    links, passes = _count_links(facts, choice), _PASSES[choice.activation_checkpointing]
+    time = _time(facts, links, passes)
+    is_known = time.compute is not None and time.across is not None
+    return (
+        0 if is_known else links.across,
+        passes if time.total is None else time.total,
+        links.inside if time.inside is None else 0,
+    )
+
+
+def _count_links(facts: RunFacts, choice: MemoryChoice) -> LinkBytes:
     settings, shape = facts.settings, facts.shape
-    if mesh.world_size == 1:
+    if choice.devices == 1:
         return LinkBytes(0, 0)
-    traffic = plan_traffic(shape.groups, mesh, cast(Strategy, name), compute_bytes=facts.compute_bytes)
-    context = plan_context_traffic(
+    context = settings.parallel.cp_size
+    ranks = max(choice.ranks, context)
+    mesh = MeshShape(choice.devices // ranks, ranks // context, context)
+    traffic = plan_traffic(
+        shape.groups, mesh, cast(Strategy, choice.sharding), compute_bytes=facts.compute_bytes
+    )
+    shared = plan_context_traffic(
         mesh,
         layers=shape.description.layers,
-        key_value_numbers=settings.batch.micro_batch_size
-        * settings.batch.sequence_length
-        * shape.key_value_size,
+        key_value_numbers=choice.micro_batch_size * settings.batch.sequence_length * shape.key_value_size,
         compute_bytes=facts.compute_bytes,
-        recomputes=settings.numerics.activation_checkpointing == "full",
+        recomputes=choice.activation_checkpointing == "full",
     )
-    every = replace(traffic, each_micro_batch=traffic.each_micro_batch + context)
-    collectives = every.list_all(facts.count_micro_batches(mesh))
+    every = replace(traffic, each_micro_batch=traffic.each_micro_batch + shared)
+    collectives = every.list_all(facts.count_micro_batches(mesh, choice.micro_batch_size))
     return count_link_bytes(collectives, mesh, ranks_per_node=facts.world.local_world_size)
 
 
-def _time(facts: RunFacts, links: LinkBytes) -> StepTime:
+def _time(facts: RunFacts, links: LinkBytes, passes: float = 1.0) -> StepTime:
     cluster = facts.cluster
     return time_step(
         facts.step_tokens,
-        facts.flops_per_token,
+        passes * facts.flops_per_token,
         devices=cluster.devices,
         peak_flops=cluster.peak_flops,
         mfu=facts.settings.plan.assumed_mfu,
