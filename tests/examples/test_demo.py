@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-STEPS = 220
+STEPS = 100
+"""On text in its order so many gain 12.6 %; more gain the 20 % that the demo wants."""
 
 
 def run_demo(repository: Path, folder: Path, *arguments: str) -> tuple[int, str, float]:
@@ -30,5 +31,5 @@ def test_shuffled_training_tokens_do_not(repository: Path, tmp_path: Path) -> No
     """The same steps on shuffled tokens learn the counts of single words and no more: the check fails."""
     code, output, gain = run_demo(repository, tmp_path, "--shuffle-training-tokens")
     assert code == 1, output
-    assert -0.10 < gain < 0.05
+    assert -0.05 < gain < 0.05
     assert "CHECK FAILED" in output
