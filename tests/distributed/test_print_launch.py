@@ -36,7 +36,7 @@ def test_the_printed_command_trains_as_its_processes_would(
     ]
     options += ["--device", "cpu", "--num-processes", "2", "--precision", "fp32", "--max-steps", "3"]
     options += ["--sequence-length", "32", "--global-batch-size", "8", "--general", "none"]
-    assert run(["pretrain", *options, "--print-launch"]) == 0
+    assert run(["pretrain", *options, "--print-launch", "--dry-run"]) == 0
     (command,) = json.loads(capsys.readouterr().out)["commands"]
     assert not folder.exists()
     done = subprocess.run(

@@ -24,7 +24,7 @@ def pretrain(context: typer.Context) -> Report | None:
     if call.settings.launch.print_launch:
         from biomedllama_cli.engine.launch_text import describe_launch
 
-        given = [each for each in read_arguments(context) if each != "--print-launch"]
+        given = [each for each in read_arguments(context) if each not in ("--print-launch", "--dry-run")]
         return describe_launch(call.settings.parallel, given)
 
     def story() -> Report:

@@ -90,8 +90,8 @@ def parse_time_limit(text: str) -> int:
 def strip_slurm_flags(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return a command line without the flags that concern Slurm, as the nodes run it: a dry run shows that one too.
 
-    >>> strip_slurm_flags(["pretrain", "--slurm", "--dry-run", "--slurm-time", "9", "--slurm-option=-px", "--seed", "1"])
-    ('pretrain', '--seed', '1')
+    >>> strip_slurm_flags(["pretrain", "--slurm", "--dry-run", "--slurm-time", "9", "--slurm-option=-px", "--seed=1"])
+    ('pretrain', '--seed=1')
     """
     kept, rest = [], iter(arguments)
     for argument in rest:
