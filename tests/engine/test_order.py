@@ -126,13 +126,13 @@ def test_a_fraction_of_an_epoch_pads_what_it_does_not_take() -> None:
 def test_global_batch_size_must_divide_and_names_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"64 must be a multiple of .* = 3 x 8 = 24") as error:
         build_batch_plan(BatchSettings(global_batch_size=64, micro_batch_size=3), 8)
-    assert "48 or 72" in error.value.hint
+    assert "values of --global-batch-size are 48 and 72;" in error.value.hint
 
 
 def test_global_batch_size_below_one_micro_batch_names_only_the_next() -> None:
     with pytest.raises(SettingsError) as error:
         build_batch_plan(BatchSettings(global_batch_size=4, micro_batch_size=8), 1)
-    assert "--global-batch-size are 8;" in error.value.hint
+    assert "value of --global-batch-size is 8;" in error.value.hint
 
 
 def test_a_corpus_below_one_step_is_refused() -> None:

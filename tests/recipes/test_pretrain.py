@@ -418,6 +418,20 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+def test_a_broken_checkpoint_is_named_with_the_one_before_it(build: Callable[..., PretrainSettings]) -> None:
+    settings = build(duration={"max_steps": 4, "epochs": 4}, checkpoint={"save_every_steps": 2})
+    report = pretrain(settings)
+    assert report.checkpoint is not None
+    report.run_folder.joinpath("report.json").unlink()
+    weights = report.checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"resume: the model of .*step-00000004 cannot be read") as refused:
+        pretrain(settings)
+    assert "step-00000002" in refused.value.hint
+    shutil.rmtree(report.checkpoint)
+    assert pretrain(settings).resumed_step == 2
+
+
 def test_kill_leaves_the_last_complete_checkpoint(
     build: Callable[..., PretrainSettings], tmp_path: Path
 ) -> None:

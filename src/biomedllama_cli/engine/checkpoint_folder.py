@@ -7,6 +7,8 @@ import logging
 import math
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from biomedllama_cli.corpus.durable import flush_folder, flush_path
 from biomedllama_cli.engine.saved_runs import CHECKPOINTS, MARKER, PREFIX, list_checkpoints, read_step
-from biomedllama_cli.errors import DataError
+from biomedllama_cli.errors import DataError, ModelError
 from biomedllama_cli.models.permissions import share_as_umask_says
 
 logger = logging.getLogger(__name__)
@@ -139,15 +141,38 @@ def load_progress(checkpoint: Path, field: str = "resume") -> Progress:
         raise explain_unreadable(checkpoint, error, field) from error
 
 
-def explain_unreadable(checkpoint: Path, error: Exception, field: str = "resume") -> DataError:
-    """Return the sentence for a checkpoint whose training state is broken."""
-    reason = " ".join(str(error).split())[:300]
-    return DataError(
-        f"{field}: the training state of {checkpoint} cannot be read: {reason}.",
-        hint="Resume an earlier checkpoint with --resume PATH."
-        if field == "resume"
-        else "Take an earlier checkpoint, or restore this one from a copy.",
-    )
+def explain_unreadable(
+    checkpoint: Path, error: BaseException, field: str = "resume", what: str = "training state"
+) -> DataError:
+    """Return the sentence for a checkpoint that is broken; where a run goes on from it, with one that may be whole."""
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    hint = "Take an earlier checkpoint, or restore this one from a copy."
+    if field == "resume":
+        older = [each for each in list_checkpoints(checkpoint.parent.parent) if each.name < checkpoint.name]
+        hint = (
+            "The run has no earlier checkpoint: restore this one from a copy, or start over with --overwrite."
+        )
+        if older:
+            hint = f"Remove that folder, and the run goes on from the checkpoint before it, {older[-1].name}."
+    return DataError(f"{field}: the {what} of {checkpoint} cannot be read: {reason}.", hint=hint)
+
+
+@contextmanager
+def explain_broken(checkpoint: Path | None) -> Iterator[None]:
+    """Say, where the model of a checkpoint that is continued cannot be loaded, that this is what it is.
+
+    Args:
+        checkpoint: that the model is loaded from, or None for another model, whose errors stay as they are.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    try:
+        yield
+    except ModelError as error:
+        if checkpoint is None:
+            raise
+        raise explain_unreadable(checkpoint, error.__cause__ or error, what="model") from error
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -152,7 +152,10 @@ def _start(
     first = (parallel.node_rank or 0) * processes
     world_size = processes * parallel.nodes
     on_cpu = parallel.device == "cpu" or count_gpus() == 0
-    logger.info("starting %d processes on %s", processes, "CPUs" if on_cpu else "GPUs")
+    kind = "CPU" if on_cpu else "GPU"
+    logger.info(
+        "starting %d %s", processes, f"process on a {kind}" if processes == 1 else f"processes on {kind}s"
+    )
     with tempfile.TemporaryDirectory(prefix="biomedllama-") as name:
         job = NodeJob(Path(name), range(first, first + processes), world_size, signals=signals, link=link)
         try:

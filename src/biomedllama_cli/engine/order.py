@@ -84,11 +84,12 @@ def build_batch_plan(settings: BatchSettings, world_size: int) -> BatchPlan:
     unit = settings.micro_batch_size * world_size
     if settings.global_batch_size % unit:
         below = settings.global_batch_size // unit * unit
-        nearest = " or ".join(str(size) for size in (below, below + unit) if size)
+        nearest = " and ".join(str(size) for size in (below, below + unit) if size)
+        values = "values of --global-batch-size are" if below else "value of --global-batch-size is"
         raise SettingsError(
             f"batch.global_batch_size = {settings.global_batch_size} must be a multiple of "
             f"batch.micro_batch_size x processes = {settings.micro_batch_size} x {world_size} = {unit}.",
-            hint=f"The nearest values of --global-batch-size are {nearest}; or lower --micro-batch-size.",
+            hint=f"The nearest {values} {nearest}; or lower --micro-batch-size.",
         )
     return BatchPlan(settings.global_batch_size, settings.micro_batch_size, world_size)
 

@@ -16,6 +16,7 @@ from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.accelerator import build_accelerator
 from biomedllama_cli.engine.agreement import agree_on_start
 from biomedllama_cli.engine.checkpoint import RunFolder
+from biomedllama_cli.engine.checkpoint_folder import explain_broken
 from biomedllama_cli.engine.forgetting import read_last_look
 from biomedllama_cli.engine.loader import RunData
 from biomedllama_cli.engine.loop import Loop, Tally
@@ -106,14 +107,15 @@ def train(plan: Plan, accelerator: Accelerator) -> PretrainReport:
     attention = choose_attention(settings.numerics, accelerator.device, settings.parallel.cp_size)
     source = str(plan.start.checkpoint or settings.model)
     torch.manual_seed(settings.seed + accelerator.process_index)  # dropout, in models that have it
-    model = load_model(
-        source,
-        attention=attention,
-        vocabulary_size=manifest.vocabulary_size,
-        bos_id=manifest.bos_id,
-        eos_id=manifest.eos_id,
-        seed=settings.seed,
-    )
+    with explain_broken(plan.start.checkpoint):
+        model = load_model(
+            source,
+            attention=attention,
+            vocabulary_size=manifest.vocabulary_size,
+            bos_id=manifest.bos_id,
+            eos_id=manifest.eos_id,
+            seed=settings.seed,
+        )
     if plan.start.checkpoint is None:
         stretch_model(model, settings.positions, settings.batch.sequence_length)
     else:

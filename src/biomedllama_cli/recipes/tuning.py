@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from biomedllama_cli.corpus.durable import write_atomically
 from biomedllama_cli.engine.checkpoint import RunFolder
+from biomedllama_cli.engine.checkpoint_folder import explain_broken
 from biomedllama_cli.engine.loop import Loop, LoopSettings, Tally
 from biomedllama_cli.engine.metrics import METRICS_FILE, iter_metrics
 from biomedllama_cli.engine.run_folder import open_run_folder
@@ -136,14 +137,16 @@ def build_model(plan: TuningPlan, accelerator: Accelerator) -> PreTrainedModel:
     """Load the base model or the checkpoint that is continued, with adapters where they are trained."""
     settings, checkpoint = plan.settings, plan.start.checkpoint
     method = settings.adapter.method
-    model = load_base(
-        str(checkpoint) if checkpoint and method == "full" else plan.pupil.source,
-        method,
-        device=accelerator.device,
-        precision=settings.numerics.precision,
-        attention=choose_attention(settings.numerics, accelerator.device),
-        vocabulary_size=plan.pupil.tokenizer.vocabulary_size,
-    )
+    resumed = checkpoint if method == "full" else None
+    with explain_broken(resumed):
+        model = load_base(
+            str(resumed or plan.pupil.source),
+            method,
+            device=accelerator.device,
+            precision=settings.numerics.precision,
+            attention=choose_attention(settings.numerics, accelerator.device),
+            vocabulary_size=plan.pupil.tokenizer.vocabulary_size,
+        )
     if settings.rows.packing and accelerator.is_main_process:
         tell_where_documents_meet(model)
     if method != "full":
