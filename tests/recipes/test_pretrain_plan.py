@@ -266,6 +266,26 @@ def test_numbers_win_over_a_corpus_that_merely_lies_here(
     assert f"--corpus {corpus} plans the one here" in caplog.text
 
 
+def test_a_plan_of_numbers_says_where_a_real_run_takes_a_step_more(corpus: Path) -> None:
+    tokens = load_corpus(corpus).manifest.tokens.train
+    size = max(size for size in range(1, 40) if 0.1 < tokens / (256 * size) % 1 < 0.4)  # is rounded down
+    batch = {"sequence_length": 64, "micro_batch_size": 4, "global_batch_size": 4 * size}
+    real = plan_small(corpus, batch=batch)
+    one = {"plan_nodes": 1, "plan_processes": 1, "plan_tokens": tokens}
+    planned = plan_small(None, batch=batch, plan=one)
+    assert planned.plan is not None
+    assert planned.steps == real.steps - 1
+    (note,) = planned.plan.notes
+    assert note.startswith(
+        f"Of mere numbers whole steps are counted, {planned.steps:,} of {planned.steps:,}."
+    )
+    assert note in planned.lines()
+    for unrounded in ({"duration": {"max_steps": 2}}, {"plan": one | {"plan_tokens": 64 * 8 * 5}}):
+        found = plan_small(None, **unrounded).plan
+        assert found is not None
+        assert found.notes == ()
+
+
 def test_without_corpus_and_numbers_there_is_nothing_to_plan(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No corpus was given") as caught:
         pretrain(build(workspace=tmp_path, plan={"plan_tokens": None}), dry_run=True)
@@ -387,8 +407,8 @@ def test_full_sharding_is_called_hidden_only_where_a_step_computes_longer_than_i
         ),
         "full": found["full"].model_copy(update={"step_seconds": 299.0, "across_seconds": 299.0}),
     }
-    said = format_plan(published.plan.model_copy(update={"strategies": found | alike}))[-2]
+    said = "\n".join(format_plan(published.plan.model_copy(update={"strategies": found | alike})))
     assert "no slower than hybrid-zero2" in said
     alike["full"] = alike["full"].model_copy(update={"bound_by": "computing"})
-    said = format_plan(published.plan.model_copy(update={"strategies": found | alike}))[-2]
+    said = "\n".join(format_plan(published.plan.model_copy(update={"strategies": found | alike})))
     assert "hides behind computing" in said

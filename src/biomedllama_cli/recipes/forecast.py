@@ -28,6 +28,11 @@ def forecast_run(facts: RunFacts) -> RunPlan:
     if memory is None and {"none", "full"} <= chosen.memory.keys():
         mode = settings.numerics.activation_checkpointing
         notes.append(f"Memory with activation checkpointing {mode} is between that of none and of full.")
+    if (exact := _count_exact_steps(facts)) > facts.steps:
+        notes.append(
+            f"Of mere numbers whole steps are counted, {facts.steps:,} of {exact:,.2f}: a run of the corpus ends with "
+            "a part-filled one, which is one more."
+        )
     compute = plan_compute(facts, chosen)
     return RunPlan(
         text=facts.text,
@@ -44,6 +49,14 @@ def forecast_run(facts: RunFacts) -> RunPlan:
         disk=plan_disk(facts),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _count_exact_steps(facts: RunFacts) -> float:
+    """Return the steps of mere numbers, with a part of one at the end; 0 of a corpus, or where a run ends before."""
+    duration = facts.settings.duration
+    if facts.text.origin == "corpus" or facts.steps == duration.max_steps:
+        return 0.0
+    return facts.text.tokens * duration.epochs / facts.step_tokens
 
 
 def _find_change(facts: RunFacts, planner: MemoryPlanner, chosen: StrategyPlan) -> tuple[str, ...] | None:

@@ -187,4 +187,4 @@ class RunPlan(_Record):
     disk: DiskPlan
     """Checkpoints."""
     notes: tuple[str, ...] = ()
-    """What could not be planned, and why."""
+    """What could not be planned, or not exactly, and why."""

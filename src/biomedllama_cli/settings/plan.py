@@ -23,8 +23,8 @@ class PlanSettings(Settings):
     plan_device_memory: PositiveFloat | None = None
     """Memory of one device (in GiB) [default: the device's; on a CPU this machine's, shared by the processes]."""
     plan_tokens: PositiveFloat | None = None
-    """Tokens of a corpus that is not prepared yet (in tokens, 63e9 for example); --corpus wins over it [default: those
-    of the corpus]."""
+    """Tokens of a corpus that is not prepared yet (in tokens, 63e9 for example), counted in whole steps, while a run of
+    a corpus ends with a part-filled one; --corpus wins over it [default: those of the corpus]."""
     plan_unique_tokens: PositiveFloat | None = None
     """Those of them that are there once (in tokens) [default: all]."""
     plan_documents: PositiveFloat | None = None
