@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -44,8 +45,9 @@ def serve(path: str) -> None:
 
     for module in pkgutil.iter_modules(biomedllama_cli.recipes.__path__):
         importlib.import_module(f"biomedllama_cli.recipes.{module.name}")
-    for name in ("transformers.models.llama.modeling_llama", "matplotlib.backends.backend_agg"):
-        importlib.import_module(name)
+    for name in ("transformers.models.llama.modeling_llama", "matplotlib.backends.backend_agg", "numba"):
+        with contextlib.suppress(ImportError):  # numba is an extra
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # else a collection in a fork copies all of the memory
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:

@@ -6,6 +6,8 @@ to be cut short or to wait after so many lines of its journal, and writes down w
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -194,6 +196,16 @@ def wait(order: dict[str, Any]) -> None:
 def serve(preloaded: str, follow: Callable[[dict[str, Any]], None]) -> None:
     """Load a module with everything under it once, then fork for every order, which a child follows."""
     importlib.import_module(preloaded)
+    for used in (
+        "biomedllama_cli.cli.finetune",
+        "numba",
+        "matplotlib.backends.backend_agg",
+        "PIL.PngImagePlugin",
+    ):
+        with contextlib.suppress(ImportError):  # numba is an extra
+            importlib.import_module(used)  # every command does, late
+    gc.collect()
+    gc.freeze()  # else a collection in a fork copies all of the memory
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         order = json.loads(line)
