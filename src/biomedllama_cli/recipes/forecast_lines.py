@@ -105,24 +105,35 @@ def _time_lines(plan: RunPlan) -> list[str]:
     return lines
 
 
+def _choose_unit(most: int) -> tuple[str, int]:
+    """Return the unit that numbers of bytes are shown in, by the largest of them.
+
+    >>> _choose_unit(3 << 30), _choose_unit(3 << 20)
+    (('GiB', 1073741824), ('MiB', 1048576))
+    """
+    return ("GiB", GIB) if most >= GIB else ("MiB", GIB >> 10)
+
+
 def _memory_lines(plan: RunPlan) -> list[str]:
     lines = []
+    totals = [found.total for one in plan.strategies.values() for found in one.memory.values()]
+    unit, size = _choose_unit(max(totals, default=0))
     sharding = "" if plan.cluster.devices == 1 else f" with {plan.sharding}"
     if plan.memory is not None:
         parts = ", ".join(
-            f"{name} {getattr(plan.memory, field) / GIB:.2f}"
+            f"{name} {getattr(plan.memory, field) / size:.2f}"
             for field, name in _PARTS
             if getattr(plan.memory, field)
         )
         lines.append(
             f"Memory per device{sharding}, activation checkpointing {plan.activation_checkpointing}: "
-            f"{plan.memory.total / GIB:.1f} GiB ({parts}; logits at most {plan.memory.logits_peak / GIB:.2f})."
+            f"{plan.memory.total / size:.1f} {unit} ({parts}; logits at most {plan.memory.logits_peak / size:.2f})."
         )
     modes = list(dict.fromkeys(mode for one in plan.strategies.values() for mode in one.memory))
     if modes:
-        lines.append("GiB per device by activation checkpointing (! does not fit):")
+        lines.append(f"{unit} per device by activation checkpointing (! does not fit):")
         lines.append(f"  {'sharding':<14}" + "".join(f"{mode:>12}" for mode in modes))
-        lines += [_memory_row(name, one, modes) for name, one in plan.strategies.items()]
+        lines += [_memory_row(name, one, modes, size) for name, one in plan.strategies.items()]
     if plan.fits:
         lines.append("It fits.")
     elif plan.fits is False and plan.change:
@@ -135,12 +146,12 @@ def _memory_lines(plan: RunPlan) -> list[str]:
     return lines
 
 
-def _memory_row(name: str, one: StrategyPlan, modes: list[str]) -> str:
+def _memory_row(name: str, one: StrategyPlan, modes: list[str], unit_bytes: int) -> str:
     cells = []
     for mode in modes:
         found = one.memory.get(mode)
         mark = "!" if found is not None and found.fits is False else " "
-        cells.append(f"{_NO_NUMBER:>11} " if found is None else f"{found.total / GIB:>11.1f}{mark}")
+        cells.append(f"{_NO_NUMBER:>11} " if found is None else f"{found.total / unit_bytes:>11.1f}{mark}")
     return f"  {name:<14}" + "".join(cells)
 
 
@@ -198,8 +209,9 @@ def _compare(plan: RunPlan) -> list[str]:
 
 def _disk_line(plan: RunPlan) -> str:
     disk = plan.disk
-    host = f" Saved in the background from {disk.host_bytes / GIB:.1f} GiB of a node's host memory."
+    unit, size = _choose_unit(disk.bytes)
+    host = f" Saved in the background from {disk.host_bytes / size:.1f} {unit} of a node's host memory."
     return (
-        f"Checkpoints: {disk.checkpoint_bytes / GIB:.1f} GiB each, at most {disk.most_checkpoints} at once "
-        f"({disk.bytes / GIB:.1f} GiB of disk).{host if disk.host_bytes else ''}"
+        f"Checkpoints: {disk.checkpoint_bytes / size:.1f} {unit} each, at most {disk.most_checkpoints} at once "
+        f"({disk.bytes / size:.1f} {unit} of disk).{host if disk.host_bytes else ''}"
     )
