@@ -10,16 +10,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import psutil  # at once: a signal amid a later import would find half of it
 
 from biomedllama_cli.engine.job_signals import JobSignals
 from biomedllama_cli.engine.node_links import NodeLink
 from biomedllama_cli.engine.rank import DONE_SUFFIX, OUTCOME, Outcome, die_with_parent
 from biomedllama_cli.engine.signals import StoppedAlone
 from biomedllama_cli.errors import ExitCode, Resumable, UserError, WorkerError
-
-if TYPE_CHECKING:
-    import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -193,8 +191,6 @@ class NodeJob:
 
     def _is_running(self, process_id: int) -> bool:
         """Return whether a process runs and is of this start: the system gives ids of ended ones to others."""
-        import psutil
-
         try:
             process = psutil.Process(process_id)
             return process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process)
@@ -205,8 +201,6 @@ class NodeJob:
 
     def _stop_all(self) -> None:
         """Kill the agent and everything under it that still runs, and wait until they are gone."""
-        import psutil
-
         if self._agent is None:
             return
         processes = []
@@ -223,8 +217,6 @@ class NodeJob:
 
     def _find_strays(self) -> list[int]:
         """Return processes of this start whose parent is gone: the agent was killed before they had joined."""
-        import psutil
-
         strays = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):

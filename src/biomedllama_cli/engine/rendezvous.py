@@ -8,6 +8,8 @@ import logging
 import os
 import socket
 
+import psutil
+
 from biomedllama_cli.errors import SettingsError
 from biomedllama_cli.settings.pretrain import ParallelSettings
 
@@ -132,8 +134,6 @@ def _find_own_address(host: str, port: int) -> str:
 
 def _find_name(own: str) -> str | None:
     """Return the network interface that has an address."""
-    import psutil
-
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address.partition("%")[0] == own for each in addresses):
             return str(name)
