@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from biomedllama_cli.models.flops import training_flops_per_token
-from pretrain_arms import ALTERNATIVE_ARMS, BORDERS, FUSED, OURS, PLAIN, PRODUCT_ARMS, TRAINER
+from pretrain_arms import ALTERNATIVE_ARMS, BORDERS, CHUNKS, OURS, PLAIN, PRODUCT_ARMS, TRAINER
 from pretrain_peers import PEERS, find_peer
 from pretrain_report import (
     WANTED_LOSS,
@@ -147,7 +147,7 @@ def choose_arms(parts: Sequence[str], peers: Sequence[str]) -> list[str]:
     """Return the arms that these parts compare, the reference first."""
     arms = [OURS]
     if "speed" in parts or "memory" in parts:
-        arms += [TRAINER, PLAIN, FUSED]
+        arms += [TRAINER, PLAIN, CHUNKS]
     if "speed" in parts:
         arms += peers
     if "borders" in parts:
@@ -164,9 +164,9 @@ def report_speed(
     arms = {arm: of for arm, of in runs.items() if arm in (*PRODUCT_ARMS, TRAINER, *PEERS)}
     others = [arm for arm in arms if arm not in PRODUCT_ARMS]
     best = max(others, key=lambda arm: median_speed(arms[arm], setting.warmup))
-    plainly, ours, fused = (
+    plainly, ours, chunks = (
         format_ratio(speeds(arms[arm], setting.warmup), speeds(arms[best], setting.warmup))
-        for arm in (PLAIN, OURS, FUSED)
+        for arm in (PLAIN, OURS, CHUNKS)
     )
     apart = max(find_difference(one, arms[OURS][0]) for of in arms.values() for one in of)
     return [
@@ -182,15 +182,15 @@ def report_speed(
         *describe_speed(arms, OURS, setting.warmup, (plain, whole), limit),
         "",
         *(f"{name} was left out: {why}" for name, why in missing.items()),
-        f"Ours / the fastest other ({best}): {ours} as it comes, {plainly} with --loss-memory plain, {fused} with "
-        f"--loss-memory fused; wanted: >= {WANTED_SPEED}, aim 1.1.",
+        f"Ours / the fastest other ({best}): {ours} as it comes, {plainly} with --loss-memory plain, {chunks} with "
+        f"--loss-memory chunks; wanted: >= {WANTED_SPEED}, aim 1.1.",
         f"Losses differ by {apart:.1e} at most (wanted: <= {WANTED_LOSS[setting.precision]}).",
     ]
 
 
 def report_memory(runs: Runs, setting: Setting) -> list[str]:
     """Return the lines of the losses that save memory."""
-    shown = (PLAIN, OURS, FUSED, TRAINER, *ALTERNATIVE_ARMS)
+    shown = (PLAIN, OURS, CHUNKS, TRAINER, *ALTERNATIVE_ARMS)
     arms = {arm: runs[arm] for arm in shown if arm in runs}
     table = describe_memory(arms, PLAIN, TRAINER, setting.warmup)
     return [
@@ -228,8 +228,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rows", type=int, default=2, help="of a step, at once")
     parser.add_argument("--length", type=int, default=2048, help="of a row, in tokens")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=1, help="first steps that are not timed")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2, help="first steps that are not timed")
     parser.add_argument("--rounds", type=int, default=4, help="even: half of them go backwards")
     parser.add_argument("--compile", action="store_true", help="compile in every arm")
     parser.add_argument("--peak-flops", type=float, help="of the device, instead of measuring a product")

@@ -1,6 +1,6 @@
 """The arms of benchmarks/pretrain.py, each run in a process of its own: ours, and transformers' Trainer.
 
-    python benchmarks/pretrain_arms.py SETTING.json "ours: fused"
+    python benchmarks/pretrain_arms.py SETTING.json "ours: chunks"
 
 prints the arm's outcome as the last line. The peers' arms are in pretrain_peers.py.
 """
@@ -29,9 +29,9 @@ from pretrain_setting import (
 )
 
 OURS, BORDERS, APART, TRAINER = "ours", "ours, documents", "ours, blocks apart: fused", "HF Trainer"
-PLAIN, FUSED = f"{OURS}: plain", f"{OURS}: fused"
+PLAIN, CHUNKS = f"{OURS}: plain", f"{OURS}: chunks"
 LINEAR = "linear_cross_entropy"
-PRODUCT_ARMS = (OURS, PLAIN, FUSED)
+PRODUCT_ARMS = (OURS, PLAIN, CHUNKS)
 """What --loss-memory gives; the first is its default."""
 ALTERNATIVE_ARMS = (f"{LINEAR}: auto", f"{LINEAR}: accurate", APART)
 """What no setting gives: torch's own losses, and blocks of memory that are all mapped apart."""
@@ -50,7 +50,7 @@ def run_ours(setting: Setting, arm: str) -> Outcome:
     from biomedllama_cli.recipes.training import build_trainee, choose_attention
     from biomedllama_cli.settings.pretrain import NumericsSettings, OptimizerSettings, ParallelSettings
 
-    memory = arm.partition(": ")[2] if arm in (PLAIN, FUSED, APART) else NumericsSettings().loss_memory
+    memory = arm.partition(": ")[2] if arm in (PLAIN, CHUNKS, APART) else NumericsSettings().loss_memory
     numerics = NumericsSettings.model_validate(
         {"precision": setting.precision, "loss_memory": memory, "compile": setting.compiled}
     )

@@ -23,7 +23,6 @@ from hybrid_reference import (
     HALF,
     SHORT,
     STEPS,
-    VOCABULARY,
     build_micro_batches,
     build_model,
     train_reference,
@@ -41,7 +40,7 @@ from biomedllama_cli.engine.fsdp_groups import group_parameters
 from biomedllama_cli.engine.optimizer import build_optimizer, set_learning_rate
 from biomedllama_cli.engine.sharding import data_rank, data_ranks
 from biomedllama_cli.engine.step import StepFrame, train_step
-from biomedllama_cli.models import loss as loss_module
+from biomedllama_cli.models import fused_loss
 from biomedllama_cli.models.loss import enable_token_losses
 from biomedllama_cli.models.split_attention import SPLIT_ATTENTION, register_split_attention
 from biomedllama_cli.recipes.pretrain import pretrain
@@ -214,7 +213,7 @@ def run_command(corpus: Path, folder: Path, strategy: str) -> None:
 
 
 def main(output: Path, corpus: Path) -> None:
-    loss_module.LOGITS_PER_CHUNK = 5 * VOCABULARY  # several chunks of logits in every row
+    fused_loss.TOKENS_PER_CHUNK = 5  # several chunks of logits in every row
     (output / "reference.json").write_text(json.dumps(train_reference(output)))
     shapes = sorted({(variant.world_size, variant.ranks_per_node) for variant in VARIANTS.values()})
     for shape in shapes:

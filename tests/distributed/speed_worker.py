@@ -28,6 +28,7 @@ from biomedllama_cli.engine.device_mesh import read_mesh
 from biomedllama_cli.engine.sharding import data_rank, data_ranks
 from biomedllama_cli.engine.step import StepFrame, full_tensor, train_step
 from biomedllama_cli.models import fused_loss
+from biomedllama_cli.models import loss as loss_module
 from biomedllama_cli.models.adapters import add_adapter
 from biomedllama_cli.models.attention_names import register_attention
 from biomedllama_cli.models.loss import enable_token_losses, token_losses
@@ -55,6 +56,8 @@ VARIANTS = {
     "fused-full-tied": Variant(FULL, {"loss_memory": "fused"}, "tied"),
     "fused-copies": Variant(COPIES, {"loss_memory": "fused"}),
     "fused-copies-tied": Variant(COPIES, {"loss_memory": "fused"}, "tied"),
+    "chunks-full": Variant(FULL, {"loss_memory": "chunks"}),
+    "chunks-copies-tied": Variant(COPIES, {"loss_memory": "chunks"}, "tied"),
     "plain-full": Variant(FULL, {"loss_memory": "plain"}),
     "none-full": Variant(FULL),
     "whole-full": Variant(FULL, checkpointing("full")),
@@ -96,7 +99,7 @@ def build_model(kind: str, attention: str) -> Any:
 
 
 def find_reference(kind: str, output: Path) -> None:
-    model = enable_token_losses(build_model(kind, "documents"))
+    model = enable_token_losses(build_model(kind, "documents"), "plain")
     rows = [build_row(0, row) for row in range(ROWS)]
     targets = sum(int((row["labels"] != -100).sum()) for row in rows)
     losses = [token_losses(model, row["input_ids"], row["labels"], row["position_ids"]).sum() for row in rows]
@@ -146,6 +149,7 @@ def run(name: str, output: Path) -> None:
 
 def main(output: Path, names: list[str]) -> None:
     fused_loss.TOKENS_PER_CHUNK = 5
+    loss_module.LOGITS_PER_CHUNK = 5 * SHAPE["vocab_size"]
     if os.environ["RANK"] == "0":
         for kind in sorted({VARIANTS[name].kind for name in names}):
             find_reference(kind, output)

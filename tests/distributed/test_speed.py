@@ -18,6 +18,8 @@ VARIANTS = [
     "fused-full-tied",
     "fused-copies",
     "fused-copies-tied",
+    "chunks-full",
+    "chunks-copies-tied",
     "plain-full",
     "none-full",
     "whole-full",

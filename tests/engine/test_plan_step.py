@@ -24,7 +24,7 @@ needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason=
     ("precision", "checkpointing", "memory", "rows", "length"),
     [
         ("fp32", "none", "chunks", 4, 256),
-        ("bf16", "none", "chunks", 4, 512),
+        ("bf16", "none", "fused", 4, 512),
         ("bf16", "selective", "fused", 4, 512),
     ],
 )

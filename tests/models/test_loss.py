@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
+from biomedllama_cli.models import fused_loss
 from biomedllama_cli.models import loss as loss_module
 from biomedllama_cli.models.load import load_model
 from biomedllama_cli.models.loss import enable_token_losses, token_losses
@@ -44,12 +45,12 @@ def _reference(model: Any) -> torch.Tensor:
     return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-def _assert_equal(model: Any) -> None:
+def _assert_equal(model: Any, kind: str = "fused") -> None:
     """Compare value and gradients of `model` with those of an untouched copy."""
     plain = copy.deepcopy(model)
     expected = _reference(plain)
     expected.backward()
-    loss_sum = token_losses(enable_token_losses(model), *_batch()).sum()
+    loss_sum = token_losses(enable_token_losses(model, kind), *_batch()).sum()
     loss_sum.backward()
     assert loss_sum.dtype == torch.float32
     torch.testing.assert_close(loss_sum, expected, rtol=1e-6, atol=0)
@@ -61,13 +62,15 @@ def _assert_equal(model: Any) -> None:
 
 @pytest.mark.parametrize("tokens_per_chunk", [1000, 43, 10, 1])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", ["fused", "chunks"])
 def test_value_and_gradients_equal_the_plain_loss(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, family: str, tokens_per_chunk: int
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, kind: str, family: str, tokens_per_chunk: int
 ) -> None:
     model = tiny.build_model(family)
     rows = model.get_output_embeddings().weight.shape[0]
     monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", rows * tokens_per_chunk)
-    _assert_equal(model.train())
+    monkeypatch.setattr(fused_loss, "TOKENS_PER_CHUNK", tokens_per_chunk)
+    _assert_equal(model.train(), kind)
 
 
 def test_capped_logits_are_capped_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +92,9 @@ def test_logits_scaled_in_another_way_take_the_model_s_own_forward() -> None:
     _assert_equal(model)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("kind", "training"), [("fused", True), ("chunks", True), ("chunks", False)])
 def test_the_logits_of_a_batch_never_exist_at_once(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, training: bool
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, kind: str, training: bool
 ) -> None:
     class Largest(TorchDispatchMode):
         numbers = 0
@@ -104,7 +107,8 @@ def test_the_logits_of_a_batch_never_exist_at_once(
 
     # 35 of 43 targets: more numbers than the gradient of the output table has (32 x 300).
     monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 300 * 35)
-    model = enable_token_losses(tiny.build_model("llama").train(training))
+    monkeypatch.setattr(fused_loss, "TOKENS_PER_CHUNK", 35)
+    model = enable_token_losses(tiny.build_model("llama").train(training), kind)
     with Largest():
         loss_sum = token_losses(model, *_batch()).sum()
         loss_sum.backward()
@@ -133,26 +137,32 @@ def test_documents_stay_apart_in_the_loss(tiny: Any) -> None:
     torch.testing.assert_close(whole, torch.cat(parts, dim=1), rtol=1e-5, atol=1e-6)
 
 
-def test_every_token_has_its_own_loss_in_its_place(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["fused", "chunks"])
+def test_every_token_has_its_own_loss_in_its_place(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 300 * 10)
+    monkeypatch.setattr(fused_loss, "TOKENS_PER_CHUNK", 10)
     model = tiny.build_model("llama")
     input_ids, labels, positions = _batch()
     logits = model(input_ids=input_ids, position_ids=positions, use_cache=False).logits
     expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(
         labels
     )
-    losses = token_losses(enable_token_losses(model), input_ids, labels, positions)
+    losses = token_losses(enable_token_losses(model, kind), input_ids, labels, positions)
     assert (labels == -100).any()
     assert not losses[labels == -100].any()
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_bf16_autocast_sums_in_fp32(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["fused", "chunks"])
+def test_bf16_autocast_sums_in_fp32(tiny: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 300 * 10)
+    monkeypatch.setattr(fused_loss, "TOKENS_PER_CHUNK", 10)
     model = tiny.build_model("llama")
     expected = _reference(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss_sum = token_losses(enable_token_losses(model), *_batch()).sum()
+        loss_sum = token_losses(enable_token_losses(model, kind), *_batch()).sum()
     loss_sum.backward()
     assert loss_sum.dtype == torch.float32
     assert abs(loss_sum - expected) / expected < 0.02

@@ -144,7 +144,7 @@ def test_what_is_proposed_fits_when_it_is_done(tmp_path: Path) -> None:
     tight: dict[str, Any] = {
         "workspace": tmp_path,
         "model": "scratch:15m",
-        "plan": {"plan_device_memory": 0.7},
+        "plan": {"plan_device_memory": 0.5},
     }
     report = pretrain(build(**tight), dry_run=True)
     assert report.plan is not None

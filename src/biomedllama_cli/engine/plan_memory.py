@@ -119,7 +119,7 @@ class MemoryChoice:
         sharding: strategy.
         activation_checkpointing: none, selective or full.
         micro_batch_size: sequences at once.
-        loss_memory: chunks, fused or plain.
+        loss_memory: fused, chunks or plain.
         shards: ranks that one copy is sharded over with `hybrid`.
         devices: of the job, over which `full` shards.
     """
@@ -147,12 +147,10 @@ def list_choices(choice: MemoryChoice, modes: Sequence[str] = CHECKPOINTING) -> 
     >>> start = MemoryChoice("hybrid-zero2", "none", 2, "plain", 4, 32)
     >>> single = [flags for one in list_choices(start) if len(flags := name_changes(start, one)) == 1]
     >>> [flag for flag, in single]  # doctest: +NORMALIZE_WHITESPACE
-    ['--loss-memory chunks', '--sharding hybrid', '--sharding full', '--micro-batch-size 1',
+    ['--loss-memory fused', '--sharding hybrid', '--sharding full', '--micro-batch-size 1',
      '--activation-checkpointing selective', '--activation-checkpointing full']
     """
-    losses = dict.fromkeys(
-        (choice.loss_memory, "chunks" if choice.loss_memory == "plain" else choice.loss_memory)
-    )
+    losses = dict.fromkeys((choice.loss_memory, "fused"))
     shardings = [choice.sharding]
     if choice.shards > 1 and choice.sharding in _HYBRID_SAVINGS:
         shardings += _HYBRID_SAVINGS[choice.sharding]

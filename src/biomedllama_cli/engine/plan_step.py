@@ -32,7 +32,7 @@ class Rehearsal:
         attention: eager, which keeps all scores, or any other, which keeps none.
         sharded: whether FSDP holds the weights: gathered in the precision of the pass, gradients leave at once.
         accumulates: whether gradients of an earlier micro-batch are there already.
-        loss_memory: chunks, fused or plain, which keeps the logits of all tokens.
+        loss_memory: fused, chunks, or plain, which keeps the logits of all tokens.
     """
 
     micro_batch_size: int
@@ -41,7 +41,7 @@ class Rehearsal:
     attention: str = "sdpa"
     sharded: bool = False
     accumulates: bool = True
-    loss_memory: str = "chunks"
+    loss_memory: str = "fused"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ LOGITS_PER_CHUNK = 2**25
 _OTHER_LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "final_logits_bias")
 
 
-def enable_token_losses(model: PreTrainedModel, loss_memory: str = "chunks") -> PreTrainedModel:
+def enable_token_losses(model: PreTrainedModel, loss_memory: str = "fused") -> PreTrainedModel:
     """Teach a causal language model to return the loss of every token, and return the model.
 
     Afterwards `model(input_ids=..., position_ids=..., target_ids_BT=...)` returns them, fp32 [B, T], 0 where nothing is
@@ -40,7 +40,7 @@ def enable_token_losses(model: PreTrainedModel, loss_memory: str = "chunks") -> 
 
     Args:
         model: not wrapped yet.
-        loss_memory: `chunks`, `fused` or `plain`; where the head is no plain linear layer, and in fp16, fused is
+        loss_memory: `fused`, `chunks` or `plain`; where the head is no plain linear layer, and in fp16, fused is
             chunks.
     """
     model.get_output_embeddings().loss_memory = loss_memory
@@ -127,7 +127,7 @@ def _head_forward(
     if target_ids_N is None:
         logits: torch.Tensor = type(self).forward(self, hidden_ND)
         return logits
-    memory = getattr(self, "loss_memory", "chunks")
+    memory = getattr(self, "loss_memory", "fused")
     if memory == "plain":
         return _find_chunk_losses(self, hidden_ND, target_ids_N)
     if memory == "fused" and _is_fusible(self, hidden_ND):

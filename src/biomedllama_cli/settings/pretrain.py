@@ -86,9 +86,10 @@ class NumericsSettings(Settings):
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass to save memory: none, all but the costly products of each layer,
     or whole layers."""
-    loss_memory: Literal["chunks", "fused", "plain"] = "chunks"
-    """How logits become a loss: chunk by chunk, fused (chunks whose gradients are made with the loss, so that no logits
-    are made twice; with fp16 as chunks, since the scale of the loss comes too late), or all at once."""
+    loss_memory: Literal["fused", "chunks", "plain"] = "fused"
+    """How logits become a loss: fused (chunk by chunk, the gradients of each made with its loss; with fp16 as chunks,
+    since the scale of the loss comes too late), chunks (whose logits are made again in the backward pass), or all at
+    once."""
     compile: bool = False
     """Compile every decoder layer with torch.compile; not with selective activation checkpointing, which it does
     itself."""
