@@ -4,7 +4,7 @@ Every arm trains the same model of LLaMA's shape (58 million parameters, vocabul
 same rows (no borders of documents, so that all attend alike), AdamW with the same numbers, in a process of its own;
 rounds go through the arms forwards and backwards in turn. Equal losses at every step prove equal work. Then: what the
 losses that save memory save and cost, what borders of documents cost, and what part of a step waits for the loader.
-On request (`--parts alternatives`): losses that no setting gives. Twelve minutes on two cores.
+On request (`--parts alternatives`): losses that no setting gives. Thirteen minutes on two cores.
 
     python benchmarks/pretrain.py --folder /tmp/pretrain --peers-folder /tmp/peers
     python benchmarks/pretrain.py --folder /tmp/pretrain-fp32 --peers-folder /tmp/peers --precision fp32 --parts speed
