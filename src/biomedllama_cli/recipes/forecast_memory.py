@@ -17,6 +17,7 @@ from biomedllama_cli.engine.fsdp_groups import group_parameters
 from biomedllama_cli.engine.plan_memory import (
     CHECKPOINTING,
     GAP_SHARE,
+    GAP_SHARE_OF_ONE,
     USABLE_SHARE,
     MemoryChoice,
     RankMemory,
@@ -104,16 +105,18 @@ class MemoryPlanner:
         state = plan_state(self._shape.groups, strategy, choice.ranks, compute_bytes)
         parallel, global_batch = self._settings.parallel, self._settings.batch.global_batch_size
         at_once = choice.micro_batch_size * max(1, choice.devices // parallel.cp_size)
+        accumulates = global_batch > at_once
+        # With layers computed again, large blocks are mapped apart (`save_activations`), which leaves no gaps.
+        has_gaps = self._program > 0 and choice.activation_checkpointing == "none"
         step = self._rehearse(
             choice.activation_checkpointing,
             choice.micro_batch_size,
             choice.loss_memory,
             sharded=sharded,
-            accumulates=global_batch > at_once,
+            accumulates=accumulates or has_gaps,
         )
-        # With layers computed again, large blocks are mapped apart (`save_activations`), which leaves no gaps.
-        has_gaps = self._program and choice.activation_checkpointing == "none"
-        return RankMemory(state, step, self._program, round(GAP_SHARE * step.small) if has_gaps else 0)
+        share = GAP_SHARE if accumulates else GAP_SHARE_OF_ONE
+        return RankMemory(state, step, self._program, round(share * step.small) if has_gaps else 0)
 
     def _rehearse_once(
         self, mode: str, micro_batch_size: int, loss_memory: str, *, sharded: bool, accumulates: bool
