@@ -24,7 +24,7 @@ USABLE_SHARE = 0.90
 """Share of a device's memory that a plan may fill: predictions were up to 7.0 % below what was measured, and the rest
 goes to the CUDA context, to buffers of collectives and to gaps between tensors."""
 
-GAP_SHARE = 0.62
+GAP_SHARE = 0.58
 """Memory that glibc's heap loses to gaps, as a share of activations in small blocks, where a step has several
 micro-batches: 0.42 to 0.82 in runs of 15 and 110 million parameters (fp32 and bf16, rows of 512 to 2,048 tokens; glibc
 2.36). An aligned block does not fit the gap that an equal one has left."""
