@@ -40,8 +40,8 @@ def test_all_arms_do_the_same_work_and_are_judged(
     script.main()
     output = capsys.readouterr().out
     speed, memory, borders = (part.splitlines() for part in output.split("## ")[1:])
-    for table, arms in ((speed, ["ours", "HF Trainer", "ours: plain", "ours: fused"]),
-                        (memory, ["ours: plain", "ours", "ours: fused", "HF Trainer"])):  # fmt: skip
+    for table, arms in ((speed, ["ours", "HF Trainer", "ours: plain", "ours: chunks"]),
+                        (memory, ["ours: plain", "ours", "ours: chunks", "HF Trainer"])):  # fmt: skip
         rows = [line.strip("| ").split(" | ") for line in table if line.startswith("|")][2:]
         assert [row[0] for row in rows] == arms
         assert all(float(row[1].replace(",", "")) > 0 for row in rows)
