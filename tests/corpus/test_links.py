@@ -391,12 +391,12 @@ def test_memory_per_record_is_what_is_stated(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc")
     used = []
-    for records in (200_000, 1_200_000):
+    for records in (200_000, 2_400_000):  # far apart: an interpreter's own peak varies by some 100 KB
         folder = tmp_path / str(records)
         folder.mkdir()
         command = [sys.executable, "-c", _MEASURED, str(folder), str(records)]
         used.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    per_record = (used[1] - used[0]) / 1_000_000
-    assert per_record <= 2 + 1, (
-        f"{per_record:.1f} bytes per record; 2 are stated, and less than 1 for large buckets"
+    per_record = (used[1] - used[0]) / 2_200_000
+    assert per_record <= 2 + 0.5, (
+        f"{per_record:.2f} bytes per record; 2 are stated, and a little for larger buckets"
     )
