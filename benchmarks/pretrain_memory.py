@@ -35,6 +35,13 @@ ARMS: tuple[tuple[str, ...], ...] = (
     ("--model=scratch:110m", "--micro-batch-size=1", "--precision=bf16", "--global-batch-size=1"),
     ("--model=scratch:110m", "--micro-batch-size=2", "--precision=bf16", "--loss-memory=plain",
      "--sequence-length=1024", "--global-batch-size=2"),
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=fp32", "--activation-checkpointing=selective"),
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=bf16", "--activation-checkpointing=selective"),
+    ("--model=scratch:15m", "--micro-batch-size=4", "--precision=bf16", "--activation-checkpointing=full"),
+    ("--model=scratch:110m", "--micro-batch-size=2", "--precision=bf16", "--sequence-length=1024",
+     "--activation-checkpointing=selective"),
+    ("--model=scratch:110m", "--micro-batch-size=2", "--precision=bf16", "--sequence-length=1024",
+     "--activation-checkpointing=full"),
 )  # fmt: skip
 COMMON = ("--sequence-length=512", "--global-batch-size=8", "--max-steps=2", "--validation-sequences=8")
 

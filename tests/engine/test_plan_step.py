@@ -26,6 +26,7 @@ needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason=
         ("fp32", "none", "chunks", 4, 256),
         ("bf16", "none", "fused", 4, 512),
         ("bf16", "selective", "fused", 4, 512),
+        ("bf16", "full", "fused", 4, 512),
     ],
 )
 def test_the_predicted_memory_is_that_of_a_real_run(
@@ -65,6 +66,16 @@ def test_what_is_computed_again_is_not_kept() -> None:
     ]
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] < 0.4 * totals[0]
+
+
+def test_where_casts_of_the_weights_outweigh_activations_full_still_takes_the_least() -> None:
+    config = build_scratch_config("scratch:110m", 1000)
+    savers = list_savers()
+    selective, full = (
+        rehearse_step(config, Rehearsal(1, 64, "bf16", accumulates=True), savers[mode]).total
+        for mode in ("selective", "full")
+    )
+    assert full < selective
 
 
 def test_eager_attention_keeps_all_scores() -> None:

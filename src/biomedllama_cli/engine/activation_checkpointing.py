@@ -15,7 +15,7 @@ rank that shares the row: the ranks have the same operators, so they meet in the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,9 +55,8 @@ def recompute_layers(model: PreTrainedModel, mode: str) -> None:
     Raises:
         ModelError: the model's code has no place for it.
     """
-    options: dict[str, Any] = {"use_reentrant": False}
-    if mode == "selective":
-        options["context_fn"] = SelectiveContexts()
+    contexts = SelectiveContexts() if mode == "selective" else _make_plain_contexts
+    options = {"use_reentrant": False, "context_fn": contexts}
     try:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     except ValueError as error:
@@ -66,6 +65,11 @@ def recompute_layers(model: PreTrainedModel, mode: str) -> None:
             f"{' '.join(str(error).split())[:160]}",
             hint="Leave --activation-checkpointing out, or use a smaller --micro-batch-size.",
         ) from error
+
+
+def _make_plain_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of the forward pass and of the recomputation of one call of a layer that keeps its input."""
+    return _cast_alike(nullcontext()), nullcontext()
 
 
 class SelectiveContexts:
@@ -121,7 +125,8 @@ def _cast_alike(mode: AbstractContextManager[Any]) -> Iterator[None]:
     """Run a mode with casts of weights made where they are used.
 
     Autocast remembers casts until its block ends, which the recomputation is not part of: a weight that is used twice
-    would be cast once, then twice, and the operators would not match. Forgotten at once they take no memory either.
+    would be cast once, then twice, and the operators would not match. Forgotten at once they take no memory either:
+    remembered, the casts of all layers are there together at the end of the forward pass, 2 bytes a parameter.
     """
     with ExitStack() as stack:
         for device_type in ("cpu", "cuda"):
